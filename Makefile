@@ -1,0 +1,42 @@
+# `make up` and `make test` do all of their own set-up; only Python >= 3.11, make and a C library are needed.
+.DEFAULT_GOAL := help
+.PHONY: help setup up test check format clean
+
+PYTHON ?= python3
+UV_VERSION := 0.13.8
+BIN := .venv/bin
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+# uv lives in an environment of its own, so that it never changes the project's.
+.uv/bin/uv:
+	@$(PYTHON) -c 'import sys; sys.exit("Fireside needs Python >= 3.11, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .uv
+	.uv/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+.venv/.ready: .uv/bin/uv pyproject.toml uv.lock
+	.uv/bin/uv sync --frozen --all-extras --quiet --python $(PYTHON)
+	@touch $@
+
+setup: .venv/.ready  ## install everything into .venv from the lock file
+
+up: .venv/.ready  ## run everything on this machine (PORT=8000) until Ctrl-C
+	@exec $(BIN)/python -m deploy.local
+
+test: .venv/.ready  ## the whole test suite, on real embedded servers
+	$(BIN)/python -m pytest $(ARGS)
+
+check: .venv/.ready  ## format, lint, types and import rules
+	.uv/bin/uv lock --check --quiet
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+format: .venv/.ready  ## rewrite the code in the project's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## remove the environment, not the data
+	rm -rf .venv .uv .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,1 @@
+"""The agent library: messages, events, loop, agent, tools, models; nothing of the server."""

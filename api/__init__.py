@@ -1,0 +1,1 @@
+"""The gateway: HTTP, WebSocket and the player page; it accepts actions and relays events."""

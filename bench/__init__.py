@@ -1,0 +1,1 @@
+"""Benchmarks: what the promises cost, measured side by side."""

@@ -1,0 +1,1 @@
+"""What both sides need: settings, tables and SQL, events, the queue, errors."""
