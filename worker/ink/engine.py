@@ -83,9 +83,13 @@ class InkEngine:
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        """The story's global tags of the form `name: value`, names in lower case."""
-        pairs = (tag.partition(":") for tag in self.tags)
-        return {name.strip().lower(): value.strip() for name, colon, value in pairs if colon}
+        """The story's global tags as `metadata_of` reads them."""
+        return metadata_of(self.tags)
+
+    @property
+    def externals_without_fallback(self) -> frozenset[str]:
+        """The external functions that every caller of `advance` must give."""
+        return self.external_names - self._content.functions
 
     @property
     def public_names(self) -> tuple[str, ...]:
@@ -138,7 +142,7 @@ class InkEngine:
                     self._machine = None
 
     def _ready(self, bound: frozenset[str]) -> Machine:
-        if missing := self.external_names - self._content.functions - bound:
+        if missing := self.externals_without_fallback - bound:
             raise ExternalMissingError(f"the story calls {', '.join(sorted(missing))}")
         if self._machine is None or self._bound != bound:
             self._machine, self._bound = Machine(self._compiled, bound), bound
@@ -177,6 +181,15 @@ class InkEngine:
         if len(save) > self.budget.save_characters:
             raise BudgetExceededError(f"a save of over {self.budget.save_characters} characters")
         return Turn(lines, choices, variables, save, not choices, tuple(machine.warnings))
+
+
+def metadata_of(tags: Iterable[str]) -> Mapping[str, str]:
+    """The tags of the form `name: value`, names in lower case; of two with one name, the first."""
+    metadata: dict[str, str] = {}
+    for name, colon, value in (tag.partition(":") for tag in tags):
+        if colon:
+            metadata.setdefault(name.strip().lower(), value.strip())
+    return metadata
 
 
 class _Save:
