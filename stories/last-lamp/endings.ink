@@ -6,7 +6,7 @@
 The Quay Light comes on.
 You have seen it do so eleven hundred times from below. You have never before been behind it, where it is not a light at all but a great white door going open, and the fog falling back from it down the steps of the sea.
 { lit >= 3: -> ending_lit }
-It is one lamp, or one and a little. It is not three in a line. The Perpetua has to be talked in by it, yard by yard, with every soul on the quay-side houses come down in nightshirts to hold up candles where the other lamps ought to be; and she leaves some of her paint on the Teeth, and a good deal of her railing, and not one single passenger.
+It is two lamps. It is not three in a line. The Perpetua has to be talked in by it, yard by yard, with every soul on the quay-side houses come down in nightshirts to hold up candles where the other lamps ought to be; and she leaves some of her paint on the Teeth, and a good deal of her railing, and not one single passenger.
 -> ending_lit
 
 === ending_lit
@@ -26,7 +26,7 @@ You are the only one who sees it whole. The Perpetua feels her way up the channe
 The Marchpane lies alongside for the time that it takes eleven men to step across. You hear the boards take their weight. They go by you up the quay, not fast, in the manner of people coming off a long watch, and each of them as he passes touches the pillar of the Light.
 { knows_names: You say the names as they go. You do not need the slate. The younger Fennimore turns at his, and grins, and he is no older than you are. }
 { osk_found: The last is Tarrant. He stops before Osk, and the two of them regard each other for some time: a man of forty who has been dead for thirty years, and an old man. "You got old, boy," says Tarrant at last. "You were meant to. It was us that were late." And he puts out his hand. | The last is Tarrant, with his cap in his hands. "There's a man on your breakwater," he says, "who'll want to be told. Say that we got in. Say we'd have liked him to come and have a drink, any time, these thirty years. We'd no way of asking." You find Osk by the sound of him, and you tell him, and it is a long while before he can stand. }
-Then it is only a quay with the morning coming, and a bell, which somebody really ought to go up and stop.
+Then it is only a quay with the morning coming, and { leave_dark:a bell, which somebody really ought to go up and stop|a lamp, which somebody really ought to go up and put out}.
 In the wickhouse, under PERPETUA, MIDNIGHT, there is another line, in chalk, in a hand that neither of you knows. MARCHPANE, it says. ELEVEN. IN. # ending: the marchpane home
 -> END
 

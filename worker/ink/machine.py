@@ -171,12 +171,12 @@ class Machine:
     def _guard(self) -> Iterator[None]:
         try:
             yield
-        except InkError:
-            self.broken = True
-            raise
         except RuntimeError as error:
             self.broken = True
             raise _translated(str(error)) from None
+        except BaseException:  # an interrupt leaves a line unfinished, too
+            self.broken = True
+            raise
 
     def _spend(self, within: bool, excess: str) -> None:
         if not within:
