@@ -1,0 +1,61 @@
+"""The errors of the shared parts.
+
+FiresideError
+├── SettingsError        a setting is missing or wrong
+├── StoreUnavailable     Postgres did not answer, or refused for now
+├── QueueUnavailable     Redis did not answer
+├── Refused              a client's request can't be met; has a stable `code`
+│   ├── NotFound
+│   ├── IdempotencyConflict
+│   ├── SessionBusy
+│   └── InvalidRequest
+└── LeaseLost            a worker wrote without the lease: another has the session
+"""
+
+
+class FiresideError(Exception):
+    """Anything that Fireside raises on purpose."""
+
+
+class SettingsError(FiresideError):
+    """A setting is missing or wrong; the message names the variable."""
+
+
+class StoreUnavailable(FiresideError):
+    """Postgres did not answer, or refused for now."""
+
+
+class QueueUnavailable(FiresideError):
+    """Redis did not answer."""
+
+
+class LeaseLost(FiresideError):
+    """The session's lease is another worker's, or ran out; nothing was written."""
+
+
+class Refused(FiresideError):
+    """A request that can't be met, for a reason that the client can act on."""
+
+    code = "invalid_request"
+
+
+class InvalidRequest(Refused):
+    """A field has a value that can't be used."""
+
+
+class NotFound(Refused):
+    """There is no such thing, or it belongs to someone else."""
+
+    code = "not_found"
+
+
+class IdempotencyConflict(Refused):
+    """The key was used before, for another request."""
+
+    code = "idempotency_conflict"
+
+
+class SessionBusy(Refused):
+    """A task of the session is running or waiting, and the action asked not to wait."""
+
+    code = "session_busy"

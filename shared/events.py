@@ -1,0 +1,219 @@
+"""Events on their way to clients: the frames, and how they are published over Redis.
+
+One message on a session's channel holds one or more lines, `<seq>:<task>:<attempt> <frame>`; a
+delta has no number and says `-`. A gateway can pass a frame on, or drop it, without decoding it.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, cast
+from uuid import UUID
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from shared.encoding import dumps
+from shared.errors import QueueUnavailable
+from shared.records import TERMINAL_EVENTS, Event
+
+EventType: TypeAlias = Literal[
+    "task_queued",
+    "task_started",
+    "task_restarted",
+    "agent_start",
+    "turn_start",
+    "message_start",
+    "message_end",
+    "tool_execution_start",
+    "tool_execution_update",
+    "tool_execution_end",
+    "turn_end",
+    "agent_end",
+    "state_changed",
+    "task_completed",
+    "task_failed",
+    "task_cancelled",
+    "task_dead",
+]
+
+TERMINAL_TYPES = frozenset(TERMINAL_EVENTS.values())
+
+TEXT_SECONDS = 120
+"""How long the text so far of an unfinished message is kept after its last delta."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One frame as it travels: `seq` is None for a delta."""
+
+    seq: int | None
+    task_id: str
+    attempt: int
+    frame: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A piece of streaming text: never numbered, never stored in Postgres.
+
+    `message` is the message's 0-based number in its task; `offset` counts the Unicode code points
+    of the message's text before this piece.
+    """
+
+    message: int
+    offset: int
+    text: str
+
+
+def channel(session_id: UUID) -> str:
+    """The Redis channel of a session's frames."""
+    return f"fireside:session:{session_id}"
+
+
+def event_frame(event: Event) -> bytes:
+    """The frame of a numbered event, as WebSocket and SSE clients get it."""
+    return dumps(
+        {
+            "seq": event.seq,
+            "type": event.type,
+            "task_id": event.task_id,
+            "at": event.at,
+            "data": event.data,
+        }
+    )
+
+
+def delta_frame(task_id: UUID, attempt: int, delta: Delta) -> bytes:
+    """The frame of a piece of streaming text."""
+    return dumps(
+        {
+            "type": "message_update",
+            "task_id": task_id,
+            "attempt": attempt,
+            "message": delta.message,
+            "offset": delta.offset,
+            "delta": delta.text,
+        }
+    )
+
+
+def encode_lines(lines: Iterable[Line]) -> bytes:
+    """The lines as one Redis message."""
+    return b"\n".join(
+        b"%s:%s:%d %s"
+        % (
+            b"-" if line.seq is None else b"%d" % line.seq,
+            line.task_id.encode(),
+            line.attempt,
+            line.frame,
+        )
+        for line in lines
+    )
+
+
+def decode_lines(payload: bytes) -> list[Line]:
+    """What `encode_lines` made; a malformed line is left out, for anyone may publish."""
+    lines = []
+    for raw in payload.split(b"\n"):
+        head, _, frame = raw.partition(b" ")
+        try:
+            seq, task_id, attempt = head.split(b":")
+            lines.append(
+                Line(None if seq == b"-" else int(seq), task_id.decode(), int(attempt), frame)
+            )
+        except ValueError:
+            continue
+    return lines
+
+
+class Publisher:
+    """Tells the gateways what happened; what fails here is lost without harm: the log has it."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    async def events(self, session_id: UUID, events: Sequence[Event]) -> None:
+        """Publish committed events that no attempt of a task wrote.
+
+        Raises:
+            QueueUnavailable: Redis did not answer; clients find the events in the log.
+        """
+        if events:
+            lines = [Line(e.seq, str(e.task_id or ""), 0, event_frame(e)) for e in events]
+            await self._execute(session_id, lines, ())
+
+    async def attempt(
+        self, session_id: UUID, task_id: UUID, attempt: int, entries: Sequence[Event | Delta]
+    ) -> None:
+        """Publish what one attempt of a task gave, in its order: committed events and deltas.
+
+        Raises:
+            QueueUnavailable: Redis did not answer.
+        """
+        lines = [_line_of_attempt(task_id, attempt, entry) for entry in entries]
+        deltas = [entry for entry in entries if isinstance(entry, Delta)]
+        kept = [(text_key(task_id), attempt, delta) for delta in deltas]
+        await self._execute(session_id, lines, kept)
+
+    async def _execute(
+        self, session_id: UUID, lines: Sequence[Line], kept: Sequence[tuple[str, int, Delta]]
+    ) -> None:
+        # The text so far is written before the line that brings it up to date: whoever subscribes
+        # first and reads the text then has missed nothing.
+        try:
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for key, attempt, delta in kept:
+                    if delta.offset == 0:
+                        head = f"{attempt}:{delta.message}\n"
+                        pipe.set(key, (head + delta.text).encode(errors="replace"), ex=TEXT_SECONDS)
+                    else:
+                        pipe.append(key, delta.text.encode(errors="replace"))
+                        pipe.expire(key, TEXT_SECONDS)
+                pipe.publish(channel(session_id), encode_lines(lines))
+                await pipe.execute()
+        except (RedisError, OSError) as error:
+            raise QueueUnavailable(str(error)) from error
+
+    async def cancel(self, session_id: UUID, task_id: UUID) -> None:
+        """Tell the workers that a running task was asked to stop.
+
+        Raises:
+            QueueUnavailable: Redis did not answer; the worker's next heartbeat finds out.
+        """
+        try:
+            await self._redis.publish(CANCEL_CHANNEL, f"{session_id}:{task_id}")
+        except (RedisError, OSError) as error:
+            raise QueueUnavailable(str(error)) from error
+
+
+def _line_of_attempt(task_id: UUID, attempt: int, entry: Event | Delta) -> Line:
+    if isinstance(entry, Event):
+        return Line(entry.seq, str(task_id), attempt, event_frame(entry))
+    return Line(None, str(task_id), attempt, delta_frame(task_id, attempt, entry))
+
+
+CANCEL_CHANNEL = "fireside:cancel"
+"""Where gateways tell workers of cancelled tasks; a message is `<session>:<task>`."""
+
+
+def text_key(task_id: UUID) -> str:
+    """Where the text so far of a task's unfinished message is kept."""
+    return f"fireside:text:{task_id}"
+
+
+async def text_so_far(redis: Redis, task_id: UUID) -> bytes | None:
+    """A delta frame with offset 0 and the whole text so far, for a client that joins late.
+
+    Raises:
+        QueueUnavailable: Redis did not answer.
+    """
+    try:
+        kept = cast("bytes | None", await redis.get(text_key(task_id)))
+    except (RedisError, OSError) as error:
+        raise QueueUnavailable(str(error)) from error
+    head, newline, text = (kept or b"").partition(b"\n")
+    attempt, _, message = head.partition(b":")
+    if not newline or not attempt.isdigit() or not message.isdigit():
+        return None  # nothing kept, or only the tail of a text whose head ran out
+    text_delta = Delta(int(message), 0, text.decode("utf-8", "replace"))
+    return delta_frame(task_id, int(attempt), text_delta)

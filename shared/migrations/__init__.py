@@ -1,0 +1,1 @@
+"""The schema's history; `python -m shared.migrate` brings a database up to date."""

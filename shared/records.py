@@ -1,0 +1,226 @@
+"""What the store gives and takes: frozen records, one per thing of the glossary."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal, TypeAlias
+from uuid import UUID
+
+from shared.encoding import JsonObject
+
+TaskStatus: TypeAlias = Literal["queued", "running", "completed", "failed", "cancelled", "dead"]
+SessionStatus: TypeAlias = Literal["idle", "queued", "running"]
+OnBusy: TypeAlias = Literal["enqueue", "interrupt", "reject"]
+
+TERMINAL_EVENTS = {
+    "completed": "task_completed",
+    "failed": "task_failed",
+    "cancelled": "task_cancelled",
+    "dead": "task_dead",
+}
+"""The event that ends a task of each final status; each task gets exactly one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One entry of a session's log; `seq` counts 1, 2, 3, ... without gaps."""
+
+    seq: int
+    type: str
+    task_id: UUID | None
+    at: datetime
+    data: JsonObject
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One conversation or playthrough, as its owner may see it."""
+
+    id: UUID
+    key: str | None
+    agent: str
+    story: str | None
+    character_id: UUID
+    title: str
+    metadata: JsonObject
+    status: SessionStatus
+    head_seq: int
+    first_seq: int
+    view: JsonObject
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """The durable record of one accepted action."""
+
+    id: UUID
+    session_id: UUID
+    status: TaskStatus
+    claims: int
+    result: JsonObject | None
+    error: JsonObject | None
+    usage: JsonObject | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class NewAction:
+    """An action as a client sent it, already validated."""
+
+    action: JsonObject
+    on_busy: OnBusy = "enqueue"
+    client_action_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What became of an action: its task, and the events to publish now that it is committed.
+
+    `fresh` is false where the same key had been accepted before; `events` is empty then.
+    `interrupts` is the running task that was told to make way.
+    """
+
+    task_id: UUID
+    session_id: UUID
+    seq: int
+    position: int
+    status: TaskStatus
+    fresh: bool
+    events: tuple[Event, ...] = ()
+    interrupts: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewSession:
+    """A session to be made; `story` and its hash are from the catalog."""
+
+    agent: str
+    story: str | None = None
+    story_hash: str | None = None
+    character_id: UUID | None = None
+    key: str | None = None
+    title: str = ""
+    metadata: JsonObject = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Character:
+    """A durable persona of a user, with the newest version of its soul."""
+
+    id: UUID
+    agent: str
+    name: str
+    is_default: bool
+    soul: str
+    soul_version: int
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogEntry:
+    """An agent or a story as a worker announced it; `details` holds what its kind has beside."""
+
+    kind: Literal["agent", "story"]
+    name: str
+    title: str
+    description: str = ""
+    details: JsonObject = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One entry of a transcript; `no` numbers the messages of a session."""
+
+    no: int
+    parent: int | None
+    task_id: UUID
+    message: JsonObject
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """A worker's right to write to one session; every write of a worker names it."""
+
+    session_id: UUID
+    epoch: int
+    token: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One journalled model or tool call of a task."""
+
+    no: int
+    kind: str
+    name: str
+    effect: str
+    input_hash: str
+    status: Literal["started", "done", "unknown"]
+    output: JsonObject | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """An event that has no number yet."""
+
+    type: str
+    data: JsonObject
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A session under lease, and its head-of-line task: all that a run starts from.
+
+    `steps` and `events` are those that earlier attempts of the task left behind.
+    """
+
+    fence: Fence
+    user_id: str
+    agent: str
+    story: str | None
+    story_hash: str | None
+    character: JsonObject
+    metadata: JsonObject
+    state: JsonObject
+    view: JsonObject
+    next_message: int
+    head_message: int | None
+    task_id: UUID
+    task_seq: int
+    action: JsonObject
+    attempt: int
+    attempts: int
+    cancel_requested: bool
+    messages: Sequence[JsonObject]
+    steps: Sequence[Step] = ()
+    events: Sequence[Event] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a task ended, and all that its end changes, in one transaction."""
+
+    status: Literal["completed", "failed", "cancelled", "dead"]
+    events: Sequence[NewEvent]
+    messages: Sequence[JsonObject] = ()
+    steps: Sequence[Step] = ()
+    state: JsonObject | None = None
+    view: JsonObject | None = None
+    result: JsonObject | None = None
+    error: JsonObject | None = None
+    usage: JsonObject | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The numbers and the time that a fenced write gave to its events."""
+
+    first_seq: int
+    at: datetime
+    open_tasks: int

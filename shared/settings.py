@@ -1,0 +1,199 @@
+"""Every setting of gateway and worker, read from the environment once and validated here."""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from shared.errors import SettingsError
+
+Words = Annotated[list[str], NoDecode]
+"""A list in one environment variable, separated by commas or blanks."""
+
+
+class Settings(BaseSettings):
+    """What an operator may set; the README table lists it, a test compares the two.
+
+    `DATABASE_URL` and `REDIS_URL` go by the names every platform gives them; everything else
+    is `FIRESIDE_*`. Times are in seconds, sizes in bytes.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="FIRESIDE_", extra="ignore", hide_input_in_errors=True
+    )
+
+    database_url: SecretStr = Field(
+        default=SecretStr("postgresql://localhost/fireside"),
+        validation_alias=AliasChoices("DATABASE_URL", "FIRESIDE_DATABASE_URL"),
+        description="Postgres 14 or later with the `vector` and `pg_trgm` extensions at hand",
+    )
+    database_pool: int = Field(
+        default=20, ge=2, le=500, description="connections to Postgres per process"
+    )
+    redis_url: SecretStr = Field(
+        default=SecretStr("redis://localhost:6379/0"),
+        validation_alias=AliasChoices("REDIS_URL", "FIRESIDE_REDIS_URL"),
+        description="Redis 6.2 or later, or Valkey: hints, deltas and tickets",
+    )
+    broker_url: SecretStr | None = Field(
+        default=None, description="Celery's broker where it is not the Redis above"
+    )
+    queue: str = Field(
+        default="fireside", pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="name of the hint queue"
+    )
+
+    host: str = Field(default="127.0.0.1", description="address the gateway listens on")
+    auth: Literal["required", "none"] = Field(
+        default="required",
+        description="`none` makes everything belong to user `local` and works on loopback only",
+    )
+    jwt_jwks: str | None = Field(
+        default=None, description="URL or file with the keys that JWTs are checked against"
+    )
+    jwt_issuer: str | None = Field(default=None, description="`iss` that a JWT must carry")
+    jwt_audience: str | None = Field(default=None, description="`aud` that a JWT must carry")
+    jwt_algorithms: Words = Field(
+        default=["ES256", "RS256"], description="algorithms accepted in JWTs; asymmetric ones only"
+    )
+    allowed_origins: Words = Field(
+        default=[],
+        description="origins that may open a WebSocket or call from a browser, beside the own host",
+    )
+    ticket_seconds: int = Field(
+        default=30, ge=5, le=30, description="lifetime of a WebSocket ticket"
+    )
+    max_sockets: int = Field(
+        default=10_000, ge=1, description="open WebSockets per gateway process"
+    )
+    max_sockets_per_user: int = Field(
+        default=50, ge=1, description="open WebSockets of one user per gateway process"
+    )
+    ping_seconds: float = Field(
+        default=20,
+        gt=0,
+        le=120,
+        description="a quiet WebSocket or SSE stream gets a ping this often",
+    )
+    poll_seconds: float = Field(
+        default=5, gt=0, le=60, description="how often followed sessions are compared with the log"
+    )
+
+    model: str = Field(
+        default="openai/gpt-5-mini", min_length=1, description="model by its litellm name"
+    )
+    model_url: str | None = Field(
+        default=None, description="base URL of an OpenAI-compatible endpoint"
+    )
+    model_api_key: SecretStr | None = Field(
+        default=None, description="key for the model where the provider's own variable is not used"
+    )
+    model_first_token_seconds: float = Field(
+        default=30, gt=0, description="longest wait for a model's first token"
+    )
+    model_stall_seconds: float = Field(
+        default=20, gt=0, description="longest pause within a model's stream"
+    )
+    model_retries: int = Field(
+        default=3, ge=0, le=10, description="further tries of a failed model call"
+    )
+    tool_seconds: float = Field(default=30, gt=0, description="longest run of one tool call")
+    task_seconds: float = Field(
+        default=300, gt=0, description="longest run of one attempt of a task"
+    )
+
+    story_folders: Words = Field(
+        default=["stories"], description="folders in which stories are found"
+    )
+    default_story: str | None = Field(
+        default=None, description="story of a session that names none; else the first by name"
+    )
+
+    lease_seconds: float = Field(default=3, ge=0.5, le=300, description="lifetime of a lease")
+    heartbeat_seconds: float = Field(
+        default=1, ge=0.1, le=100, description="how often a worker renews its leases"
+    )
+    sweep_seconds: float = Field(
+        default=1, ge=0.05, le=60, description="how often sessions without a worker are looked for"
+    )
+    max_attempts: int = Field(
+        default=5, ge=1, le=100, description="starts of a task since its last finished step"
+    )
+    max_in_flight: int = Field(
+        default=1000, ge=1, le=100_000, description="tasks that one worker process runs at once"
+    )
+    drain_seconds: float = Field(
+        default=25, ge=0, le=600, description="how long a stopping process lets work finish"
+    )
+
+    log_format: Literal["json", "text"] = Field(default="json", description="form of log lines")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="least severe log line that is written"
+    )
+
+    @field_validator("jwt_algorithms", "allowed_origins", "story_folders", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return value.replace(",", " ").split() if isinstance(value, str) else value
+
+    @field_validator("jwt_algorithms")
+    @classmethod
+    def _asymmetric(cls, value: list[str]) -> list[str]:
+        # A symmetric algorithm would let the public key be used as a shared secret.
+        known = {"ES256", "ES384", "RS256", "RS384", "RS512", "PS256", "EdDSA"}
+        if not value or not set(value) <= known:
+            raise ValueError(f"only these algorithms are accepted: {', '.join(sorted(known))}")
+        return value
+
+    @field_validator("database_url")
+    @classmethod
+    def _postgres(cls, value: SecretStr) -> SecretStr:
+        if urlsplit(value.get_secret_value()).scheme not in {"postgresql", "postgres"}:
+            raise ValueError("must begin with postgresql://")
+        return value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis(cls, value: SecretStr) -> SecretStr:
+        if urlsplit(value.get_secret_value()).scheme not in {"redis", "rediss", "unix"}:
+            raise ValueError("must begin with redis://, rediss:// or unix://")
+        return value
+
+    def model_post_init(self, _: object, /) -> None:
+        """Refuse combinations that could not work."""
+        if self.heartbeat_seconds * 2 > self.lease_seconds:
+            raise ValueError("FIRESIDE_HEARTBEAT_SECONDS must be at most half of the lease")
+
+    @property
+    def story_paths(self) -> list[Path]:
+        """The story folders as paths."""
+        return [Path(folder) for folder in self.story_folders]
+
+
+@lru_cache(maxsize=1)
+def get_settings() -> Settings:
+    """The settings of this process.
+
+    Raises:
+        SettingsError: a value is missing or wrong; the message names each variable, no value.
+    """
+    return load_settings()
+
+
+def load_settings() -> Settings:
+    """Read the environment anew; raises SettingsError as `get_settings` does."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        wrong = [
+            f"{_variable(item['loc'])}: {item['msg'].removeprefix('Value error, ')}"
+            for item in error.errors(include_url=False, include_input=False)
+        ]
+        raise SettingsError("; ".join(wrong)) from None
+
+
+def _variable(loc: tuple[int | str, ...]) -> str:
+    name = str(loc[0]) if loc else "settings"
+    return name if name.isupper() else f"FIRESIDE_{name.upper()}" if loc else name

@@ -1,0 +1,281 @@
+"""Accepting and cancelling: what a client's action changes before any worker sees it."""
+
+import hashlib
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from shared.encoding import dumps, dumps_text
+from shared.errors import IdempotencyConflict, NotFound, SessionBusy
+from shared.records import Accepted, Event, NewAction, Task
+from shared.store.database import AnyRow, Database
+
+# The counters of the session's row are read from the row as it is once its lock is held
+# (`returning`), never from the statement's snapshot: two actions that arrive at once get
+# different numbers, and `reject` sees a task that was accepted a moment before.
+_ACCEPT = text(
+    """
+    with known as (
+        select id, status, body_hash, queued_seq, position from tasks
+        where session_id = :session and user_id = :user and client_action_id = :key
+    ), session as (
+        update sessions set
+            next_task = next_task + 1,
+            next_event = next_event + 1,
+            open_tasks = open_tasks + 1,
+            hints = case when open_tasks = 0 then 0 else hints end,
+            hint_at = case when open_tasks = 0
+                           then clock_timestamp() + interval '1 second' else hint_at end,
+            updated_at = clock_timestamp()
+        where id = :session and user_id = :user
+            and not exists (select from known)
+            and (:on_busy <> 'reject' or open_tasks = 0)
+        returning next_task - 1 as task_seq, next_event - 1 as event_seq,
+            open_tasks - 1 as position, early_cancels
+    ), task as (
+        insert into tasks (session_id, seq, user_id, client_action_id, action, body_hash,
+            on_busy, queued_seq, position)
+        select :session, task_seq, :user, :key, cast(:action as jsonb), :body_hash,
+            :on_busy, event_seq, position
+        from session
+        returning id, queued_seq, position
+    ), event as (
+        insert into events (session_id, seq, task_id, type, data)
+        select :session, task.queued_seq, task.id, 'task_queued',
+            jsonb_build_object('action', cast(:action as jsonb), 'client_action_id',
+                cast(:key as text), 'position', task.position)
+        from task
+        returning at, data
+    )
+    select task.id, 'queued' as status, task.queued_seq, task.position, null as body_hash,
+        true as fresh, event.at, event.data, session.early_cancels
+    from task, event, session
+    union all
+    select id, status, queued_seq, position, body_hash, false, null, null, 0 from known
+    """
+)
+
+_SESSION_EXISTS = text("select 1 from sessions where id = :session and user_id = :user")
+
+_INTERRUPT = text(
+    """
+    update tasks set cancel_requested_at = coalesce(cancel_requested_at, clock_timestamp())
+    where session_id = :session and user_id = :user and status = 'running'
+    returning id
+    """
+)
+
+_LOCK_SESSION_OF_TASK = text(
+    """
+    select s.id from sessions s
+    where s.id = (select session_id from tasks where id = :task and user_id = :user)
+        and s.user_id = :user
+    for no key update
+    """
+)
+
+_LOCK_SESSION = text(
+    "select id from sessions where id = :session and user_id = :user for no key update"
+)
+
+_CANCEL_TASK = text(
+    """
+    update tasks set
+        cancel_requested_at = coalesce(cancel_requested_at, clock_timestamp()),
+        status = case status when 'queued' then 'cancelled' else status end,
+        finished_at = case status when 'queued' then clock_timestamp() else finished_at end
+    where id = :task and user_id = :user and status in ('queued', 'running')
+    returning id, session_id, status
+    """
+)
+
+_TERMINAL_EVENT = text(
+    """
+    with session as (
+        update sessions set next_event = next_event + 1, open_tasks = open_tasks - 1,
+            updated_at = clock_timestamp()
+        where id = :session and user_id = :user
+        returning next_event - 1 as seq
+    )
+    insert into events (session_id, seq, task_id, type, data)
+    select :session, seq, :task, 'task_cancelled', '{}' from session
+    returning seq, type, task_id, at, data
+    """
+)
+
+_TASK_OF_KEY = text(
+    """
+    select id from tasks
+    where session_id = :session and user_id = :user and client_action_id = :key
+    """
+)
+
+_REMEMBER_CANCEL = text(
+    """
+    with added as (
+        insert into early_cancels (session_id, client_action_id) values (:session, :key)
+        on conflict do nothing returning 1
+    )
+    update sessions set early_cancels = early_cancels + 1
+    where id = :session and exists (select from added)
+    """
+)
+
+_TAKE_CANCEL = text(
+    """
+    with taken as (
+        delete from early_cancels where session_id = :session and client_action_id = :key
+        returning 1
+    )
+    update sessions set early_cancels = early_cancels - 1
+    where id = :session and exists (select from taken) returning 1
+    """
+)
+
+_TASK = text(
+    """
+    select id, session_id, status, claims, result, error, usage, created_at, started_at,
+        finished_at
+    from tasks where id = :task and user_id = :user
+    """
+)
+
+
+async def accept(db: Database, user_id: str, session_id: UUID, new: NewAction) -> Accepted:
+    """Make an action a task, or find the task that its key made before.
+
+    Raises:
+        NotFound: the user has no such session.
+        SessionBusy: `on_busy` is `reject` and a task of the session is open.
+        IdempotencyConflict: the key belongs to another action.
+        StoreUnavailable: whether it was accepted is not known; send it again with its key.
+    """
+    try:
+        return await _accept(db, user_id, session_id, new)
+    except IntegrityError:
+        # The same key arrived twice at once and the other one won: now it can be seen.
+        return await _accept(db, user_id, session_id, new)
+
+
+async def _accept(db: Database, user_id: str, session_id: UUID, new: NewAction) -> Accepted:
+    async with db.transaction() as connection:
+        return await accept_within(connection, user_id, session_id, new)
+
+
+async def accept_within(
+    connection: AsyncConnection, user_id: str, session_id: UUID, new: NewAction
+) -> Accepted:
+    """The same inside a transaction of the caller's; may raise IntegrityError for a doubled key."""
+    body_hash = hashlib.sha256(dumps([new.action, new.on_busy])).digest()
+    parameters = {
+        "session": session_id,
+        "user": user_id,
+        "key": new.client_action_id,
+        "action": dumps_text(new.action),
+        "body_hash": body_hash,
+        "on_busy": new.on_busy,
+    }
+    row = (await connection.execute(_ACCEPT, parameters)).first()
+    if row is None:
+        if (await connection.execute(_SESSION_EXISTS, parameters)).first() is None:
+            raise NotFound("no such session")
+        raise SessionBusy("a task of this session is running or waiting")
+    if not row.fresh:
+        return _known(row, session_id, body_hash)
+    interrupted = None
+    if new.on_busy == "interrupt":
+        interrupted = (await connection.execute(_INTERRUPT, parameters)).scalar()
+    events = [Event(row.queued_seq, "task_queued", row.id, row.at, row.data)]
+    if row.early_cancels and new.client_action_id is not None:
+        events += await _cancel_if_asked_before(connection, parameters, row.id)
+    return Accepted(
+        task_id=row.id,
+        session_id=session_id,
+        seq=row.queued_seq,
+        position=row.position,
+        status="cancelled" if len(events) > 1 else "queued",
+        fresh=True,
+        events=tuple(events),
+        interrupts=interrupted,
+    )
+
+
+def _known(row: AnyRow, session_id: UUID, body_hash: bytes) -> Accepted:
+    if bytes(row.body_hash) != body_hash:
+        raise IdempotencyConflict("this key was used for another action")
+    return Accepted(
+        task_id=row.id,
+        session_id=session_id,
+        seq=row.queued_seq,
+        position=row.position,
+        status=row.status,
+        fresh=False,
+    )
+
+
+async def _cancel_if_asked_before(
+    connection: AsyncConnection, parameters: dict[str, Any], task_id: UUID
+) -> list[Event]:
+    if (await connection.execute(_TAKE_CANCEL, parameters)).first() is None:
+        return []
+    return await _cancel_open(connection, parameters["user"], task_id)
+
+
+async def _cancel_open(connection: AsyncConnection, user_id: str, task_id: UUID) -> list[Event]:
+    """Cancel a task under its session's row lock; the event, where it had not begun."""
+    parameters = {"task": task_id, "user": user_id}
+    row = (await connection.execute(_CANCEL_TASK, parameters)).first()
+    if row is None or row.status != "cancelled":
+        return []
+    ended = await connection.execute(_TERMINAL_EVENT, parameters | {"session": row.session_id})
+    return [Event(*one) for one in ended]
+
+
+async def cancel_task(db: Database, user_id: str, task_id: UUID) -> tuple[UUID, list[Event]]:
+    """Cancel a task: a queued one ends here, a running one is told to; an ended one stays.
+
+    Returns:
+        The task's session, and the events to publish.
+
+    Raises:
+        NotFound: the user has no such task.
+    """
+    async with db.transaction() as connection:
+        parameters = {"task": task_id, "user": user_id}
+        session_id = (await connection.execute(_LOCK_SESSION_OF_TASK, parameters)).scalar()
+        if session_id is None:
+            raise NotFound("no such task")
+        return session_id, await _cancel_open(connection, user_id, task_id)
+
+
+async def cancel_action(
+    db: Database, user_id: str, session_id: UUID, client_action_id: str
+) -> tuple[UUID | None, list[Event]]:
+    """Cancel by the client's own id of an action, also before that action arrives.
+
+    Returns:
+        The task (None while the action has not arrived), and the events to publish.
+
+    Raises:
+        NotFound: the user has no such session.
+    """
+    parameters = {"session": session_id, "user": user_id, "key": client_action_id}
+    async with db.transaction() as connection:
+        if (await connection.execute(_LOCK_SESSION, parameters)).first() is None:
+            raise NotFound("no such session")
+        task_id = (await connection.execute(_TASK_OF_KEY, parameters)).scalar()
+        if task_id is None:
+            await connection.execute(_REMEMBER_CANCEL, parameters)
+            return None, []
+        return task_id, await _cancel_open(connection, user_id, task_id)
+
+
+async def get_task(db: Database, user_id: str, task_id: UUID) -> Task:
+    """One task; raises NotFound where the user has none by that id."""
+    row = await db.row(_TASK, {"task": task_id, "user": user_id})
+    if row is None:
+        raise NotFound("no such task")
+    return Task(*row)

@@ -1,0 +1,139 @@
+"""Characters and the versions of their souls."""
+
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from shared.errors import NotFound, SessionBusy
+from shared.records import Character
+from shared.store.database import AnyRow, Database
+
+_COLUMNS = "id, agent, name, is_default, soul, soul_version, created_at, updated_at"
+
+_DEFAULT = text(
+    """
+    with made as (
+        insert into characters (user_id, agent, name, is_default)
+        values (:user, :agent, :name, true)
+        on conflict (user_id, agent) where is_default do nothing
+        returning id
+    ), first_soul as (
+        insert into souls (character_id, version, soul) select id, 1, '' from made
+    )
+    select id from made
+    union all
+    select id from characters where user_id = :user and agent = :agent and is_default
+    """
+)
+
+_INSERT = text(
+    f"""
+    with made as (
+        insert into characters (user_id, agent, name, soul)
+        values (:user, :agent, :name, :soul) returning {_COLUMNS}
+    ), first_soul as (
+        insert into souls (character_id, version, soul) select id, 1, :soul from made
+    )
+    select {_COLUMNS} from made
+    """
+)
+
+_BY_ID = text(f"select {_COLUMNS} from characters where id = :character and user_id = :user")
+
+_PAGE = text(
+    f"""
+    select {_COLUMNS} from characters
+    where user_id = :user order by created_at desc, id desc limit :limit
+    """
+)
+
+_UPDATE = text(
+    f"""
+    update characters set
+        name = coalesce(:name, name),
+        soul = coalesce(:soul, soul),
+        soul_version = soul_version + case when :soul is null or :soul = soul then 0 else 1 end,
+        updated_at = clock_timestamp()
+    where id = :character and user_id = :user
+    returning {_COLUMNS}
+    """
+)
+
+_KEEP_SOUL = text(
+    """
+    insert into souls (character_id, version, soul) values (:character, :version, :soul)
+    on conflict do nothing
+    """
+)
+
+_DELETE = text("delete from characters where id = :character and user_id = :user returning id")
+
+
+async def default_character(
+    connection: AsyncConnection, user_id: str, agent: str, name: str
+) -> UUID:
+    """The user's default character of an agent, made at first use."""
+    parameters = {"user": user_id, "agent": agent, "name": name}
+    found = (await connection.execute(_DEFAULT, parameters)).scalar()
+    if found is None:
+        # Another transaction made it while this one waited: now it can be seen.
+        found = (await connection.execute(_DEFAULT, parameters)).scalar_one()
+    return UUID(str(found))
+
+
+async def create(db: Database, user_id: str, agent: str, name: str, soul: str) -> Character:
+    """Make a character with the first version of its soul."""
+    row = await db.row(_INSERT, {"user": user_id, "agent": agent, "name": name, "soul": soul})
+    return _found(row)
+
+
+async def get(db: Database, user_id: str, character_id: UUID) -> Character:
+    """One character; raises NotFound where the user has none by that id."""
+    return _found(await db.row(_BY_ID, {"character": character_id, "user": user_id}))
+
+
+async def page(db: Database, user_id: str, *, limit: int) -> list[Character]:
+    """A user's characters, newest first."""
+    rows = await db.rows(_PAGE, {"user": user_id, "limit": limit})
+    return [Character(*row) for row in rows]
+
+
+async def update(
+    db: Database, user_id: str, character_id: UUID, *, name: str | None, soul: str | None
+) -> Character:
+    """Change the name, or write a new version of the soul; raises NotFound."""
+    parameters = {"character": character_id, "user": user_id, "name": name, "soul": soul}
+    async with db.transaction() as connection:
+        character = _found((await connection.execute(_UPDATE, parameters)).first())
+        await connection.execute(
+            _KEEP_SOUL,
+            {
+                "character": character_id,
+                "version": character.soul_version,
+                "soul": character.soul,
+            },
+        )
+    return character
+
+
+async def delete(db: Database, user_id: str, character_id: UUID) -> None:
+    """Delete a character that no session uses.
+
+    Raises:
+        NotFound: the user has no such character.
+        SessionBusy: a session still uses it.
+    """
+    try:
+        row = await db.row(_DELETE, {"character": character_id, "user": user_id})
+    except IntegrityError as error:
+        raise SessionBusy("a session still uses this character; delete it first") from error
+    if row is None:
+        raise NotFound("no such character")
+
+
+def _found(row: AnyRow | None) -> Character:
+    if row is None:
+        raise NotFound("no such character")
+    return Character(*row)

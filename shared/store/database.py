@@ -1,0 +1,139 @@
+"""Connections to Postgres: the pool, single statements, transactions, and what goes wrong."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Self, TypeAlias
+
+from psycopg.types.json import set_json_loads
+from sqlalchemy import Row, TextClause, event, text
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from shared.encoding import loads
+from shared.errors import StoreUnavailable
+from shared.settings import Settings
+
+Parameters = Mapping[str, Any]
+AnyRow: TypeAlias = Row[*tuple[Any, ...]]
+Rows = Sequence[AnyRow]
+
+set_json_loads(loads)
+
+# A frozen process must not hold a session's row lock for longer than a takeover may take, and a
+# statement that waits for such a lock must give up rather than pile up behind it.
+SESSION_SETTINGS = """
+    set timezone = 'UTC';
+    set idle_in_transaction_session_timeout = '3s';
+    set lock_timeout = '5s';
+    set statement_timeout = '30s'
+"""
+
+_UNAVAILABLE_CLASSES = ("08", "53", "55", "57")
+"""SQLSTATE classes: connection, resources, object in use (lock time-out), operator's doing."""
+
+
+class Database:
+    """A pool of connections to one Postgres.
+
+    Everything that fails because Postgres is away, overloaded or restarting is raised as
+    `StoreUnavailable`; what is wrong with a statement itself stays SQLAlchemy's error.
+    """
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        # One statement is one transaction already: autocommit saves BEGIN and COMMIT.
+        self._single = engine.execution_options(isolation_level="AUTOCOMMIT")
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """A pool as the settings say; nothing connects before the first statement."""
+        engine = create_async_engine(
+            driver_url(settings.database_url.get_secret_value()),
+            pool_size=settings.database_pool,
+            max_overflow=0,
+            pool_timeout=10,
+            pool_use_lifo=True,
+            connect_args={
+                "connect_timeout": 5,
+                "keepalives_idle": 5,
+                "keepalives_interval": 2,
+                "keepalives_count": 3,
+                "tcp_user_timeout": 10_000,
+                "application_name": "fireside",
+            },
+        )
+        event.listen(engine.sync_engine, "connect", _set_up_connection)
+        return cls(engine)
+
+    async def rows(self, statement: TextClause, parameters: Parameters | None = None) -> Rows:
+        """Run one statement as its own transaction; all rows that it gives."""
+        async with _translated(), self._single.connect() as connection:
+            return (await connection.execute(statement, parameters or {})).fetchall()
+
+    async def row(
+        self, statement: TextClause, parameters: Parameters | None = None
+    ) -> AnyRow | None:
+        """Run one statement as its own transaction; its first row, or None."""
+        async with _translated(), self._single.connect() as connection:
+            return (await connection.execute(statement, parameters or {})).first()
+
+    async def run(self, statement: TextClause, parameters: Parameters | None = None) -> int:
+        """Run one statement as its own transaction; the number of rows it touched."""
+        async with _translated(), self._single.connect() as connection:
+            return (await connection.execute(statement, parameters or {})).rowcount
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+        """Several statements that hold together; commits at the end of the block."""
+        async with _translated(), self._engine.begin() as connection:
+            yield connection
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._engine.dispose()
+
+    async def revision(self) -> str | None:
+        """The schema's revision, or None where nothing was migrated yet."""
+        exists = await self.row(text("select to_regclass('alembic_version') is not null"))
+        if exists is None or not exists[0]:
+            return None
+        found = await self.row(text("select version_num from alembic_version"))
+        return None if found is None else str(found[0])
+
+
+def driver_url(url: str) -> str:
+    """The URL with SQLAlchemy's name of the driver in it."""
+    scheme, rest = url.split("://", 1)
+    return f"postgresql+psycopg://{rest}" if scheme in {"postgresql", "postgres"} else url
+
+
+def _set_up_connection(connection: Any, _record: object) -> None:
+    previous = connection.autocommit
+    connection.autocommit = True
+    cursor = connection.cursor()
+    cursor.execute(SESSION_SETTINGS)
+    cursor.close()
+    connection.autocommit = previous
+
+
+@asynccontextmanager
+async def _translated() -> AsyncIterator[None]:
+    try:
+        yield
+    except PoolTimeout as error:
+        raise StoreUnavailable("no connection to Postgres became free in time") from error
+    except DBAPIError as error:
+        if is_unavailable(error):
+            raise StoreUnavailable(f"Postgres is not available: {error.orig}") from error
+        raise
+
+
+def is_unavailable(error: DBAPIError) -> bool:
+    """Whether the same statement may well succeed later."""
+    if error.connection_invalidated or isinstance(error, InterfaceError):
+        return True
+    state = getattr(error.orig, "sqlstate", None)
+    if state is None:
+        return isinstance(error, OperationalError)
+    return str(state).startswith(_UNAVAILABLE_CLASSES) or state in {"25006", "40001", "40P01"}

@@ -1,0 +1,202 @@
+"""Sessions as their owner sees them: making, listing, reading, deleting; events and messages."""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from shared.encoding import dumps_text
+from shared.errors import InvalidRequest, NotFound
+from shared.records import Accepted, Event, Message, NewAction, NewSession, Session
+from shared.store.actions import accept_within
+from shared.store.characters import default_character
+from shared.store.database import AnyRow, Database
+
+START = NewAction(action={"type": "start"})
+"""The action that opens every session; only the server makes it."""
+
+_COLUMNS = """
+    s.id, s.key, s.agent, s.story, s.character_id, s.title, s.metadata,
+    case when s.open_tasks = 0 then 'idle'
+         when exists (select from tasks t where t.session_id = s.id and t.status = 'running')
+         then 'running' else 'queued' end as status,
+    s.next_event - 1 as head_seq, s.first_event as first_seq, s.view, s.created_at, s.updated_at
+"""
+
+_BY_ID = text(f"select {_COLUMNS} from sessions s where s.id = :session and s.user_id = :user")
+_BY_KEY = text(f"select {_COLUMNS} from sessions s where s.key = :key and s.user_id = :user")
+
+_PAGE = text(
+    f"""
+    select {_COLUMNS} from sessions s
+    where s.user_id = :user and (cast(:before as uuid) is null or (s.created_at, s.id) < (
+        select b.created_at, b.id from sessions b where b.id = :before and b.user_id = :user))
+    order by s.created_at desc, s.id desc limit :limit
+    """
+)
+
+_INSERT = text(
+    """
+    insert into sessions (user_id, key, agent, story, story_hash, character_id, title, metadata)
+    select :user, :key, :agent, :story, :story_hash, c.id, :title, cast(:metadata as jsonb)
+    from characters c
+    where c.id = :character and c.user_id = :user and c.agent = :agent
+    on conflict (user_id, key) where key is not null do nothing
+    returning id
+    """
+)
+
+_CHARACTER_EXISTS = text(
+    "select 1 from characters where id = :character and user_id = :user and agent = :agent"
+)
+
+_OPENING_TASK = text(
+    "select id from tasks where session_id = :session and user_id = :user and seq = 1"
+)
+
+_LOCK = text("select id from sessions where id = :session and user_id = :user for update")
+
+# Children go under the session's row lock: a worker's fenced write either came before and is
+# deleted with the rest, or finds no row to fence with.
+_DELETE = [
+    text(statement)
+    for statement in (
+        "delete from events where session_id = :session",
+        "delete from messages where session_id = :session",
+        "delete from steps where session_id = :session",
+        "delete from sessions where id = :session and user_id = :user",
+    )
+]
+
+_EVENTS = text(
+    """
+    select e.seq, e.type, e.task_id, e.at, e.data
+    from events e join sessions s on s.id = e.session_id
+    where s.id = :session and s.user_id = :user and e.seq > :after
+    order by e.seq limit :limit
+    """
+)
+
+_MESSAGES = text(
+    """
+    with recursive path as (
+        select m.no, m.parent, m.task_id, m.message, m.created_at, 1 as depth
+        from sessions s join messages m on m.session_id = s.id and m.no = s.head_message
+        where s.id = :session and s.user_id = :user
+        union all
+        select m.no, m.parent, m.task_id, m.message, m.created_at, p.depth + 1
+        from path p join messages m on m.session_id = :session and m.no = p.parent
+        where p.depth < :limit
+    )
+    select no, parent, task_id, message, created_at from path order by no
+    """
+)
+
+_HEADS = text(
+    "select id, next_event - 1 as head_seq from sessions where id = any(cast(:ids as uuid[]))"
+)
+
+
+async def create(
+    db: Database, user_id: str, new: NewSession, character_name: str
+) -> tuple[Session, UUID, Accepted | None]:
+    """Make a session with its opening task, or find the one that its key made before.
+
+    Args:
+        character_name: name of the default character, should it have to be made.
+
+    Returns:
+        The session, the opening task's id, and what to publish (None where nothing was made).
+
+    Raises:
+        InvalidRequest: the user has no such character of this agent.
+    """
+    async with db.transaction() as connection:
+        character = new.character_id or await default_character(
+            connection, user_id, new.agent, character_name
+        )
+        parameters = {
+            "user": user_id,
+            "key": new.key,
+            "agent": new.agent,
+            "story": new.story,
+            "story_hash": new.story_hash,
+            "character": character,
+            "title": new.title,
+            "metadata": dumps_text(new.metadata),
+        }
+        made = (await connection.execute(_INSERT, parameters)).scalar()
+        if made is not None:
+            accepted = await accept_within(connection, user_id, made, START)
+            return await _get(connection, user_id, made), accepted.task_id, accepted
+        if (await connection.execute(_CHARACTER_EXISTS, parameters)).first() is None:
+            raise InvalidRequest("character_id: no such character of this agent")
+        row = (await connection.execute(_BY_KEY, parameters)).one()
+        opening = await connection.execute(_OPENING_TASK, {"session": row.id, "user": user_id})
+        return _session(row), opening.scalar_one(), None
+
+
+async def _get(connection: AsyncConnection, user_id: str, session_id: UUID) -> Session:
+    row = await connection.execute(_BY_ID, {"session": session_id, "user": user_id})
+    return _session(row.one())
+
+
+async def get(db: Database, user_id: str, session_id: UUID) -> Session:
+    """One session; raises NotFound where the user has none by that id."""
+    return _found(await db.row(_BY_ID, {"session": session_id, "user": user_id}))
+
+
+async def get_by_key(db: Database, user_id: str, key: str) -> Session:
+    """One session by the caller's own name for it; raises NotFound."""
+    return _found(await db.row(_BY_KEY, {"key": key, "user": user_id}))
+
+
+def _found(row: AnyRow | None) -> Session:
+    if row is None:
+        raise NotFound("no such session")
+    return _session(row)
+
+
+def _session(row: AnyRow) -> Session:
+    return Session(*row)
+
+
+async def page(
+    db: Database, user_id: str, *, limit: int, before: UUID | None = None
+) -> list[Session]:
+    """A user's sessions, newest first, from the one after `before` on."""
+    rows = await db.rows(_PAGE, {"user": user_id, "limit": limit, "before": before})
+    return [_session(row) for row in rows]
+
+
+async def delete(db: Database, user_id: str, session_id: UUID) -> None:
+    """Delete a session and all that belongs to it; raises NotFound."""
+    parameters = {"session": session_id, "user": user_id}
+    async with db.transaction() as connection:
+        if (await connection.execute(_LOCK, parameters)).first() is None:
+            raise NotFound("no such session")
+        for statement in _DELETE:
+            await connection.execute(statement, parameters)
+
+
+async def events_after(
+    db: Database, user_id: str, session_id: UUID, *, after: int, limit: int
+) -> list[Event]:
+    """Events with a `seq` above `after`, in order; none where the session is not the user's."""
+    rows = await db.rows(
+        _EVENTS, {"session": session_id, "user": user_id, "after": after, "limit": limit}
+    )
+    return [Event(*row) for row in rows]
+
+
+async def messages(db: Database, user_id: str, session_id: UUID, *, limit: int) -> list[Message]:
+    """The newest `limit` messages of the current branch, oldest first."""
+    rows = await db.rows(_MESSAGES, {"session": session_id, "user": user_id, "limit": limit})
+    return [Message(*row) for row in rows]
+
+
+async def heads(db: Database, session_ids: Sequence[UUID]) -> dict[UUID, int]:
+    """The newest `seq` of each session that still exists."""
+    rows = await db.rows(_HEADS, {"ids": list(session_ids)})
+    return {row.id: row.head_seq for row in rows}
