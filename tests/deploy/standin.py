@@ -1,0 +1,40 @@
+"""What stands for our own processes in tests of the launcher: needs nothing but Python.
+
+standin.py gateway HOST PORT answers /healthz standin.py worker starts a process in a session of
+its own, as a pool's child might be, and waits standin.py migrate adds a row to the table `runs`
+of the database and prints how many there are standin.py crash MESSAGE prints a message and ends
+with 3
+"""
+
+import http.server
+import os
+import signal
+import subprocess
+import sys
+
+
+class Health(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/healthz" else 404)
+        self.end_headers()
+
+
+def migrate() -> None:
+    import psycopg  # noqa: PLC0415 - the other stand-ins run without packages, to start fast
+
+    with psycopg.connect(os.environ["DATABASE_URL"]) as connection:
+        connection.execute("CREATE TABLE IF NOT EXISTS runs (n serial)")
+        connection.execute("INSERT INTO runs DEFAULT VALUES")
+        print("runs:", connection.execute("SELECT count(*) FROM runs").fetchone())
+
+
+match sys.argv[1:]:
+    case ["gateway", host, port]:
+        http.server.ThreadingHTTPServer((host, int(port)), Health).serve_forever()
+    case ["worker"]:
+        subprocess.Popen(["sleep", "600"], start_new_session=True)
+        signal.pause()
+    case ["migrate"]:
+        migrate()
+    case ["crash", message]:
+        sys.exit(message)
