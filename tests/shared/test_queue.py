@@ -15,6 +15,7 @@ import pytest
 from kombu.exceptions import OperationalError
 from redis.asyncio import Redis
 
+from deploy.local.valkey import EmbeddedValkey
 from shared.broker import Channel, hint_of
 from shared.errors import QueueUnavailable
 from shared.queue import ADVANCE, Hints, envelope, make_celery
@@ -28,7 +29,7 @@ RAN = "ran"
 
 
 @pytest.fixture(scope="module")
-def worker(redis_url: str, migrated_url: str) -> Iterator[subprocess.Popen[bytes]]:
+def worker(valkey_server: EmbeddedValkey) -> Iterator[subprocess.Popen[bytes]]:
     """A worker process, by Celery's own command."""
     command = "-m celery -A tests.shared.hint_worker worker --loglevel=WARNING --without-mingle"
     process = subprocess.Popen(
@@ -36,8 +37,7 @@ def worker(redis_url: str, migrated_url: str) -> Iterator[subprocess.Popen[bytes
         cwd=Path(__file__).parents[2],
         env=os.environ
         | {
-            "DATABASE_URL": migrated_url,
-            "REDIS_URL": redis_url,
+            "REDIS_URL": valkey_server.url,
             "FIRESIDE_QUEUE": QUEUE,
             "RAN_LIST": RAN,
         },
