@@ -108,6 +108,10 @@ class Settings(BaseSettings):
         default=300, gt=0, description="longest run of one attempt of a task"
     )
 
+    agent_modules: Words = Field(
+        default=["worker.story", "worker.companion"],
+        description="modules whose `AGENTS` a worker offers",
+    )
     story_folders: Words = Field(
         default=["stories"], description="folders in which stories are found"
     )
@@ -137,7 +141,9 @@ class Settings(BaseSettings):
         default="info", description="least severe log line that is written"
     )
 
-    @field_validator("jwt_algorithms", "allowed_origins", "story_folders", mode="before")
+    @field_validator(
+        "jwt_algorithms", "allowed_origins", "agent_modules", "story_folders", mode="before"
+    )
     @classmethod
     def _split(cls, value: object) -> object:
         return value.replace(",", " ").split() if isinstance(value, str) else value
