@@ -52,6 +52,19 @@ class Line:
     frame: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A piece of streaming text: never numbered, never stored in Postgres.
+
+    `message` is the message's 0-based number in its task; `offset` counts the Unicode code points
+    of the message's text before this piece.
+    """
+
+    message: int
+    offset: int
+    text: str
+
+
 def channel(session_id: UUID) -> str:
     """The Redis channel of a session's frames."""
     return f"fireside:session:{session_id}"
@@ -70,21 +83,16 @@ def event_frame(event: Event) -> bytes:
     )
 
 
-def delta_frame(task_id: UUID, attempt: int, message: int, offset: int, delta: str) -> bytes:
-    """The frame of a piece of streaming text.
-
-    Args:
-        message: the message's 0-based number in its task.
-        offset: Unicode code points of the message's text before this piece.
-    """
+def delta_frame(task_id: UUID, attempt: int, delta: Delta) -> bytes:
+    """The frame of a piece of streaming text."""
     return dumps(
         {
             "type": "message_update",
             "task_id": task_id,
             "attempt": attempt,
-            "message": message,
-            "offset": offset,
-            "delta": delta,
+            "message": delta.message,
+            "offset": delta.offset,
+            "delta": delta.text,
         }
     )
 
@@ -124,45 +132,44 @@ class Publisher:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
 
-    async def events(self, session_id: UUID, events: Sequence[Event], attempt: int = 0) -> None:
-        """Publish committed events.
+    async def events(self, session_id: UUID, events: Sequence[Event]) -> None:
+        """Publish committed events that no attempt of a task wrote.
 
         Raises:
             QueueUnavailable: Redis did not answer; clients find the events in the log.
         """
-        if not events:
-            return
-        payload = encode_lines(
-            Line(event.seq, str(event.task_id or ""), attempt, event_frame(event))
-            for event in events
-        )
-        try:
-            await self._redis.publish(channel(session_id), payload)
-        except (RedisError, OSError) as error:
-            raise QueueUnavailable(str(error)) from error
+        if events:
+            lines = [Line(e.seq, str(e.task_id or ""), 0, event_frame(e)) for e in events]
+            await self._execute(session_id, lines, ())
 
-    async def delta(
-        self, session_id: UUID, task_id: UUID, attempt: int, message: int, offset: int, delta: str
+    async def attempt(
+        self, session_id: UUID, task_id: UUID, attempt: int, entries: Sequence[Event | Delta]
     ) -> None:
-        """Publish a piece of text, and keep the text so far for clients that join later.
-
-        The kept text is written first: whoever subscribes and then reads it has missed nothing.
+        """Publish what one attempt of a task gave, in its order: committed events and deltas.
 
         Raises:
             QueueUnavailable: Redis did not answer.
         """
-        key = text_key(task_id)
-        line = Line(
-            None, str(task_id), attempt, delta_frame(task_id, attempt, message, offset, delta)
-        )
+        lines = [_line_of_attempt(task_id, attempt, entry) for entry in entries]
+        deltas = [entry for entry in entries if isinstance(entry, Delta)]
+        kept = [(text_key(task_id), attempt, delta) for delta in deltas]
+        await self._execute(session_id, lines, kept)
+
+    async def _execute(
+        self, session_id: UUID, lines: Sequence[Line], kept: Sequence[tuple[str, int, Delta]]
+    ) -> None:
+        # The text so far is written before the line that brings it up to date: whoever subscribes
+        # first and reads the text then has missed nothing.
         try:
             async with self._redis.pipeline(transaction=False) as pipe:
-                if offset == 0:
-                    pipe.set(key, f"{attempt}:{message}\n{delta}", ex=TEXT_SECONDS)
-                else:
-                    pipe.append(key, delta)
-                    pipe.expire(key, TEXT_SECONDS)
-                pipe.publish(channel(session_id), encode_lines([line]))
+                for key, attempt, delta in kept:
+                    if delta.offset == 0:
+                        head = f"{attempt}:{delta.message}\n"
+                        pipe.set(key, (head + delta.text).encode(errors="replace"), ex=TEXT_SECONDS)
+                    else:
+                        pipe.append(key, delta.text.encode(errors="replace"))
+                        pipe.expire(key, TEXT_SECONDS)
+                pipe.publish(channel(session_id), encode_lines(lines))
                 await pipe.execute()
         except (RedisError, OSError) as error:
             raise QueueUnavailable(str(error)) from error
@@ -177,6 +184,12 @@ class Publisher:
             await self._redis.publish(CANCEL_CHANNEL, f"{session_id}:{task_id}")
         except (RedisError, OSError) as error:
             raise QueueUnavailable(str(error)) from error
+
+
+def _line_of_attempt(task_id: UUID, attempt: int, entry: Event | Delta) -> Line:
+    if isinstance(entry, Event):
+        return Line(entry.seq, str(task_id), attempt, event_frame(entry))
+    return Line(None, str(task_id), attempt, delta_frame(task_id, attempt, entry))
 
 
 CANCEL_CHANNEL = "fireside:cancel"
@@ -202,4 +215,5 @@ async def text_so_far(redis: Redis, task_id: UUID) -> bytes | None:
     attempt, _, message = head.partition(b":")
     if not newline or not attempt.isdigit() or not message.isdigit():
         return None  # nothing kept, or only the tail of a text whose head ran out
-    return delta_frame(task_id, int(attempt), int(message), 0, text.decode("utf-8", "replace"))
+    text_delta = Delta(int(message), 0, text.decode("utf-8", "replace"))
+    return delta_frame(task_id, int(attempt), text_delta)

@@ -1,0 +1,34 @@
+"""Fixtures for all tests: the real servers and the data that lies beside the checkout."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.servers import (
+    database_template,
+    postgres_server,
+    postgres_url,
+    redis_url,
+    scripted_model,
+    scripted_model_process,
+    valkey_server,
+)
+
+__all__ = [
+    "database_template",
+    "postgres_server",
+    "postgres_url",
+    "redis_url",
+    "scripted_model",
+    "scripted_model_process",
+    "valkey_server",
+]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data (agent traces, ink stories, conversations)."""
+    folder = Path(__file__).parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("the data that lies beside the checkout (../shared/data) is not here")
+    return folder

@@ -1,0 +1,92 @@
+"""Real servers for tests: each is started once in a session, at its first use, on a free port.
+
+`postgres_url` is a fresh migrated database for each test, `redis_url` an empty database 0,
+`scripted_model` the hand on a model without rules.
+"""
+
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator
+from itertools import count
+
+import pytest
+import redis
+
+from deploy.local.model import ScriptedModelProcess
+from deploy.local.postgres import NOT_DURABLE, EmbeddedPostgres
+from deploy.local.process import Command, run
+from deploy.local.server import ROOT
+from deploy.local.valkey import EmbeddedValkey
+from deploy.models.control import ScriptedModel
+
+TEMPLATE = "fireside_template"
+_numbers = count(1)
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+    """The session's Postgres; its data need not survive a crash of the machine."""
+    folder = tmp_path_factory.mktemp("servers") / "postgres"
+    with EmbeddedPostgres(folder, settings=NOT_DURABLE) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def database_template(postgres_server: EmbeddedPostgres) -> str:
+    """The name of a migrated, empty database to make copies of."""
+    url = postgres_server.create_database(TEMPLATE)
+    if importlib.util.find_spec("shared.migrate") is not None:
+        migrate = Command(
+            name="migrate",
+            argv=[sys.executable, "-m", "shared.migrate"],
+            env={**os.environ, "DATABASE_URL": url},
+            cwd=ROOT,
+            log=postgres_server.folder / "migrate.log",
+        )
+        code, output = run(migrate)
+        assert code == 0, "\n".join(output)
+    return TEMPLATE
+
+
+@pytest.fixture
+def postgres_url(postgres_server: EmbeddedPostgres, database_template: str) -> Iterator[str]:
+    """The URL of a database of this test's own."""
+    name = f"test_{next(_numbers)}"
+    yield postgres_server.create_database(name, template=database_template)
+    postgres_server.drop_database(name)
+
+
+@pytest.fixture(scope="session")
+def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedValkey]:
+    """The session's Valkey, which keeps nothing on disk."""
+    folder = tmp_path_factory.mktemp("servers") / "valkey"
+    with EmbeddedValkey(folder, durable=False) as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(valkey_server: EmbeddedValkey) -> str:
+    """The URL of an empty Redis database."""
+    with redis.Redis.from_url(valkey_server.url) as client:
+        client.flushall()
+    return valkey_server.url
+
+
+@pytest.fixture(scope="session")
+def scripted_model_process(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[ScriptedModelProcess]:
+    """The session's scripted model."""
+    log = tmp_path_factory.mktemp("servers") / "model.log"
+    with ScriptedModelProcess(log=log) as server:
+        yield server
+
+
+@pytest.fixture
+def scripted_model(scripted_model_process: ScriptedModelProcess) -> Iterator[ScriptedModel]:
+    """The hand on the scripted model, reset before the test; nothing hangs on after it."""
+    model = ScriptedModel(scripted_model_process.url)
+    model.reset()
+    yield model
+    model.reset()
