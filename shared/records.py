@@ -127,6 +127,17 @@ class Character:
 
 
 @dataclass(frozen=True, slots=True)
+class ApiKey:
+    """An API key as far as it is kept: not the key itself."""
+
+    id: UUID
+    user_id: str
+    label: str
+    created_at: datetime
+    revoked_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class CatalogEntry:
     """An agent or a story as a worker announced it; `details` holds what its kind has beside."""
 
