@@ -83,6 +83,7 @@ class TaskLog:
         self._pieces = 0
         self._lock = asyncio.Lock()
         self._timer: asyncio.TimerHandle | None = None
+        self._flush_at = 0.0
         self._flushes: set[asyncio.Task[None]] = set()
         self._lost: AttemptLostError | None = None
         self.usage = Usage()
@@ -194,9 +195,10 @@ class TaskLog:
         loop = asyncio.get_running_loop()
         at = loop.time() + seconds
         if self._timer is not None:
-            if self._timer.when() <= at:
+            if self._flush_at <= at:
                 return
             self._timer.cancel()
+        self._flush_at = at
         self._timer = loop.call_at(at, self._start_flush)
 
     async def flush(self) -> None:

@@ -1,8 +1,8 @@
 """A client as players have it: httpx and websockets, nothing of ours."""
 
 import json
-from contextlib import asynccontextmanager
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
