@@ -59,6 +59,7 @@ class Model:
     first_token_timeout: float = 60.0
     stall_timeout: float = 30.0
     max_attempts: int = 3
+    retry_delay: float = 0.5
     headers: Mapping[str, str] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
 
@@ -94,6 +95,7 @@ class Model:
             "first_token_timeout": self.first_token_timeout,
             "stall_timeout": self.stall_timeout,
             "max_attempts": self.max_attempts,
+            "retry_delay": self.retry_delay,
         }
 
     @classmethod
@@ -122,6 +124,7 @@ class Model:
             first_token_timeout=number(fields, "first_token_timeout", 60.0),
             stall_timeout=number(fields, "stall_timeout", 30.0),
             max_attempts=optional(fields, "max_attempts", int, 3),
+            retry_delay=number(fields, "retry_delay", 0.5),
         )
 
 

@@ -1,6 +1,7 @@
 """JSON in the one form that Postgres, Redis and browsers all take."""
 
 import re
+from dataclasses import fields, is_dataclass
 from typing import Any, TypeAlias
 
 import orjson
@@ -16,11 +17,12 @@ def dumps(value: object) -> bytes:
 
     Models give NUL characters and halves of surrogate pairs now and then. jsonb refuses the
     first and UTF-8 the second, so both become U+FFFD instead of losing the whole message.
+    Raises TypeError for what has no form in JSON.
     """
     try:
         encoded = orjson.dumps(value)
     except TypeError:
-        encoded = orjson.dumps(_well_formed(value))
+        encoded = orjson.dumps(_all_well_formed(value))
     return _NUL.sub(rb"\1\\ufffd", encoded) if b"\\u0000" in encoded else encoded
 
 
@@ -34,11 +36,23 @@ def loads(data: bytes | str) -> Any:
     return orjson.loads(data)
 
 
-def _well_formed(value: object) -> object:
+def well_formed(text: str) -> str:
+    """The text as UTF-8 can carry it: the two halves of a character are joined, a lone half
+    becomes U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def _all_well_formed(value: object) -> object:
     if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return well_formed(value)
     if isinstance(value, dict):
-        return {_well_formed(key): _well_formed(item) for key, item in value.items()}
+        return {_all_well_formed(key): _all_well_formed(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_well_formed(item) for item in value]
+        return [_all_well_formed(item) for item in value]
+    if is_dataclass(value):
+        return {one.name: _all_well_formed(getattr(value, one.name)) for one in fields(value)}
     return value

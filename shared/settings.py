@@ -22,7 +22,11 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix="FIRESIDE_", extra="ignore", hide_input_in_errors=True
+        env_prefix="FIRESIDE_",
+        env_ignore_empty=True,  # compose files pass what is not set as an empty string
+        extra="ignore",
+        hide_input_in_errors=True,
+        allow_inf_nan=False,  # no timer takes them
     )
 
     database_url: SecretStr = Field(
@@ -104,6 +108,10 @@ class Settings(BaseSettings):
         default=300, gt=0, description="longest run of one attempt of a task"
     )
 
+    agent_modules: Words = Field(
+        default=["worker.story", "worker.companion"],
+        description="modules whose `AGENTS` a worker offers",
+    )
     story_folders: Words = Field(
         default=["stories"], description="folders in which stories are found"
     )
@@ -133,7 +141,9 @@ class Settings(BaseSettings):
         default="info", description="least severe log line that is written"
     )
 
-    @field_validator("jwt_algorithms", "allowed_origins", "story_folders", mode="before")
+    @field_validator(
+        "jwt_algorithms", "allowed_origins", "agent_modules", "story_folders", mode="before"
+    )
     @classmethod
     def _split(cls, value: object) -> object:
         return value.replace(",", " ").split() if isinstance(value, str) else value
@@ -150,15 +160,22 @@ class Settings(BaseSettings):
     @field_validator("database_url")
     @classmethod
     def _postgres(cls, value: SecretStr) -> SecretStr:
-        if urlsplit(value.get_secret_value()).scheme not in {"postgresql", "postgres"}:
+        if _scheme(value) not in {"postgresql", "postgres"}:
             raise ValueError("must begin with postgresql://")
         return value
 
     @field_validator("redis_url")
     @classmethod
     def _redis(cls, value: SecretStr) -> SecretStr:
-        if urlsplit(value.get_secret_value()).scheme not in {"redis", "rediss", "unix"}:
+        if _scheme(value) not in {"redis", "rediss", "unix"}:
             raise ValueError("must begin with redis://, rediss:// or unix://")
+        return value
+
+    @field_validator("broker_url")
+    @classmethod
+    def _broker(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not _scheme(value):
+            raise ValueError("must be a URL, as redis://... or amqp://...")
         return value
 
     def model_post_init(self, _: object, /) -> None:
@@ -170,6 +187,17 @@ class Settings(BaseSettings):
     def story_paths(self) -> list[Path]:
         """The story folders as paths."""
         return [Path(folder) for folder in self.story_folders]
+
+
+def _scheme(url: SecretStr) -> str:
+    """The part before `://`, or "" where there is none; urlsplit's own errors quote the URL."""
+    value = url.get_secret_value()
+    try:
+        parts = urlsplit(value)
+        _ = parts.port
+    except ValueError:
+        raise ValueError("is not a URL; are special characters in it percent-encoded?") from None
+    return parts.scheme if "://" in value else ""
 
 
 @lru_cache(maxsize=1)

@@ -1,0 +1,31 @@
+"""The tables as tests look at them: whole."""
+
+from typing import Any
+
+from sqlalchemy import text
+
+from shared.store.database import Database
+
+TABLES = (
+    "early_cancels",
+    "events",
+    "messages",
+    "steps",
+    "tasks",
+    "sessions",
+    "souls",
+    "characters",
+    "stories",
+    "catalog",
+    "api_keys",
+)
+"""All tables of the schema, those that refer to others first."""
+
+
+async def dump(db: Database) -> dict[str, list[dict[str, Any]]]:
+    """Every row of every table."""
+    found = {}
+    for table in TABLES:
+        rows = await db.rows(text(f"select to_jsonb(t) from {table} t order by to_jsonb(t)"))
+        found[table] = [row[0] for row in rows]
+    return found

@@ -1,0 +1,308 @@
+"""Settings: defaults, what is refused and how, and that no secret shows."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared.errors import SettingsError
+from shared.settings import Settings, get_settings, load_settings
+
+DEFAULTS: dict[str, Any] = {
+    "database_url": "postgresql://localhost/fireside",
+    "database_pool": 20,
+    "redis_url": "redis://localhost:6379/0",
+    "broker_url": None,
+    "queue": "fireside",
+    "host": "127.0.0.1",
+    "auth": "required",
+    "jwt_jwks": None,
+    "jwt_issuer": None,
+    "jwt_audience": None,
+    "jwt_algorithms": ["ES256", "RS256"],
+    "allowed_origins": [],
+    "ticket_seconds": 30,
+    "max_sockets": 10_000,
+    "max_sockets_per_user": 50,
+    "ping_seconds": 20.0,
+    "poll_seconds": 5.0,
+    "model": "openai/gpt-5-mini",
+    "model_url": None,
+    "model_api_key": None,
+    "model_first_token_seconds": 30.0,
+    "model_stall_seconds": 20.0,
+    "model_retries": 3,
+    "tool_seconds": 30.0,
+    "task_seconds": 300.0,
+    "agent_modules": ["worker.story", "worker.companion"],
+    "story_folders": ["stories"],
+    "default_story": None,
+    "lease_seconds": 3.0,
+    "heartbeat_seconds": 1.0,
+    "sweep_seconds": 1.0,
+    "max_attempts": 5,
+    "max_in_flight": 1000,
+    "drain_seconds": 25.0,
+    "log_format": "json",
+    "log_level": "info",
+}
+
+SECRET = "hunter2-Wh1sper"
+
+WRONG = [
+    ("DATABASE_URL", f"mysql://u:{SECRET}@h/db", "must begin with postgresql://"),
+    ("DATABASE_URL", f"postgresql+psycopg://u:{SECRET}@h/db", "must begin with postgresql://"),
+    ("DATABASE_URL", f"postgresql:u:{SECRET}@h/db", "must begin with postgresql://"),
+    ("REDIS_URL", f"http://u:{SECRET}@h", "must begin with redis://, rediss:// or unix://"),
+    ("FIRESIDE_BROKER_URL", SECRET, "must be a URL, as redis://... or amqp://..."),
+    *(
+        (name, url, "is not a URL; are special characters in it percent-encoded?")
+        for name, url in [
+            ("DATABASE_URL", f"postgresql://u:{SECRET}/x@h/db"),
+            ("DATABASE_URL", f"postgresql://u:{SECRET}#@h/db"),
+            ("DATABASE_URL", f"postgresql://u:{SECRET}@h:5432x/db"),
+            ("DATABASE_URL", f"postgresql://u:{SECRET}@h:99999/db"),
+            ("REDIS_URL", f"redis://u:{SECRET}[@h"),
+            ("REDIS_URL", f"redis://u:{SECRET}@h\u2100"),
+            ("FIRESIDE_BROKER_URL", f"amqp://u:{SECRET}?@h"),
+        ]
+    ),
+    ("FIRESIDE_QUEUE", f"{SECRET} ", "String should match pattern '^[A-Za-z0-9_.-]{1,64}$'"),
+    ("FIRESIDE_AUTH", SECRET, "Input should be 'required' or 'none'"),
+    ("FIRESIDE_LOG_FORMAT", SECRET, "Input should be 'json' or 'text'"),
+    ("FIRESIDE_LOG_LEVEL", SECRET, "Input should be 'debug', 'info', 'warning' or 'error'"),
+    *(
+        (
+            "FIRESIDE_JWT_ALGORITHMS",
+            value,
+            "only these algorithms are accepted: ES256, ES384, EdDSA, PS256, RS256, RS384, RS512",
+        )
+        for value in (SECRET, "HS256", "RS256,none", " , ")
+    ),
+    *(
+        (
+            name,
+            SECRET,
+            f"Input should be a valid {kind}, unable to parse string as {article} {kind}",
+        )
+        for kind, article, names in [
+            (
+                "integer",
+                "an",
+                "DATABASE_POOL TICKET_SECONDS MAX_SOCKETS MAX_SOCKETS_PER_USER MODEL_RETRIES "
+                "MAX_ATTEMPTS MAX_IN_FLIGHT",
+            ),
+            (
+                "number",
+                "a",
+                "PING_SECONDS POLL_SECONDS MODEL_FIRST_TOKEN_SECONDS MODEL_STALL_SECONDS "
+                "TOOL_SECONDS TASK_SECONDS LEASE_SECONDS HEARTBEAT_SECONDS SWEEP_SECONDS "
+                "DRAIN_SECONDS",
+            ),
+        ]
+        for name in (f"FIRESIDE_{one}" for one in names.split())
+    ),
+    *(
+        (f"FIRESIDE_{name}", value, f"Input should be greater than {bound}")
+        for name, value, bound in [
+            ("DATABASE_POOL", "1", "or equal to 2"),
+            ("TICKET_SECONDS", "4", "or equal to 5"),
+            ("MAX_SOCKETS", "0", "or equal to 1"),
+            ("MAX_SOCKETS_PER_USER", "0", "or equal to 1"),
+            ("PING_SECONDS", "0", "0"),
+            ("POLL_SECONDS", "0", "0"),
+            ("MODEL_FIRST_TOKEN_SECONDS", "0", "0"),
+            ("MODEL_STALL_SECONDS", "0", "0"),
+            ("MODEL_RETRIES", "-1", "or equal to 0"),
+            ("TOOL_SECONDS", "0", "0"),
+            ("TASK_SECONDS", "-1", "0"),
+            ("LEASE_SECONDS", "0.4", "or equal to 0.5"),
+            ("HEARTBEAT_SECONDS", "0", "or equal to 0.1"),
+            ("SWEEP_SECONDS", "0", "or equal to 0.05"),
+            ("MAX_ATTEMPTS", "0", "or equal to 1"),
+            ("MAX_IN_FLIGHT", "0", "or equal to 1"),
+            ("DRAIN_SECONDS", "-1", "or equal to 0"),
+        ]
+    ),
+    *(
+        (f"FIRESIDE_{name}", value, f"Input should be less than or equal to {bound}")
+        for name, value, bound in [
+            ("DATABASE_POOL", "501", "500"),
+            ("TICKET_SECONDS", "31", "30"),
+            ("PING_SECONDS", "121", "120"),
+            ("POLL_SECONDS", "61", "60"),
+            ("MODEL_RETRIES", "11", "10"),
+            ("LEASE_SECONDS", "301", "300"),
+            ("HEARTBEAT_SECONDS", "101", "100"),
+            ("SWEEP_SECONDS", "61", "60"),
+            ("MAX_ATTEMPTS", "101", "100"),
+            ("MAX_IN_FLIGHT", "100001", "100000"),
+            ("DRAIN_SECONDS", "601", "600"),
+        ]
+    ),
+    *(
+        (f"FIRESIDE_{name}", value, "Input should be a finite number")
+        for name in ("TOOL_SECONDS", "TASK_SECONDS", "LEASE_SECONDS", "PING_SECONDS")
+        for value in ("nan", "inf", "-inf")
+    ),
+]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"FIRESIDE_{name.upper()}", raising=False)
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+    monkeypatch.delenv("REDIS_URL", raising=False)
+
+
+def shown(settings: Settings) -> dict[str, Any]:
+    """All values, secrets in the open."""
+    values = {name: getattr(settings, name) for name in Settings.model_fields}
+    return {
+        name: value.get_secret_value() if hasattr(value, "get_secret_value") else value
+        for name, value in values.items()
+    }
+
+
+def test_defaults() -> None:
+    assert shown(load_settings()) == DEFAULTS
+
+
+def test_each_setting_has_a_description() -> None:
+    assert [n for n, field in Settings.model_fields.items() if not field.description] == []
+
+
+def test_each_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    other: dict[str, Any] = {
+        "database_url": "postgres://me@db:5433/other",
+        "database_pool": 7,
+        "redis_url": "rediss://cache:6380/2",
+        "broker_url": "amqp://broker",
+        "queue": "other.queue-1_x",
+        "host": "0.0.0.0",
+        "auth": "none",
+        "jwt_jwks": "https://issuer.example/jwks.json",
+        "jwt_issuer": "https://issuer.example",
+        "jwt_audience": "fireside",
+        "jwt_algorithms": ["ES384", "EdDSA"],
+        "allowed_origins": ["https://a.example", "https://b.example"],
+        "ticket_seconds": 5,
+        "max_sockets": 1,
+        "max_sockets_per_user": 2,
+        "ping_seconds": 0.5,
+        "poll_seconds": 0.25,
+        "model": "scripted",
+        "model_url": "http://127.0.0.1:9/v1",
+        "model_api_key": SECRET,
+        "model_first_token_seconds": 1.5,
+        "model_stall_seconds": 2.5,
+        "model_retries": 0,
+        "tool_seconds": 3.5,
+        "task_seconds": 4.5,
+        "agent_modules": ["parrot"],
+        "story_folders": ["a", "b/c"],
+        "default_story": "cave",
+        "lease_seconds": 0.5,
+        "heartbeat_seconds": 0.25,
+        "sweep_seconds": 0.05,
+        "max_attempts": 1,
+        "max_in_flight": 2,
+        "drain_seconds": 0.0,
+        "log_format": "text",
+        "log_level": "debug",
+    }
+    for name, value in other.items():
+        variable = f"FIRESIDE_{name.upper()}"
+        monkeypatch.setenv(variable, ", ".join(value) if isinstance(value, list) else str(value))
+
+    assert shown(load_settings()) == other
+    assert {name for name in DEFAULTS if other[name] == DEFAULTS[name]} == set()
+
+
+def test_the_names_that_platforms_give_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://first")
+    monkeypatch.setenv("FIRESIDE_DATABASE_URL", "postgresql://second")
+    monkeypatch.setenv("REDIS_URL", "redis://first")
+    monkeypatch.setenv("FIRESIDE_REDIS_URL", "redis://second")
+
+    assert shown(load_settings()) == DEFAULTS | {
+        "database_url": "postgresql://first",
+        "redis_url": "redis://first",
+    }
+
+
+def test_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.setenv(f"FIRESIDE_{name.upper()}", "")
+    monkeypatch.setenv("DATABASE_URL", "")
+
+    assert shown(load_settings()) == DEFAULTS
+
+
+def test_story_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FIRESIDE_STORY_FOLDERS", "a,b/c  d")
+
+    assert load_settings().story_paths == [Path("a"), Path("b/c"), Path("d")]
+
+
+@pytest.mark.parametrize(("name", "value", "message"), WRONG)
+def test_a_wrong_value_is_named_but_not_shown(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str
+) -> None:
+    monkeypatch.setenv(name, value)
+
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+
+    assert str(caught.value) == f"{name}: {message}"
+    assert SECRET not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+def test_all_wrong_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FIRESIDE_DATABASE_POOL", "1")
+    monkeypatch.setenv("FIRESIDE_AUTH", "maybe")
+
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+
+    assert str(caught.value) == (
+        "FIRESIDE_DATABASE_POOL: Input should be greater than or equal to 2; "
+        "FIRESIDE_AUTH: Input should be 'required' or 'none'"
+    )
+
+
+@pytest.mark.parametrize(("lease", "heartbeat"), [("3", "1.6"), ("0.5", "0.3")])
+def test_a_heartbeat_must_fit_twice_into_a_lease(
+    monkeypatch: pytest.MonkeyPatch, lease: str, heartbeat: str
+) -> None:
+    monkeypatch.setenv("FIRESIDE_LEASE_SECONDS", lease)
+    monkeypatch.setenv("FIRESIDE_HEARTBEAT_SECONDS", heartbeat)
+
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+
+    assert str(caught.value) == (
+        "settings: FIRESIDE_HEARTBEAT_SECONDS must be at most half of the lease"
+    )
+
+
+def test_no_secret_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://u:{SECRET}@h/db")
+    monkeypatch.setenv("REDIS_URL", f"redis://u:{SECRET}@h/0")
+    monkeypatch.setenv("FIRESIDE_BROKER_URL", f"amqp://u:{SECRET}@h")
+    monkeypatch.setenv("FIRESIDE_MODEL_API_KEY", SECRET)
+    settings = load_settings()
+
+    assert SECRET not in repr(settings) + str(settings) + settings.model_dump_json()
+
+
+def test_the_settings_of_a_process_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    get_settings.cache_clear()
+    first = get_settings()
+    monkeypatch.setenv("FIRESIDE_QUEUE", "later")
+
+    assert get_settings() is first
+    assert load_settings().queue == "later"
+    get_settings.cache_clear()
