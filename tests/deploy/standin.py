@@ -1,9 +1,10 @@
 """What stands for our own processes in tests of the launcher: needs nothing but Python.
 
-standin.py gateway HOST PORT answers /healthz standin.py worker starts a process in a session of
-its own, as a pool's child might be, and waits standin.py migrate adds a row to the table `runs`
-of the database and prints how many there are standin.py crash MESSAGE prints a message and ends
-with 3
+standin.py gateway HOST PORT     answers /healthz
+standin.py worker                starts a process in a session of its own, and waits
+standin.py migrate               adds a row to the table `runs`, prints how many there are
+standin.py crash MESSAGE         prints a message and ends with 1
+standin.py crash MESSAGE FILE    the same, as soon as the file exists
 """
 
 import http.server
@@ -11,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 
 class Health(http.server.BaseHTTPRequestHandler):
@@ -37,4 +39,8 @@ match sys.argv[1:]:
     case ["migrate"]:
         migrate()
     case ["crash", message]:
+        sys.exit(message)
+    case ["crash", message, file]:
+        while not os.path.exists(file):
+            time.sleep(0.01)
         sys.exit(message)

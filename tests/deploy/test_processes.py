@@ -195,11 +195,13 @@ def test_a_half_made_cluster_is_not_used(tmp_path: Path) -> None:
     assert not unfinished.exists()
 
 
-def test_two_postgres_servers_do_not_share_a_folder(tmp_path: Path) -> None:
-    with EmbeddedPostgres(tmp_path / "pg", settings=NOT_DURABLE) as server:
-        other = EmbeddedPostgres(tmp_path / "pg", settings=NOT_DURABLE, patience=0.1)
-        with pytest.raises(DataFolderError, match=rf"another Postgres \(process {server.pid}\)"):
-            other.start()
+def test_two_postgres_servers_do_not_share_a_folder(postgres_server: EmbeddedPostgres) -> None:
+    other = EmbeddedPostgres(postgres_server.folder, patience=0.1)
+
+    with pytest.raises(
+        DataFolderError, match=rf"another Postgres \(process {postgres_server.pid}\)"
+    ):
+        other.start()
 
 
 def test_a_free_port_is_not_one_of_the_kernels() -> None:
@@ -248,28 +250,22 @@ def test_a_password_file_with_something_else(tmp_path: Path, content: str) -> No
         keep_secret(tmp_path / "password")
 
 
-def test_passwords_are_for_their_owner_alone(tmp_path: Path) -> None:
-    with EmbeddedPostgres(tmp_path / "pg", settings=NOT_DURABLE) as server:
-        mode = (server.folder / "password").stat().st_mode & 0o777
-        command_line = Path(f"/proc/{server.pid}/cmdline").read_text()
-        stranger = server.url.replace(server.url.split(":")[2].split("@")[0], "guess")
-        with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
-            psycopg.connect(stranger)
+def test_passwords_are_for_their_owner_alone(postgres_server: EmbeddedPostgres) -> None:
+    secret = keep_secret(postgres_server.folder / "password")
+    with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+        psycopg.connect(postgres_server.url.replace(secret, "guess"))
 
-    assert mode == 0o600
-    assert keep_secret(server.folder / "password") not in command_line
+    assert (postgres_server.folder / "password").stat().st_mode & 0o777 == 0o600
+    assert secret not in Path(f"/proc/{postgres_server.pid}/cmdline").read_text()
 
 
-def test_postgres_never_runs_as_root(tmp_path: Path) -> None:
-    with EmbeddedPostgres(tmp_path / "pg", settings=NOT_DURABLE) as server:
-        status = Path(f"/proc/{server.pid}/status").read_text()
-        effective = next(line for line in status.splitlines() if line.startswith("CapEff"))
+def test_postgres_has_no_power_over_the_machine(postgres_server: EmbeddedPostgres) -> None:
+    status = Path(f"/proc/{postgres_server.pid}/status").read_text()
+    capabilities = next(line for line in status.splitlines() if line.startswith("CapEff"))
 
-    assert int(effective.split()[1], 16) == 0
-    if os.geteuid() == 0:
-        assert unprivileged_account() in {Account.NAMESPACE, Account.NOBODY}
-    else:
-        assert unprivileged_account() is Account.SELF
+    assert int(capabilities.split()[1], 16) == 0
+    as_root = {Account.NAMESPACE, Account.NOBODY}
+    assert unprivileged_account() in (as_root if os.geteuid() == 0 else {Account.SELF})
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has to run Postgres as somebody else")
