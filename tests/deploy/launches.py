@@ -20,7 +20,7 @@ STANDIN = str(Path(__file__).with_name("standin.py"))
 _QUICK = [sys.executable, "-S", STANDIN]
 PROGRAMS: dict[str, list[str]] = {
     "migrate": ["true"],
-    "gateway": [*_QUICK, "gateway", "{host}", "{port}"],
+    "gateway": [*_QUICK, "gateway"],
     "worker": [*_QUICK, "worker"],
 }
 CRASHING = [*_QUICK, "crash", "no room on the hearth"]

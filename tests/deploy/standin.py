@@ -1,6 +1,6 @@
 """What stands for our own processes in tests of the launcher: needs nothing but Python.
 
-standin.py gateway HOST PORT     answers /healthz
+standin.py gateway               answers /healthz, lists an agent
 standin.py worker                starts a process in a session of its own, and waits
 standin.py migrate               adds a row to the table `runs`, prints how many there are
 standin.py crash MESSAGE         prints a message and ends with 1
@@ -17,8 +17,9 @@ import time
 
 class Health(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        self.send_response(200 if self.path == "/healthz" else 404)
+        self.send_response(200 if self.path in {"/healthz", "/v1/agents"} else 404)
         self.end_headers()
+        self.wfile.write(b'{"agents": [{"name": "story"}]}')
 
 
 def migrate() -> None:
@@ -31,8 +32,9 @@ def migrate() -> None:
 
 
 match sys.argv[1:]:
-    case ["gateway", host, port]:
-        http.server.ThreadingHTTPServer((host, int(port)), Health).serve_forever()
+    case ["gateway"]:
+        address = (os.environ["FIRESIDE_HOST"], int(os.environ["PORT"]))
+        http.server.ThreadingHTTPServer(address, Health).serve_forever()
     case ["worker"]:
         subprocess.Popen(["sleep", "600"], start_new_session=True)
         signal.pause()
