@@ -4,12 +4,14 @@ One message on a session's channel holds one or more lines, `<seq>:<task>:<attem
 delta has no number and says `-`. A gateway can pass a frame on, or drop it, without decoding it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, cast
 from uuid import UUID
 
 from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
 from redis.exceptions import RedisError
 
 from shared.encoding import dumps
@@ -138,38 +140,38 @@ class Publisher:
         Raises:
             QueueUnavailable: Redis did not answer; clients find the events in the log.
         """
-        if events:
-            lines = [Line(e.seq, str(e.task_id or ""), 0, event_frame(e)) for e in events]
-            await self._execute(session_id, lines, ())
+        await self.events_of_many([(session_id, events)])
+
+    async def events_of_many(self, batch: Iterable[tuple[UUID, Sequence[Event]]]) -> None:
+        """The same for several sessions, in one round trip."""
+        async with self._pipeline() as pipe:
+            for session_id, events in batch:
+                lines = [Line(e.seq, str(e.task_id or ""), 0, event_frame(e)) for e in events]
+                if lines:
+                    pipe.publish(channel(session_id), encode_lines(lines))
 
     async def attempt(
         self, session_id: UUID, task_id: UUID, attempt: int, entries: Sequence[Event | Delta]
     ) -> None:
         """Publish what one attempt of a task gave, in its order: committed events and deltas.
 
+        The text so far is written before the line that brings it up to date: whoever subscribes
+        first and reads the text then has missed nothing. It goes where its message has ended.
+
         Raises:
             QueueUnavailable: Redis did not answer.
         """
         lines = [_line_of_attempt(task_id, attempt, entry) for entry in entries]
-        deltas = [entry for entry in entries if isinstance(entry, Delta)]
-        kept = [(text_key(task_id), attempt, delta) for delta in deltas]
-        await self._execute(session_id, lines, kept)
+        async with self._pipeline() as pipe:
+            for entry in entries:
+                _keep_text(pipe, text_key(task_id), attempt, entry)
+            pipe.publish(channel(session_id), encode_lines(lines))
 
-    async def _execute(
-        self, session_id: UUID, lines: Sequence[Line], kept: Sequence[tuple[str, int, Delta]]
-    ) -> None:
-        # The text so far is written before the line that brings it up to date: whoever subscribes
-        # first and reads the text then has missed nothing.
+    @asynccontextmanager
+    async def _pipeline(self) -> AsyncIterator[Pipeline]:
         try:
             async with self._redis.pipeline(transaction=False) as pipe:
-                for key, attempt, delta in kept:
-                    if delta.offset == 0:
-                        head = f"{attempt}:{delta.message}\n"
-                        pipe.set(key, (head + delta.text).encode(errors="replace"), ex=TEXT_SECONDS)
-                    else:
-                        pipe.append(key, delta.text.encode(errors="replace"))
-                        pipe.expire(key, TEXT_SECONDS)
-                pipe.publish(channel(session_id), encode_lines(lines))
+                yield pipe
                 await pipe.execute()
         except (RedisError, OSError) as error:
             raise QueueUnavailable(str(error)) from error
@@ -184,6 +186,18 @@ class Publisher:
             await self._redis.publish(CANCEL_CHANNEL, f"{session_id}:{task_id}")
         except (RedisError, OSError) as error:
             raise QueueUnavailable(str(error)) from error
+
+
+def _keep_text(pipe: Pipeline, key: str, attempt: int, entry: Event | Delta) -> None:
+    if isinstance(entry, Event):
+        if entry.type == "message_end":
+            pipe.delete(key)
+    elif entry.offset == 0:
+        head = f"{attempt}:{entry.message}\n"
+        pipe.set(key, (head + entry.text).encode(errors="replace"), ex=TEXT_SECONDS)
+    else:
+        pipe.append(key, entry.text.encode(errors="replace"))
+        pipe.expire(key, TEXT_SECONDS)
 
 
 def _line_of_attempt(task_id: UUID, attempt: int, entry: Event | Delta) -> Line:
@@ -201,8 +215,8 @@ def text_key(task_id: UUID) -> str:
     return f"fireside:text:{task_id}"
 
 
-async def text_so_far(redis: Redis, task_id: UUID) -> bytes | None:
-    """A delta frame with offset 0 and the whole text so far, for a client that joins late.
+async def text_so_far(redis: Redis, task_id: UUID) -> Line | None:
+    """A delta with offset 0 and the whole text so far, for a client that joins late.
 
     Raises:
         QueueUnavailable: Redis did not answer.
@@ -216,4 +230,4 @@ async def text_so_far(redis: Redis, task_id: UUID) -> bytes | None:
     if not newline or not attempt.isdigit() or not message.isdigit():
         return None  # nothing kept, or only the tail of a text whose head ran out
     text_delta = Delta(int(message), 0, text.decode("utf-8", "replace"))
-    return delta_frame(task_id, int(attempt), text_delta)
+    return _line_of_attempt(task_id, int(attempt), text_delta)

@@ -30,10 +30,13 @@ class Subscription:
     """One listener's share of a session's frames.
 
     `stale` is set where lines were lost, on a new connection to Redis or because the listener
-    fell behind: it must read the log from its last `seq`.
+    fell behind: it must read the log from its last `seq`. A listener that follows the numbers
+    keeps `seen` at the last one it has dealt with, so that one which fell behind unnoticed can be
+    found.
     """
 
     def __init__(self) -> None:
+        self.seen: int | None = None
         self._lines: deque[Line] = deque()
         self._wake = asyncio.Event()
         self._stale = False
@@ -79,6 +82,7 @@ class Follower:
         self._redis = redis
         self._pubsub: PubSub | None = None
         self._followed: dict[UUID, _Followed] = {}
+        self._subscribed: set[UUID] = set()
         self._task: asyncio.Task[None] | None = None
         self._change = asyncio.Lock()
 
@@ -98,11 +102,20 @@ class Follower:
         """The sessions that have a listener."""
         return list(self._followed)
 
+    def listeners(self, session_id: UUID) -> list[Subscription]:
+        """Those who listen to a session now."""
+        followed = self._followed.get(session_id)
+        return list(followed.listeners) if followed else []
+
     def mark_stale(self, session_id: UUID) -> None:
         """Make a session's listeners read the log."""
-        if followed := self._followed.get(session_id):
-            for subscription in followed.listeners:
-                subscription.mark_stale()
+        for subscription in self.listeners(session_id):
+            subscription.mark_stale()
+
+    async def mend(self) -> None:
+        """Send again the commands that failed while redis-py itself got its connection back."""
+        for session_id in self._subscribed ^ self._followed.keys():
+            await self._bring_in_line(session_id)
 
     @asynccontextmanager
     async def follow(self, session_id: UUID) -> AsyncIterator[Subscription]:
@@ -119,6 +132,8 @@ class Follower:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_CONFIRM_SECONDS):
                     await followed.stands.wait()
+            # The listener reads the log after this anyway; only what is lost from now on counts.
+            subscription.take_stale()
             yield subscription
         finally:
             followed.listeners.discard(subscription)
@@ -130,18 +145,20 @@ class Follower:
         """Subscribe or unsubscribe, whichever the listeners that there are now ask for.
 
         Under a lock, for the last listener may go while a new one comes: what counts is what is
-        wanted when the command is sent.
+        wanted when the command is sent. What is subscribed is our own account: redis-py's list of
+        channels keeps a name until Redis has confirmed that it is gone.
         """
         async with self._change:
             pubsub = self._pubsub
             if pubsub is None:
                 return  # the reader subscribes to all when it connects
             name = channel(session_id).encode()
+            wanted = session_id in self._followed
+            if wanted == (session_id in self._subscribed):
+                return
             with contextlib.suppress(RedisError, OSError):
-                if session_id not in self._followed:
-                    await pubsub.unsubscribe(name)
-                elif name not in pubsub.channels:
-                    await pubsub.subscribe(name)
+                await (pubsub.subscribe(name) if wanted else pubsub.unsubscribe(name))
+                self._subscribed ^= {session_id}
 
     async def _read_for_ever(self) -> None:
         pause = 0.05
@@ -149,7 +166,8 @@ class Follower:
             pubsub = self._redis.pubsub()
             try:
                 async with self._change:
-                    names = [channel(session_id) for session_id in self._followed]
+                    self._subscribed = set(self._followed)
+                    names = [channel(session_id) for session_id in self._subscribed]
                     await pubsub.subscribe(_KEEP_ALIVE_CHANNEL, *names)
                     self._pubsub = pubsub
                 async for message in pubsub.listen():
@@ -174,10 +192,10 @@ class Follower:
                 for subscription in followed.listeners:
                     subscription.push(line)
         elif message["type"] == "subscribe":
-            # Any later confirmation means a new connection: what came between is lost.
-            if followed.stands.is_set():
-                for subscription in followed.listeners:
-                    subscription.mark_stale()
+            # A late or a second confirmation means that lines were lost before it. The first one,
+            # in time, finds listeners that have not begun; they put the mark away themselves.
+            for subscription in followed.listeners:
+                subscription.mark_stale()
             followed.stands.set()
 
 

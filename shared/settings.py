@@ -81,6 +81,12 @@ class Settings(BaseSettings):
         le=120,
         description="a quiet WebSocket or SSE stream gets a ping this often",
     )
+    send_seconds: float = Field(
+        default=10,
+        gt=0,
+        le=300,
+        description="a client that does not take a frame for this long is disconnected",
+    )
     poll_seconds: float = Field(
         default=5, gt=0, le=60, description="how often followed sessions are compared with the log"
     )
@@ -182,6 +188,10 @@ class Settings(BaseSettings):
         """Refuse combinations that could not work."""
         if self.heartbeat_seconds * 2 > self.lease_seconds:
             raise ValueError("FIRESIDE_HEARTBEAT_SECONDS must be at most half of the lease")
+        if self.jwt_jwks and not (self.jwt_issuer and self.jwt_audience):
+            raise ValueError(
+                "FIRESIDE_JWT_JWKS needs FIRESIDE_JWT_ISSUER and FIRESIDE_JWT_AUDIENCE beside it"
+            )
 
     @property
     def story_paths(self) -> list[Path]:

@@ -137,9 +137,10 @@ _TAKE_CANCEL = text(
 
 _TASK = text(
     """
-    select id, session_id, status, claims, result, error, usage, created_at, started_at,
-        finished_at
-    from tasks where id = :task and user_id = :user
+    select t.id, t.session_id, t.status, t.claims, t.result, t.error, t.usage, t.created_at,
+        t.started_at, t.finished_at, coalesce(s.lease_until > clock_timestamp(), false)
+    from tasks t join sessions s on s.id = t.session_id
+    where t.id = :task and t.user_id = :user
     """
 )
 
