@@ -14,7 +14,8 @@ from pathlib import Path
 from deploy.local.errors import DataFolderError
 from deploy.local.server import make_folder
 
-ROOM = 200 * 1024 * 1024  # bytes that a first start needs, with some to live on
+FIRST_ROOM = 200 << 20  # bytes that a first start needs, with some to live on
+ROOM = 50 << 20  # bytes that any later start needs
 LARGEST_LOG = 8 * 1024 * 1024  # bytes
 _LAST_RUN = 30.0  # seconds that the servers of a killed launcher may need to end
 
@@ -83,10 +84,11 @@ class Home:
 
     def _check_room(self) -> None:
         free = shutil.disk_usage(self.path).free
-        if free < ROOM:
+        needed = ROOM if (self.postgres / "data").exists() else FIRST_ROOM
+        if free < needed:
             raise DataFolderError(
                 f"the disk of {self.path} is full: "
-                f"{free >> 20} MB are free, {ROOM >> 20} MB are needed"
+                f"{free >> 20} MB are free, {needed >> 20} MB are needed"
             )
 
     def _shorten_logs(self) -> None:

@@ -3,6 +3,7 @@ reverse order.
 """
 
 import contextlib
+import json
 import os
 import secrets
 import signal
@@ -19,23 +20,21 @@ from deploy.local.options import Llm, Options
 from deploy.local.ports import require_free
 from deploy.local.postgres import EmbeddedPostgres
 from deploy.local.process import Child, Command, log_tail, run
-from deploy.local.server import ROOT, answers
+from deploy.local.server import ROOT, answers, fetch
 from deploy.local.supervisor import Policy, Supervisor
 from deploy.local.valkey import EmbeddedValkey
 from deploy.local.warden import MARK, Warden
 
+_LONGEST_DRAIN = 30.0  # seconds
 _TAIL = 10  # lines of a log shown when a child is given up
 
 
 @dataclass(frozen=True, kw_only=True)
 class Programs:
-    """Our own processes. `{host}` and `{port}` in the gateway's arguments are filled in."""
+    """Our own processes. The gateway finds its address in FIRESIDE_HOST and PORT."""
 
     migrate: Sequence[str] = (sys.executable, "-m", "shared.migrate")
-    gateway: Sequence[str] = (
-        *(sys.executable, "-m", "uvicorn", "api.app:app", "--host", "{host}", "--port", "{port}"),
-        *("--timeout-graceful-shutdown", "5"),
-    )
+    gateway: Sequence[str] = (sys.executable, "-m", "api")
     worker: Sequence[str] = (
         *(sys.executable, "-m", "celery", "-A", "worker.app", "worker", "--loglevel", "INFO"),
     )
@@ -51,6 +50,23 @@ class Gateway(Child):
     def probe(self) -> bool:
         """Ask once."""
         return answers(self._health)
+
+
+class Worker(Child):
+    """The worker process, ready when the gateway lists its agents. `page` is None if that needs a
+    key.
+    """
+
+    def __init__(self, page: str | None, command: Command) -> None:
+        super().__init__(command)
+        self._agents = f"{page}v1/agents" if page is not None else None
+
+    def probe(self) -> bool:
+        """Ask once."""
+        if self._agents is None:
+            return True
+        body = fetch(self._agents)
+        return body is not None and bool(json.loads(body)["agents"])
 
 
 class Interrupted(BaseException):
@@ -120,7 +136,11 @@ class Launcher:
             **os.environ,
             "DATABASE_URL": postgres.url,
             "REDIS_URL": valkey.url,
+            "PORT": str(options.port),
+            "FIRESIDE_HOST": options.host,
             "FIRESIDE_AUTH": options.auth,
+            # Whoever presses Ctrl-C wants an end; what is cut off goes on at the next start.
+            "FIRESIDE_DRAIN_SECONDS": os.environ.get("FIRESIDE_DRAIN_SECONDS") or "5",
             **_model_environment(model),
         }
         self._migrate(environment)
@@ -156,16 +176,15 @@ class Launcher:
             raise StartFailedError(f"the database could not be migrated: {why}", log=log)
 
     def _gateway(self, environment: Mapping[str, str]) -> Child:
-        options = self._options
-        places = {"{host}": options.host, "{port}": str(options.port)}
         command = Command(
             name="gateway",
-            argv=[places.get(word, word) for word in self._programs.gateway],
+            argv=self._programs.gateway,
             env=environment,
             cwd=ROOT,
             log=self._home.log("gateway"),
+            stop_timeout=_LONGEST_DRAIN,
         )
-        return Gateway(options.page, command)
+        return Gateway(self._options.page, command)
 
     def _worker(self, environment: Mapping[str, str]) -> Child:
         command = Command(
@@ -174,9 +193,10 @@ class Launcher:
             env=environment,
             cwd=ROOT,
             log=self._home.log("worker"),
-            stop_timeout=20.0,
+            stop_timeout=_LONGEST_DRAIN,
         )
-        return Child(command)
+        page = self._options.page if self._options.auth == "none" else None
+        return Worker(page, command)
 
     def _announce(self, model: ModelProcess | None) -> None:
         named = os.environ.get("FIRESIDE_MODEL") or "none"
@@ -220,7 +240,9 @@ def _interruptible() -> Iterator[None]:
     def interrupt(signum: int, frame: FrameType | None) -> None:
         raise Interrupted(signum)
 
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    signals = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # it is under nohup
+        signals.append(signal.SIGHUP)
     before = {signum: signal.signal(signum, interrupt) for signum in signals}
     try:
         yield

@@ -1,11 +1,13 @@
 """Starting the launcher in a process of its own and watching it and its whole tree end."""
 
+import contextlib
 import json
 import os
 import select
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +20,7 @@ STANDIN = str(Path(__file__).with_name("standin.py"))
 _QUICK = [sys.executable, "-S", STANDIN]
 PROGRAMS: dict[str, list[str]] = {
     "migrate": ["true"],
-    "gateway": [*_QUICK, "gateway", "{host}", "{port}"],
+    "gateway": [*_QUICK, "gateway"],
     "worker": [*_QUICK, "worker"],
 }
 CRASHING = [*_QUICK, "crash", "no room on the hearth"]
@@ -109,6 +111,16 @@ class Launch:
         """The processes below the launcher, each with its command line."""
         return {pid: name for pid, name in _tree(self.pid).items() if pid != self.pid}
 
+    def tree_with(self, *parts: str) -> dict[int, str]:
+        """The tree as soon as each part is in some process's command line."""
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            tree = self.tree()
+            if all(any(part in name for name in tree.values()) for part in parts):
+                return tree
+            time.sleep(0.01)
+        raise AssertionError(f"not all of {parts} in {self.tree()}")
+
     def child(self, part: str) -> int:
         """The number of the one direct child whose command line contains `part`."""
         parents = _parents()
@@ -120,7 +132,10 @@ class Watch:
     """Handles on processes, to see all of them end even if their numbers are used again."""
 
     def __init__(self, processes: dict[int, str]) -> None:
-        self._handles = {os.pidfd_open(pid): name for pid, name in processes.items()}
+        self._handles: dict[int, str] = {}
+        for pid, name in processes.items():
+            with contextlib.suppress(ProcessLookupError):  # ended since it was listed
+                self._handles[os.pidfd_open(pid)] = name
 
     def left_after(self, seconds: float) -> list[str]:
         """Wait until all have ended, or time is up; return those that have not."""

@@ -29,8 +29,8 @@ def test_it_comes_up_and_ends_with_ctrl_c(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
-def test_it_ends_while_starting(tmp_path: Path, signum: signal.Signals) -> None:
-    with Launch(tmp_path / "home", migrate=["sleep", "600"]) as launch:
+def test_it_ends_while_starting(home: Path, signum: signal.Signals) -> None:
+    with Launch(home, migrate=["sleep", "600"]) as launch:
         launch.line_with("starting")
         tree = Watch(launch.tree())
         launch.signal(signum)
@@ -39,33 +39,31 @@ def test_it_ends_while_starting(tmp_path: Path, signum: signal.Signals) -> None:
     assert tree.left_after(10) == []
 
 
-def test_a_second_start_finds_what_the_first_has_left(tmp_path: Path) -> None:
+def test_a_second_start_finds_what_the_first_has_left(home: Path) -> None:
     for _ in range(2):
-        with Launch(tmp_path / "home", migrate=MIGRATING) as launch:
+        with Launch(home, migrate=MIGRATING) as launch:
             launch.ready()
             launch.signal(signal.SIGTERM)
             assert launch.ended().code == 0
 
-    printed = (tmp_path / "home" / "logs" / "migrate.log").read_text().splitlines()
+    printed = (home / "logs" / "migrate.log").read_text().splitlines()
     assert printed == ["runs: (1,)", "runs: (2,)"]
 
 
-def test_a_killed_launcher_leaves_no_process(tmp_path: Path) -> None:
-    with Launch(tmp_path / "home") as launch:
+def test_a_killed_launcher_leaves_no_process(home: Path) -> None:
+    with Launch(home) as launch:
         launch.ready()
-        tree = launch.tree()
-        for part in ("postgres -D", "io worker", "valkey-server", "gateway", "worker", "sleep 600"):
-            assert any(part in name for name in tree.values()), part
-        watch = Watch(tree)
+        parts = ("postgres -D", "io worker", "valkey-server", "gateway", "worker", "sleep 600")
+        watch = Watch(launch.tree_with(*parts))
         launch.signal(signal.SIGKILL)
 
         assert watch.left_after(20) == []
-    with Launch(tmp_path / "home", migrate=MIGRATING) as again:
+    with Launch(home, migrate=MIGRATING) as again:
         again.ready()
 
 
-def test_a_crashed_child_is_started_again(tmp_path: Path) -> None:
-    with Launch(tmp_path / "home") as launch:
+def test_a_crashed_child_is_started_again(home: Path) -> None:
+    with Launch(home) as launch:
         launch.ready()
         for name, part in (
             ("postgres", "postgres -D"),
@@ -82,14 +80,15 @@ def test_a_crashed_child_is_started_again(tmp_path: Path) -> None:
         assert launch.ended().code == 0
 
 
-def test_a_child_that_always_crashes_is_given_up(tmp_path: Path) -> None:
-    with Launch(tmp_path / "home", worker=CRASHING) as launch:
-        launch.line_with("starting")
+def test_a_child_that_always_crashes_is_given_up(home: Path) -> None:
+    with Launch(home, worker=[*CRASHING, str(home / "crash")]) as launch:
+        launch.ready()
         tree = Watch(launch.tree())
+        (home / "crash").touch()
         ended = launch.ended()
 
     assert ended.code == 1
-    log = tmp_path / "home" / "logs" / "worker.log"
+    log = home / "logs" / "worker.log"
     assert ended.errors[0] == (
         f"fireside: worker ended 4 times in a row, last with exit code 1 (log: {log})"
     )
@@ -97,26 +96,37 @@ def test_a_child_that_always_crashes_is_given_up(tmp_path: Path) -> None:
     assert tree.left_after(0) == []
 
 
-def test_failing_migrations_stop_the_start(tmp_path: Path) -> None:
-    with Launch(tmp_path / "home", migrate=CRASHING) as launch:
+def test_a_child_that_crashes_at_once_stops_the_start(home: Path) -> None:
+    with Launch(home, gateway=CRASHING) as launch:
         ended = launch.ended()
 
-    log = tmp_path / "home" / "logs" / "migrate.log"
+    assert ended.code == 1
+    assert ended.errors == [
+        "fireside: gateway ended with exit code 1 instead of starting: no room on the hearth "
+        f"(log: {home / 'logs' / 'gateway.log'})"
+    ]
+
+
+def test_failing_migrations_stop_the_start(home: Path) -> None:
+    with Launch(home, migrate=CRASHING) as launch:
+        ended = launch.ended()
+
+    log = home / "logs" / "migrate.log"
     assert ended.code == 1
     assert ended.errors == [
         f"fireside: the database could not be migrated: no room on the hearth (log: {log})"
     ]
 
 
-def test_a_second_launcher_on_the_same_folder_is_refused(tmp_path: Path) -> None:
-    with Launch(tmp_path / "home") as first:
+def test_a_second_launcher_on_the_same_folder_is_refused(home: Path) -> None:
+    with Launch(home) as first:
         first.ready()
-        with Launch(tmp_path / "home") as second:
+        with Launch(home) as second:
             ended = second.ended()
 
         assert ended.code == 1
         assert ended.errors == [
-            f"fireside: Fireside is already running on {tmp_path / 'home'} (process {first.pid})"
+            f"fireside: Fireside is already running on {home} (process {first.pid})"
         ]
         first.signal(signal.SIGTERM)
         assert first.ended().code == 0
