@@ -26,6 +26,8 @@ async def relay(
 ) -> AsyncGenerator[Sequence[Line], None]:
     """The lines for one client, until the process stops; `IDLE` after a while without any.
 
+    The first lines, perhaps none, come as soon as the client's place in the log is found.
+
     The subscription stands before the log is read, so that nothing falls between the two.
 
     Args:
@@ -37,7 +39,8 @@ async def relay(
     """
     async with parts.follower.follow(session_id) as subscription:
         view = _View(parts, user_id, session_id, subscription)
-        lines = await view.join(after)
+        yield await view.join(after)
+        lines: Sequence[Line] = []
         while not parts.stopping:
             if lines:
                 yield lines
@@ -151,8 +154,7 @@ class _View:
         task_id, attempt = running
         self._note_attempt(str(task_id), attempt)
         with contextlib.suppress(QueueUnavailable):
-            text = await text_so_far(self._parts.redis, task_id)
-            if text is not None and self._is_new(text):
+            if text := await text_so_far(self._parts.redis, task_id, attempt):
                 return [text]
         return []
 

@@ -50,6 +50,9 @@ def _check_on_busy(value: object) -> object:
     return value
 
 
+ChoiceId = Annotated[Text, Field(min_length=1, max_length=500)]
+"""As the session offered it: a path in the story's own words."""
+
 SayText = Annotated[Text, AfterValidator(_check_say)]
 
 
@@ -69,7 +72,7 @@ class Choose(_Action):
     """The user takes one of the choices that the session offers."""
 
     type: Literal["choose"]
-    choice_id: ClientId
+    choice_id: ChoiceId
 
 
 class Continue(_Action):

@@ -93,6 +93,7 @@ class _Socket:
         self._parts = parts
         self._origins = origins
         self._websocket = websocket
+        self._joined = asyncio.Event()
 
     async def serve(self) -> None:
         """Serve the client until one side ends it."""
@@ -197,6 +198,7 @@ class _Socket:
         try:
             async with aclosing(relay(self._parts, user_id, session_id, self._after())) as batches:
                 async for lines in batches:
+                    self._joined.set()
                     if lines is IDLE:
                         await self._send(_PING)
                     for line in lines:
@@ -223,6 +225,8 @@ class _Socket:
     # Client to server
 
     async def _read(self, user_id: str, session_id: UUID) -> None:
+        # What this client does first happens after it has joined, or it might miss the events.
+        await self._joined.wait()
         while True:
             received = await self._receive()
             action_id = None

@@ -162,9 +162,10 @@ class Publisher:
             QueueUnavailable: Redis did not answer.
         """
         lines = [_line_of_attempt(task_id, attempt, entry) for entry in entries]
+        key = text_key(task_id, attempt)
         async with self._pipeline() as pipe:
             for entry in entries:
-                _keep_text(pipe, text_key(task_id), attempt, entry)
+                _keep_text(pipe, key, entry)
             pipe.publish(channel(session_id), encode_lines(lines))
 
     @asynccontextmanager
@@ -188,12 +189,12 @@ class Publisher:
             raise QueueUnavailable(str(error)) from error
 
 
-def _keep_text(pipe: Pipeline, key: str, attempt: int, entry: Event | Delta) -> None:
+def _keep_text(pipe: Pipeline, key: str, entry: Event | Delta) -> None:
     if isinstance(entry, Event):
         if entry.type == "message_end":
             pipe.delete(key)
     elif entry.offset == 0:
-        head = f"{attempt}:{entry.message}\n"
+        head = f"{entry.message}\n"
         pipe.set(key, (head + entry.text).encode(errors="replace"), ex=TEXT_SECONDS)
     else:
         pipe.append(key, entry.text.encode(errors="replace"))
@@ -210,24 +211,26 @@ CANCEL_CHANNEL = "fireside:cancel"
 """Where gateways tell workers of cancelled tasks; a message is `<session>:<task>`."""
 
 
-def text_key(task_id: UUID) -> str:
-    """Where the text so far of a task's unfinished message is kept."""
-    return f"fireside:text:{task_id}"
+def text_key(task_id: UUID, attempt: int) -> str:
+    """Where the text so far of a task's unfinished message is kept.
+
+    Each attempt has its own: one that lost its lease and does not know it yet spoils no other's.
+    """
+    return f"fireside:text:{task_id}:{attempt}"
 
 
-async def text_so_far(redis: Redis, task_id: UUID) -> Line | None:
+async def text_so_far(redis: Redis, task_id: UUID, attempt: int) -> Line | None:
     """A delta with offset 0 and the whole text so far, for a client that joins late.
 
     Raises:
         QueueUnavailable: Redis did not answer.
     """
     try:
-        kept = cast("bytes | None", await redis.get(text_key(task_id)))
+        kept = cast("bytes | None", await redis.get(text_key(task_id, attempt)))
     except (RedisError, OSError) as error:
         raise QueueUnavailable(str(error)) from error
-    head, newline, text = (kept or b"").partition(b"\n")
-    attempt, _, message = head.partition(b":")
-    if not newline or not attempt.isdigit() or not message.isdigit():
+    message, newline, text = (kept or b"").partition(b"\n")
+    if not newline or not message.isdigit():
         return None  # nothing kept, or only the tail of a text whose head ran out
     text_delta = Delta(int(message), 0, text.decode("utf-8", "replace"))
-    return _line_of_attempt(task_id, int(attempt), text_delta)
+    return _line_of_attempt(task_id, attempt, text_delta)

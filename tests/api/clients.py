@@ -8,6 +8,8 @@ from typing import Any
 import httpx
 from websockets.asyncio.client import ClientConnection, connect
 
+from tests.api.frames import validator
+
 TERMINAL = {"task_completed", "task_failed", "task_cancelled", "task_dead"}
 
 
@@ -53,17 +55,36 @@ class Client:
             yield Socket(connection)
 
 
+def shown_text(frames: list[dict[str, Any]]) -> str:
+    """The text that a client shows after these frames: it appends what fits, and nothing else."""
+    text = ""
+    for frame in frames:
+        if frame["type"] == "message_update" and frame["offset"] == len(text):
+            text += frame["delta"]
+    return text
+
+
 class Socket:
-    """Frames as JSON objects."""
+    """Frames as JSON objects; each that comes is one that the AsyncAPI document describes."""
 
     def __init__(self, connection: ClientConnection) -> None:
         self.connection = connection
+        self.early: list[dict[str, Any]] = []
+
+    async def joined(self) -> None:
+        """Wait until the server has found this client's place in the log.
+
+        It answers a client's first frame after that; what it sent before goes to `early`.
+        """
+        await self.send({"type": "cancel"})
+        self.early = (await self.until("error"))[:-1]
 
     async def send(self, frame: object) -> None:
         await self.connection.send(json.dumps(frame))
 
     async def receive(self) -> dict[str, Any]:
         frame: dict[str, Any] = json.loads(await self.connection.recv())
+        validator("ServerFrame").validate(frame)
         return frame
 
     async def until(self, *types: str) -> list[dict[str, Any]]:
