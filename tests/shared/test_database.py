@@ -51,7 +51,8 @@ async def busy(watcher: psycopg.AsyncConnection[Any]) -> int:
     cursor = await watcher.execute(
         """
         select count(*) from pg_stat_activity
-        where datname = current_database() and pid <> pg_backend_pid() and state <> 'idle'
+        where datname = current_database() and backend_type = 'client backend'
+            and pid <> pg_backend_pid() and state <> 'idle'
         """
     )
     row = await cursor.fetchone()
