@@ -1,6 +1,7 @@
 """The store and Redis as both sides open them, each empty at the start of a test."""
 
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import psycopg
 import pytest
@@ -51,3 +52,11 @@ async def db(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     database = Database.from_settings(load_settings())
     yield database
     await database.close()
+
+
+@pytest.fixture
+async def watcher(postgres_url: str) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+    """A connection beside the pool, to look at it from the server's side."""
+    connection = await psycopg.AsyncConnection.connect(postgres_url, autocommit=True)
+    yield connection
+    await connection.close()
