@@ -57,6 +57,7 @@ class Database:
             max_overflow=0,
             pool_timeout=10,
             pool_use_lifo=True,
+            hide_parameters=True,  # what users wrote has no place in error messages
             connect_args={
                 "connect_timeout": 5,
                 "keepalives_idle": 5,

@@ -1,13 +1,34 @@
 """The store and Redis as both sides open them, each empty at the start of a test."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
+import psycopg
 import pytest
+from psycopg import sql
 from redis.asyncio import Redis
 
+from deploy.local.postgres import EmbeddedPostgres
 from shared.redis_pool import connect_redis
 from shared.settings import Settings, load_settings
 from shared.store.database import Database
+from tests.shared.tables import TABLES
+
+
+@pytest.fixture(scope="session")
+def store_url(postgres_server: EmbeddedPostgres, database_template: str) -> Iterator[str]:
+    """One database for all these tests: to empty it is ten times quicker than to make another."""
+    yield postgres_server.create_database("store", template=database_template)
+    postgres_server.drop_database("store")
+
+
+@pytest.fixture
+def postgres_url(store_url: str) -> str:
+    """The URL of an empty database."""
+    with psycopg.connect(store_url) as connection:
+        for table in TABLES:
+            connection.execute(sql.SQL("delete from {}").format(sql.Identifier(table)))
+    return store_url
 
 
 @pytest.fixture
@@ -31,3 +52,11 @@ async def db(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     database = Database.from_settings(load_settings())
     yield database
     await database.close()
+
+
+@pytest.fixture
+async def watcher(postgres_url: str) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+    """A connection beside the pool, to look at it from the server's side."""
+    connection = await psycopg.AsyncConnection.connect(postgres_url, autocommit=True)
+    yield connection
+    await connection.close()

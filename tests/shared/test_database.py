@@ -6,7 +6,7 @@ import os
 import random
 import stat
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
@@ -30,14 +30,6 @@ from tests.shared.sessions import new_session
 ONE = text("select 1")
 
 
-@pytest.fixture
-async def watcher(postgres_url: str) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
-    """A connection beside the pool, to look at it from the server's side."""
-    connection = await psycopg.AsyncConnection.connect(postgres_url, autocommit=True)
-    yield connection
-    await connection.close()
-
-
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
     for _ in range(500):
         if await condition():
@@ -51,7 +43,8 @@ async def busy(watcher: psycopg.AsyncConnection[Any]) -> int:
     cursor = await watcher.execute(
         """
         select count(*) from pg_stat_activity
-        where datname = current_database() and pid <> pg_backend_pid() and state <> 'idle'
+        where datname = current_database() and backend_type = 'client backend'
+            and pid <> pg_backend_pid() and state <> 'idle'
         """
     )
     row = await cursor.fetchone()
@@ -222,6 +215,13 @@ async def test_what_may_well_succeed_later(
 async def test_a_wrong_statement_is_no_matter_of_time(db: Database, statement: str) -> None:
     with pytest.raises(ProgrammingError):
         await db.row(text(statement))
+
+
+async def test_an_error_does_not_quote_what_users_wrote(db: Database) -> None:
+    with pytest.raises(ProgrammingError) as caught:
+        await db.row(text("select :told + 1 from nowhere"), {"told": "a secret"})
+
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("value", ["a\0b", "a\ud800b"])
