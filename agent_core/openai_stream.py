@@ -123,7 +123,7 @@ def _error_text(error: Any) -> str:
 def _chunk(data: str) -> ChatChunk:
     try:
         chunk = json.loads(data)
-        if "error" in chunk:
+        if chunk.get("error"):
             raise _error_in_stream(chunk["error"])
         return _read_chunk(chunk)
     except (ValueError, TypeError, LookupError, AttributeError) as error:
