@@ -78,10 +78,10 @@ def _lateness(assembler: StreamAssembler, model: Model) -> str:
     return f"The model did not answer within {model.first_token_timeout:g} seconds"
 
 
-def _failed(message: AssistantMessage, error: Exception, options: StreamOptions) -> StreamError:
+def _failed(message: AssistantMessage, error: ProviderError, options: StreamOptions) -> StreamError:
     message.stop_reason = "error"
     message.error_message = error_text(error, options.api_key)
-    return StreamError("error", message)
+    return StreamError("error", message, error.status, error.retry_after)
 
 
 def retry_delay(

@@ -19,8 +19,13 @@ from agent_core.streaming import LlmContext, StreamOptions
 from agent_core.tools import AgentTool
 
 
-def chat_messages(model: Model, context: LlmContext) -> list[dict[str, Any]]:
-    """Return the system prompt and the messages; images only for a model that can see."""
+def chat_messages(
+    model: Model, context: LlmContext, *, signed_thinking: bool
+) -> list[dict[str, Any]]:
+    """Return the system prompt and the messages; images only for a model that can see.
+
+    `signed_thinking` gives thinking back to the model that signed it, in litellm's form.
+    """
     chat: list[dict[str, Any]] = []
     if context.system_prompt:
         chat.append({"role": "system", "content": context.system_prompt})
@@ -30,7 +35,7 @@ def chat_messages(model: Model, context: LlmContext) -> list[dict[str, Any]]:
         if seen and not isinstance(message, ToolResultMessage):
             chat.append(_images_of_tools(model, seen))
             seen = []
-        chat.append(_chat_message(model, message))
+        chat.append(_chat_message(model, message, signed_thinking=signed_thinking))
         if isinstance(message, ToolResultMessage):
             seen += [block for block in message.content if isinstance(block, ImageContent)]
     if seen:
@@ -38,7 +43,7 @@ def chat_messages(model: Model, context: LlmContext) -> list[dict[str, Any]]:
     return chat
 
 
-def _chat_message(model: Model, message: LlmMessage) -> dict[str, Any]:
+def _chat_message(model: Model, message: LlmMessage, *, signed_thinking: bool) -> dict[str, Any]:
     if isinstance(message, UserMessage):
         return {"role": "user", "content": _user_parts(model, message)}
     if isinstance(message, ToolResultMessage):
@@ -48,7 +53,13 @@ def _chat_message(model: Model, message: LlmMessage) -> dict[str, Any]:
             "tool_call_id": message.tool_call_id,
             "content": text or "(see the image)" if message.content else "(no output)",
         }
-    return _assistant(model, message)
+    chat = _assistant(message)
+    # A signature is worth something only to the model that gave it.
+    if signed_thinking and (message.model, message.provider) == (model.id, model.provider):
+        signed = _signed_thinking(message)
+        if signed:
+            chat["thinking_blocks"] = signed
+    return chat
 
 
 def _user_parts(model: Model, message: UserMessage) -> str | list[dict[str, Any]]:
@@ -76,7 +87,7 @@ def _images_of_tools(model: Model, images: Sequence[ImageContent]) -> dict[str, 
     return {"role": "user", "content": parts + [_image(model, image) for image in images]}
 
 
-def _assistant(model: Model, message: AssistantMessage) -> dict[str, Any]:
+def _assistant(message: AssistantMessage) -> dict[str, Any]:
     chat: dict[str, Any] = {"role": "assistant", "content": message.text or None}
     calls = [block for block in message.content if isinstance(block, ToolCall)]
     if calls:
@@ -90,16 +101,15 @@ def _assistant(model: Model, message: AssistantMessage) -> dict[str, Any]:
         ]
     elif chat["content"] is None:
         chat["content"] = ""
-    # A signature is worth something only to the model that gave it.
-    if (message.model, message.provider) == (model.id, model.provider):
-        signed = [
-            {"type": "thinking", "thinking": block.thinking, "signature": block.signature}
-            for block in message.content
-            if isinstance(block, ThinkingContent) and block.signature
-        ]
-        if signed:
-            chat["thinking_blocks"] = signed
     return chat
+
+
+def _signed_thinking(message: AssistantMessage) -> list[dict[str, Any]]:
+    return [
+        {"type": "thinking", "thinking": block.thinking, "signature": block.signature}
+        for block in message.content
+        if isinstance(block, ThinkingContent) and block.signature
+    ]
 
 
 def tool_definitions(tools: Sequence[AgentTool]) -> list[dict[str, Any]]:

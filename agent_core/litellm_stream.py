@@ -19,6 +19,7 @@ from agent_core.chat_format import chat_messages, sampling, tool_definitions, us
 from agent_core.errors import ProviderError
 from agent_core.models import Model
 from agent_core.streaming import AssistantMessageEvent, LlmContext, StreamOptions
+from agent_core.thinking import thinking_budget, thinking_level
 
 
 def preload() -> None:
@@ -61,15 +62,17 @@ def _request(
     request: dict[str, Any] = {
         "model": model.id,
         "custom_llm_provider": model.provider if known else "openai",
-        "messages": chat_messages(model, context),
+        "messages": chat_messages(model, context, signed_thinking=True),
         "stream": True,
         "stream_options": {"include_usage": True},
         "timeout": model.first_token_timeout,
         "max_retries": 0,
         "num_retries": 0,
         **sampling(model, options),
-        **_thinking(model, options),
     }
+    _think(request, model, options)
+    if "claude" in model.id:
+        _mark_for_cache(request["messages"])
     if context.tools:
         request["tools"] = tool_definitions(context.tools)
     if model.base_url is not None:
@@ -84,14 +87,37 @@ def _request(
     return request | dict(model.extra)
 
 
-def _thinking(model: Model, options: StreamOptions) -> dict[str, Any]:
-    level = options.reasoning
-    if not model.reasoning or level is None or level == "off":
-        return {}
-    budget = (options.thinking_budgets or {}).get(level)
-    if budget is not None:
-        return {"thinking": {"type": "enabled", "budget_tokens": budget}}
-    return {"reasoning_effort": level}
+def _think(request: dict[str, Any], model: Model, options: StreamOptions) -> None:
+    level = thinking_level(model, options.reasoning)
+    if level is None:
+        return
+    # Models that think take no temperature.
+    request.pop("temperature", None)
+    if "claude" not in model.id:
+        request["reasoning_effort"] = level
+        return
+    # Claude's thinking counts against the cap of the answer, so the cap grows with it.
+    budget = thinking_budget(level, options, model.max_tokens)
+    request["max_tokens"] = min(request["max_tokens"] + budget, model.max_tokens)
+    request["thinking"] = {"type": "enabled", "budget_tokens": budget}
+
+
+def _mark_for_cache(messages: list[dict[str, Any]]) -> None:
+    """Mark where Claude's cache is to be cut: other providers find the prefix themselves.
+
+    Marked are the system prompt, the history before the newest message of the user (what is
+    retrieved for it comes with it and changes each time), and the end, for the tool calls that
+    may follow.
+    """
+    users = [at for at, message in enumerate(messages) if message["role"] == "user"]
+    marks = {0, len(messages) - 1} | ({users[-1] - 1} if users and users[-1] > 0 else set())
+    for at in marks:
+        content = messages[at]["content"]
+        if isinstance(content, str) and content:
+            content = [{"type": "text", "text": content}]
+        if isinstance(content, list) and content:
+            content[-1]["cache_control"] = {"type": "ephemeral"}
+            messages[at]["content"] = content
 
 
 async def _chunks(litellm: Any, request: Mapping[str, Any]) -> AsyncGenerator[ChatChunk, None]:

@@ -25,7 +25,7 @@ from tests.agent_core.chat_server import (
     usage_chunk,
 )
 
-WAYS: list[Api] = ["litellm"]
+WAYS: list[Api] = ["litellm", "openai"]
 
 pytestmark = [
     pytest.mark.parametrize("api", WAYS),
