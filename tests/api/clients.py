@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
 
 from tests.api.frames import validator
 
@@ -93,6 +94,14 @@ class Socket:
         while frames[-1]["type"] not in types:
             frames.append(await self.receive())
         return frames
+
+    async def closed(self) -> int:
+        """The code of the server's close, whatever frames come before it."""
+        try:
+            while True:
+                await self.receive()
+        except ConnectionClosed as closing:
+            return closing.rcvd.code if closing.rcvd else 1006
 
     async def until_end(self) -> list[dict[str, Any]]:
         """Frames up to and with the first that ends a task."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import signal
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -155,8 +156,6 @@ async def test_a_request_does_not_wait_for_a_dead_redis(
 async def test_a_frozen_redis_holds_nobody_up(
     frail: Settings, own_valkey: EmbeddedValkey, db: Database
 ) -> None:
-    import signal
-
     async with serving(frail) as url, httpx.AsyncClient(base_url=url, timeout=5) as http:
         client = Client(http, url)
         session = await client.session()

@@ -77,7 +77,7 @@ class FakeWorker:
         error: dict[str, Any] | None = None,
     ) -> list[Event]:
         """End the task with its terminal event."""
-        data = {"result": result, "usage": None} if status == "completed" else {}
+        data: dict[str, Any] = {"result": result, "usage": None} if status == "completed" else {}
         data |= {"error": error} if error else {}
         events = [NewEvent(_ENDS[status], data)]
         outcome = Outcome(status, events, messages=messages, result=result, view=view, error=error)
@@ -93,7 +93,13 @@ class FakeWorker:
         await self.stream(claim, 0, half, text[half:])
         message = {"role": "assistant", "content": text}
         await self.write(claim, NewEvent("message_end", {"message": message}))
-        result = {"text": text, "messages": [1], "decision": None, "state": {}, "choices": []}
+        result: dict[str, Any] = {
+            "text": text,
+            "messages": [1],
+            "decision": None,
+            "state": {},
+            "choices": [],
+        }
         await self.end(claim, result=result, messages=[message])
         return claim
 
