@@ -5,6 +5,7 @@ What needs a heavy package (litellm, aiohttp, mcp) imports it when it is first u
 
 from agent_core.abort import AbortSignal, CancelEvent
 from agent_core.agent import Agent, AgentState, Listener
+from agent_core.coalescer import CoalescedDelta, DeltaCoalescer
 from agent_core.completion import complete, stream_completion
 from agent_core.content import (
     AssistantContent,
@@ -50,6 +51,7 @@ from agent_core.events import (
     TurnStart,
     event_from_dict,
 )
+from agent_core.executor import ChainLink, ToolExecutor
 from agent_core.hooks import (
     AfterToolCall,
     BeforeToolCall,
@@ -66,6 +68,7 @@ from agent_core.journal import (
     StepRequest,
     StepStart,
 )
+from agent_core.limiter import FairLimiter, Limiter, limited
 from agent_core.loop import (
     AgentContext,
     AgentEventStream,
@@ -74,6 +77,7 @@ from agent_core.loop import (
     agent_loop_continue,
     run_loop,
 )
+from agent_core.mcp_tools import McpHttp, McpMissingError, McpStdio, mcp_tools
 from agent_core.messages import (
     AssistantMessage,
     CustomMessage,
@@ -88,8 +92,15 @@ from agent_core.messages import (
 )
 from agent_core.models import Model, ModelCost, get_model
 from agent_core.options import AgentOptions, InitialState
+from agent_core.prompt import PromptBuilder, with_memories
+from agent_core.proxy_stream import serve_proxy, stream_proxy
 from agent_core.queues import QueueMode
+from agent_core.registry import ToolRegistry
+from agent_core.repair import repaired
+from agent_core.response_cache import MemoryCache, ResponseCache, cached
 from agent_core.results import AgentToolResult
+from agent_core.router import ModelRouter, Task
+from agent_core.skills import Skill, Skills, load_skills
 from agent_core.streaming import (
     AssistantMessageEvent,
     LlmContext,
@@ -110,7 +121,9 @@ from agent_core.streaming import (
     ToolCallStart,
     stream_event_from_dict,
 )
+from agent_core.tokens import count_context_tokens, count_message_tokens, count_tokens
 from agent_core.tools import AgentTool, ToolContext, ToolUpdate, tool
+from agent_core.window import ContextWindow, WindowCut
 
 __all__ = [
     "AbortSignal",
@@ -134,19 +147,29 @@ __all__ = [
     "AssistantMessageEvent",
     "BeforeToolCall",
     "CancelEvent",
+    "ChainLink",
+    "CoalescedDelta",
     "Content",
+    "ContextWindow",
     "CustomMessage",
+    "DeltaCoalescer",
     "DuplicateToolError",
     "Effect",
+    "FairLimiter",
     "FinishedTurn",
     "HookError",
     "ImageContent",
     "InitialState",
     "JournalError",
+    "Limiter",
     "Listener",
     "LlmContext",
     "LlmMessage",
     "MalformedDataError",
+    "McpHttp",
+    "McpMissingError",
+    "McpStdio",
+    "MemoryCache",
     "MemoryJournal",
     "Message",
     "MessageEnd",
@@ -154,13 +177,18 @@ __all__ = [
     "MessageUpdate",
     "Model",
     "ModelCost",
+    "ModelRouter",
     "NextTurn",
     "NothingToContinueError",
     "PermissionDeniedError",
+    "PromptBuilder",
     "ProviderError",
     "QueueMode",
+    "ResponseCache",
     "ScriptExhaustedError",
+    "Skill",
     "SkillError",
+    "Skills",
     "StepJournal",
     "StepMismatchError",
     "StepRequest",
@@ -171,6 +199,7 @@ __all__ = [
     "StreamFn",
     "StreamOptions",
     "StreamStart",
+    "Task",
     "TextContent",
     "TextDelta",
     "TextEnd",
@@ -191,6 +220,8 @@ __all__ = [
     "ToolExecutionEnd",
     "ToolExecutionStart",
     "ToolExecutionUpdate",
+    "ToolExecutor",
+    "ToolRegistry",
     "ToolResultMessage",
     "ToolResultOverride",
     "ToolUpdate",
@@ -202,17 +233,29 @@ __all__ = [
     "Usage",
     "UserContent",
     "UserMessage",
+    "WindowCut",
     "agent_loop",
     "agent_loop_continue",
+    "cached",
     "complete",
     "content_from_dict",
     "convert_to_llm",
+    "count_context_tokens",
+    "count_message_tokens",
+    "count_tokens",
     "event_from_dict",
     "get_model",
+    "limited",
+    "load_skills",
+    "mcp_tools",
     "message_from_dict",
+    "repaired",
     "run_loop",
+    "serve_proxy",
     "stream_completion",
     "stream_event_from_dict",
     "stream_model",
+    "stream_proxy",
     "tool",
+    "with_memories",
 ]

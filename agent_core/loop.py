@@ -479,7 +479,7 @@ class _Run:
         return message
 
     async def _fail(self, reason: StopReason, error: Exception) -> AssistantMessage:
-        cause = error.__cause__ or error
+        cause = (error.__cause__ or error) if isinstance(error, HookError) else error
         message = AssistantMessage(
             [],
             model=self._model.id if self._model else "",

@@ -281,7 +281,7 @@ class StreamFn(Protocol):
     """A model as the loop sees it: called once per answer, it gives the events of that answer."""
 
     def __call__(
-        self, model: Model, context: LlmContext, options: StreamOptions
+        self, model: Model, context: LlmContext, options: StreamOptions, /
     ) -> AsyncIterator[AssistantMessageEvent] | Awaitable[AsyncIterator[AssistantMessageEvent]]:
         """Begin a call."""
 

@@ -11,7 +11,6 @@ import pytest
 from agent_core import (
     Agent,
     AgentEvent,
-    AgentOptions,
     AgentTool,
     AgentToolResult,
     JournalError,
@@ -34,23 +33,14 @@ from agent_core import (
 from agent_core.content import plain_text
 from agent_core.journal import model_step_hash
 from agent_core.testing import SCRIPTED_MODEL, Reply, ScriptedModel, answer, call, calls, failure
+from tests.agent_core.agents import Scripted
 
 
 def agent_with(
     script: list[Reply], journal: Any, *tools: AgentTool, **options: Any
 ) -> tuple[Agent, ScriptedModel, list[AgentEvent]]:
-    model = ScriptedModel(script)
-    agent = Agent(
-        AgentOptions(
-            initial_state={"model": SCRIPTED_MODEL, "tools": tools},
-            stream_fn=model,
-            journal=journal,
-            **options,
-        )
-    )
-    events: list[AgentEvent] = []
-    agent.subscribe(events.append)
-    return agent, model, events
+    scripted = Scripted(script, *tools, journal=journal, **options)
+    return scripted.agent, scripted.model, scripted.events
 
 
 class Counter:
