@@ -37,6 +37,8 @@ class Programs:
     gateway: Sequence[str] = (sys.executable, "-m", "api")
     worker: Sequence[str] = (
         *(sys.executable, "-m", "celery", "-A", "worker.app", "worker", "--loglevel", "INFO"),
+        # There is one worker, so nobody to gossip with.
+        *("--without-gossip", "--without-mingle", "--without-heartbeat"),
     )
 
 
