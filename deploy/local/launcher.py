@@ -104,6 +104,9 @@ class Launcher:
             except LaunchError as error:
                 _explain(error)
                 return 1
+            except OSError as error:  # a file or disk that fails where nobody expects it
+                _explain(LaunchError(str(error)))
+                return 1
         return 0
 
     def _run(self, lock: int) -> None:
