@@ -12,7 +12,7 @@ from uuid import UUID
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from shared.encoding import dumps
+from shared.encoding import dumps, well_formed
 from shared.errors import QueueUnavailable
 from shared.records import TERMINAL_EVENTS, Event
 
@@ -147,11 +147,13 @@ class Publisher:
         """Publish a piece of text, and keep the text so far for clients that join later.
 
         The kept text is written first: whoever subscribes and then reads it has missed nothing.
+        Half of a character, which a model's stream may end a piece with, becomes U+FFFD.
 
         Raises:
             QueueUnavailable: Redis did not answer.
         """
         key = text_key(task_id)
+        delta = well_formed(delta)
         line = Line(
             None, str(task_id), attempt, delta_frame(task_id, attempt, message, offset, delta)
         )
