@@ -9,7 +9,7 @@ import tracemalloc
 
 from agent_core import Agent, AgentOptions, Message, ToolResultMessage, UserMessage
 from agent_core.messages import text_result
-from agent_core.testing import SCRIPTED_MODEL, ScriptedModel, answer, call, calls
+from agent_core.testing import SCRIPTED_MODEL, Reply, ScriptedModel, answer, call, calls
 from agent_core.tools import tool
 
 AGENTS = 10_000
@@ -67,16 +67,11 @@ def creation() -> None:
 async def turns() -> None:
     rounds = 500
     words = " ".join(["word"] * 100)
+    script: list[Reply] = [calls(call("c", "look", place="x")), words] * rounds
     agent = Agent(
         AgentOptions(
             initial_state={"model": SCRIPTED_MODEL, "tools": [look]},
-            stream_fn=ScriptedModel(
-                [
-                    each
-                    for _ in range(rounds)
-                    for each in (calls(call("c", "look", place="x")), words)
-                ]
-            ),
+            stream_fn=ScriptedModel(script),
         )
     )
     began = time.process_time()

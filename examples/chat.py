@@ -3,30 +3,22 @@
 import asyncio
 import sys
 
-from agent_core import (
-    Agent,
-    AgentEvent,
-    AgentOptions,
-    MessageUpdate,
-    StreamFn,
-    TextDelta,
-    get_model,
-)
+import agent_core as ac
 
 
-def show(event: AgentEvent) -> None:
+def show(event: ac.AgentEvent) -> None:
     """Print the text as it comes."""
-    if isinstance(event, MessageUpdate) and isinstance(event.assistant_message_event, TextDelta):
-        print(event.assistant_message_event.delta, end="", flush=True)
+    if isinstance(event, ac.MessageUpdate):
+        print(getattr(event.assistant_message_event, "delta", ""), end="", flush=True)
 
 
-async def chat(lines: list[str], model_id: str, stream_fn: StreamFn | None = None) -> Agent:
+async def chat(lines: list[str], model_id: str, stream_fn: ac.StreamFn | None = None) -> ac.Agent:
     """Say the lines one after the other."""
-    agent = Agent(
-        AgentOptions(
+    agent = ac.Agent(
+        ac.AgentOptions(
             initial_state={
                 "system_prompt": "You are a friendly lighthouse keeper. Answer in a sentence.",
-                "model": get_model("openai", model_id),
+                "model": ac.get_model("openai", model_id),
             },
             stream_fn=stream_fn,
         )

@@ -1,4 +1,4 @@
-"""A cheap model for talk, a strong one for tasks, another if one fails: `python -m examples.router`."""
+"""A cheap model for talk, a strong one for tasks, a spare one: `python -m examples.router`."""
 
 import asyncio
 

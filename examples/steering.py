@@ -3,32 +3,28 @@
 import asyncio
 import sys
 
-from agent_core import Agent, AgentEvent, AgentOptions, StreamFn, ToolExecutionEnd, get_model, tool
+import agent_core as ac
 
 
-@tool(effect="pure")
+@ac.tool(effect="pure", execution_mode="sequential")
 async def look(place: str) -> str:
     """Look at a place."""
     return f"Nothing moves at the {place}."
 
 
-async def patrol(model_id: str, stream_fn: StreamFn | None = None) -> Agent:
+async def patrol(model_id: str, stream_fn: ac.StreamFn | None = None) -> ac.Agent:
     """Send a guard around, and change its way after its first look."""
-    agent = Agent(
-        AgentOptions(
-            initial_state={
-                "system_prompt": "You are a guard. Look at each place you are told to.",
-                "model": get_model("openai", model_id),
-                "tools": [look],
-            },
+    model = ac.get_model("openai", model_id)
+    agent = ac.Agent(
+        ac.AgentOptions(
+            initial_state={"system_prompt": "You are a guard.", "model": model, "tools": [look]},
             stream_fn=stream_fn,
             steering_policy="skip",
-            tool_execution="sequential",
         )
     )
 
-    def interrupt(event: AgentEvent) -> None:
-        if isinstance(event, ToolExecutionEnd) and not event.is_error:
+    def interrupt(event: ac.AgentEvent) -> None:
+        if isinstance(event, ac.ToolExecutionEnd) and not event.is_error:
             agent.steer("Stop! Come back to the gate.")
 
     agent.subscribe(interrupt)
