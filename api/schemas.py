@@ -45,7 +45,7 @@ def _check_say(text: str) -> str:
 
 
 def _check_on_busy(value: object) -> object:
-    if value in _LATER:
+    if isinstance(value, str) and value in _LATER:
         raise ValueError(f"'{value}' is not available in this release")
     return value
 
