@@ -133,7 +133,8 @@ CLIENT_FRAME: TypeAdapter[ClientFrame] = TypeAdapter(
 # Bodies of requests
 
 SessionKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,128}$")]
-StoryKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+STORY_KEY = r"^[A-Za-z0-9_-]{1,64}$"
+StoryKey = Annotated[str, Field(pattern=STORY_KEY)]
 Name = Annotated[Text, Field(min_length=1, max_length=100)]
 Title = Annotated[Text, Field(max_length=200)]
 Soul = Annotated[Text, Field(max_length=MAX_SOUL)]

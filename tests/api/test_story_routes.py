@@ -151,7 +151,7 @@ async def test_the_socket_has_the_result_under_both_names(
 
 
 async def test_the_socket_of_an_unknown_name_closes_with_4404(client: Client) -> None:
-    for name in ("unknown", "a.b", str(UUID(int=7)), "x" * 5000):
+    for name in ("unknown", "a.b", str(UUID(int=7)), "x" * 5000, "%00", "mine%0A"):
         async with client.socket(name, path="/ws/story/") as socket:
             assert await socket.closed() == 4404, name
 
