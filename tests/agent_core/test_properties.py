@@ -31,6 +31,7 @@ from agent_core.testing import Play, ScriptedRequest, ScriptedStream
 from tests.agent_core.agents import Scripted
 
 Happening = Literal["nothing", "steer", "follow_up", "abort", "wait"]
+RUNS = {"stop", "tool_use"}
 HAPPENINGS = st.sampled_from(["nothing", "nothing", "steer", "follow_up", "abort", "wait"])
 
 TOOLS = ("fine", "raises", "hangs", "wrong", "ends", "updates", "missing", "serial")
@@ -38,19 +39,19 @@ TOOLS = ("fine", "raises", "hangs", "wrong", "ends", "updates", "missing", "seri
 calls_of_tools = st.lists(
     st.builds(
         ToolCall,
-        st.sampled_from(["c1", "c2", "c3", ""]),
+        st.sampled_from(["c1", "c2", "c3", "c4", ""]),
         st.sampled_from(TOOLS),
-        st.sampled_from([{}, {"n": 1}, {"n": "x"}]),
-        st.sampled_from([None, None, None, '{"n"']),
+        st.sampled_from([{}, {}, {"n": 1}, {"n": "x"}]),
+        st.sampled_from([None] * 7 + ['{"n"']),
     ),
-    max_size=4,
+    max_size=5,
 )
 texts = st.lists(st.text(max_size=3).map(TextContent), max_size=2)
 
 
 @st.composite
 def answers(draw: st.DrawFn) -> AssistantMessage:
-    reason = draw(st.sampled_from(STOP_REASONS))
+    reason = draw(st.sampled_from((*STOP_REASONS, "tool_use", "tool_use")))
     calls = draw(calls_of_tools)
     return AssistantMessage([*draw(texts), *calls], stop_reason=reason)
 
@@ -80,6 +81,8 @@ class World:
 
     def __init__(self, script: list[Any], tool_happening: Happening, **options: Any) -> None:
         self.tool_happening = tool_happening
+        self.requests_at_abort: int | None = None
+        self.ran: list[str] = []
         self.scripted = Scripted(
             [self.play(events, before, after) for events, before, after in script],
             *(self.tool(name) for name in TOOLS if name != "missing"),
@@ -97,6 +100,8 @@ class World:
             agent.follow_up("followed")
         elif what == "abort":
             agent.abort()
+            if self.requests_at_abort is None:
+                self.requests_at_abort = len(self.scripted.model.requests)
         elif what == "wait":
             await asyncio.sleep(0)
 
@@ -114,8 +119,10 @@ class World:
 
     def tool(self, name: str) -> AgentTool:
         async def execute(
-            _: str, __: Any, context: ToolContext, update: ToolUpdate
+            call_id: str, __: Any, context: ToolContext, update: ToolUpdate
         ) -> AgentToolResult:
+            last = self.scripted.model.requests[-1]
+            self.ran.append(f"{last.number}:{call_id}")
             await self.happen(self.tool_happening)
             if name == "raises":
                 raise ValueError("raised")
@@ -203,14 +210,14 @@ class Grammar:
         return end.message
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(
     script=steps,
-    tool_happening=HAPPENINGS,
+    tool_happening=st.sampled_from(["nothing", "abort", "steer", "wait"]),
     policy=st.sampled_from(["finish", "skip"]),
     mode=st.sampled_from(["one-at-a-time", "all"]),
     execution=st.sampled_from(["parallel", "sequential"]),
-    slots=st.integers(1, 3),
+    slots=st.sampled_from([1, 2, 8]),
     journalled=st.booleans(),
 )
 def test_the_grammar_holds(
@@ -242,6 +249,11 @@ def test_the_grammar_holds(
         assert not scripted.agent.state.is_streaming
         assert scripted.agent.state.pending_tool_calls == set()
         assert len(scripted.model.requests) <= 6
+        if world.requests_at_abort is not None:
+            assert len(scripted.model.requests) == world.requests_at_abort
+        assert len(world.ran) == len(set(world.ran))
+        answers = [each for each in end.messages if each.role == "assistant"]
+        assert all(answers[int(ran.split(":")[0])].stop_reason in RUNS for ran in world.ran)
         others = asyncio.all_tasks() - {asyncio.current_task()}
         assert all(task.done() or task.cancelling() for task in others)
 
