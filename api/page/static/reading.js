@@ -299,7 +299,11 @@ export class Reading {
       this._fit();
       this._do({ type: "say", text }, text);
     }
-    this._words.focus();
+    if (text !== "" && this._state?.story && matchMedia("(hover: none)").matches) {
+      this._words.blur(); // the keyboard of a phone would cover the answer
+    } else {
+      this._words.focus();
+    }
   }
 
   /** Makes the field as high as its text. */

@@ -4,7 +4,7 @@ import { button, byId, element, icon } from "./dom.js";
 
 /** @typedef {{agent: string, story?: string, title: string, about: string}} Offer */
 
-const SCENES = ["forest", "tide", "peaks", "stars"];
+const SCENES = ["forest", "tide", "peaks", "stars", "lamp"];
 const SHOWN_SESSIONS = 6;
 
 /**
@@ -41,10 +41,14 @@ export function offers(agents) {
 export function showShelf(agents, sessions, begin) {
   const { stories, companions } = offers(agents);
   const all = [...stories, ...companions];
+  const covers = coversOf(stories);
+  const recent = sessions.slice(0, SHOWN_SESSIONS).map((one) => row(one, all, covers));
+  const cards = (/** @type {Offer[]} */ some, /** @type {string} */ verb) =>
+    some.map((offer) => card(offer, verb, covers, begin));
   const parts = [
-    part("Go on", "rows", sessions.slice(0, SHOWN_SESSIONS).map((one) => row(one, all))),
-    part("Stories", "cards", stories.map((offer) => card(offer, "Begin", begin))),
-    part("Companions", "cards", companions.map((offer) => card(offer, "Say hello", begin))),
+    part("Go on", "rows", recent),
+    part("Stories", "cards", cards(stories, "Begin")),
+    part("Companions", "cards", cards(companions, "Say hello")),
   ];
   if (all.length === 0) {
     const words = "Nothing is on the shelf yet: no worker has told what it can play.";
@@ -91,9 +95,10 @@ function part(title, kind, items) {
 /**
  * @param {Offer} offer
  * @param {string} verb
+ * @param {Map<string, string>} covers
  * @param {(offer: Offer) => void} begin
  */
-function card(offer, verb, begin) {
+function card(offer, verb, covers, begin) {
   const words = element(
     "span",
     "card-words",
@@ -101,7 +106,7 @@ function card(offer, verb, begin) {
     element("span", "card-about", offer.about),
     element("span", "card-verb", verb, icon("arrow")),
   );
-  const made = button("card", () => begin(offer), cover(offer), words);
+  const made = button("card", () => begin(offer), cover(offer, covers), words);
   made.dataset.offer = offer.story ?? offer.agent;
   return made;
 }
@@ -109,32 +114,54 @@ function card(offer, verb, begin) {
 /**
  * @param {any} session
  * @param {Offer[]} all
+ * @param {Map<string, string>} covers
  */
-function row(session, all) {
+function row(session, all, covers) {
   const when = element("span", "row-when", ago(session.updated_at));
   const title = element("span", "row-title", titleOf(session, all), when);
-  const link = element("a", "row", cover(session), title, icon("arrow"));
+  const link = element("a", "row", cover(session, covers), title, icon("arrow"));
   link.href = `#/session/${encodeURIComponent(session.id)}`;
   return link;
 }
 
-/** @param {{agent: string, story?: string | null}} of */
-function cover({ agent, story }) {
-  const made = element("span", `cover cover-${story ? sceneOf(story) : "hearth"}`);
+/**
+ * @param {{story?: string | null}} of
+ * @param {Map<string, string>} covers
+ */
+function cover({ story }, covers) {
+  const scene = story ? (covers.get(story) ?? SCENES[0]) : "hearth";
+  const made = element("span", `cover cover-${scene}`);
   made.setAttribute("aria-hidden", "true");
   return made;
 }
 
-/** @param {string} name the same one has always the same picture */
-function sceneOf(name) {
-  if (/lamp|light|lantern/i.test(name)) {
-    return "lamp";
+/**
+ * A picture for each story: one that fits its name, else one that no story before it has.
+ * @param {Offer[]} stories
+ */
+function coversOf(stories) {
+  /** @type {Map<string, string>} */
+  const covers = new Map();
+  for (const { story = "", title } of stories) {
+    const used = new Set(covers.values());
+    const free = SCENES.find((scene) => !used.has(scene)) ?? SCENES[covers.size % SCENES.length];
+    covers.set(story, sceneNamedIn(`${story} ${title}`) ?? free);
   }
-  let sum = 0;
-  for (const point of name) {
-    sum = (sum * 31 + (point.codePointAt(0) ?? 0)) % 65_521;
-  }
-  return SCENES[sum % SCENES.length];
+  return covers;
+}
+
+/** @type {[RegExp, string][]} */
+const SUBJECTS = [
+  [/lamp|light|lantern/i, "lamp"],
+  [/sea|ship|ferry|boat|tide|island|harbou?r/i, "tide"],
+  [/wood|forest|tree/i, "forest"],
+  [/mountain|snow|peak|pass\b/i, "peaks"],
+  [/star|night|sky/i, "stars"],
+];
+
+/** @param {string} name */
+function sceneNamedIn(name) {
+  return SUBJECTS.find(([subject]) => subject.test(name))?.[1];
 }
 
 /** @type {[Intl.RelativeTimeFormatUnit, number][]} */
