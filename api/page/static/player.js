@@ -1,157 +1,226 @@
-// Plays a session: text as it streams, choices to click, a line to type.
-// Texts are other people's: they only ever become text nodes.
+/** One session being played: its state, its socket, and the actions on their way. */
 
-const $ = (id) => document.getElementById(id);
-const TERMINAL = new Set(["task_completed", "task_failed", "task_cancelled", "task_dead"]);
+import { Problem } from "./api.js";
+import { Connection } from "./connection.js";
+import { Outbox } from "./outbox.js";
+import { apply, begin, send, underWay } from "./session.js";
 
-/** A request that gives JSON; throws an Error in the problem's own words. */
-async function call(path, body) {
-  const answer = await fetch(path, body && {
-    method: "POST",
-    headers: { "Content-Type": "application/json" },
-    body: JSON.stringify(body),
-  });
-  const data = await answer.json();
-  if (!answer.ok) throw new Error(data.detail || data.title);
-  return data;
-}
+/** @typedef {import("./session.js").State} State */
+/** @typedef {import("./session.js").Pending} Pending */
+/** @typedef {import("./connection.js").Status} Status */
 
-function tell(problem) {
-  $("problem").textContent = problem;
-  $("problem").hidden = !problem;
-}
+/**
+ * @typedef {object} Listener
+ * @property {(state: State) => void} onState
+ * @property {(status: Status) => void} onStatus
+ * @property {(action: Pending, words: string) => void} onRefused the server will not do it
+ */
 
-class Game {
-  after = 0;
-  unfinished = new Map(); // `task:number` -> {node, length} of messages that still grow
-  attempts = new Map(); // task -> newest attempt
+/** An action that met one of these may or may not be accepted: it is sent again with its id. */
+const UNCERTAIN = new Set(["unavailable", "internal_error"]);
+const AGAIN_MS = 2_000;
+const SLOWEST_MS = 15_000;
+/** The server takes no frame over 64 KiB. */
+const MAX_FRAME = 64 * 1024;
 
-  constructor(session) {
-    this.session = session;
-    $("shelf").hidden = true;
-    $("play").hidden = false;
-    this.connect();
+export class Player {
+  /**
+   * @param {import("./api.js").Api} api
+   * @param {string} sessionId
+   * @param {Listener} listener
+   */
+  constructor(api, sessionId, listener) {
+    this._api = api;
+    this._id = sessionId;
+    this._listener = listener;
+    this._outbox = new Outbox(sessionId);
+    /** @type {State | null} */
+    this._state = null;
+    this._loading = false;
+    this._closed = false;
+    this._timer = 0;
+    this._connection = new Connection({
+      url: () => socketUrl(sessionId, this._state?.seq ?? 0),
+      ticket: () => api.ticket(),
+      authorize: (refused) => (refused ? api.authorize(true) : Promise.resolve(true)),
+      onFrame: (frame) => this._receive(frame),
+      onStatus: (status) => this._onStatus(status),
+    });
   }
 
-  connect(pause = 250) {
-    const scheme = location.protocol === "https:" ? "wss" : "ws";
-    const path = `/ws/sessions/${this.session.id}?after=${this.after}`;
-    this.socket = new WebSocket(`${scheme}://${location.host}${path}`);
-    this.socket.onopen = () => {
-      $("connection").textContent = "connected";
-      pause = 250;
-    };
-    this.socket.onmessage = ({ data }) => this.take(JSON.parse(data));
-    this.socket.onclose = () => {
-      $("connection").textContent = "connecting again ...";
-      setTimeout(() => this.connect(Math.min(pause * 2, 5000)), pause);
-    };
-  }
-
-  take(frame) {
-    if (frame.type === "message_update") return this.grow(frame);
-    if (frame.type === "error") return tell(frame.error.message);
-    if (frame.seq === undefined || frame.seq <= this.after) return undefined;
-    this.after = frame.seq;
-    const { data, task_id: task } = frame;
-    const key = `${task}:${data.number}`;
-    if (frame.type === "task_started" || frame.type === "task_restarted") {
-      this.attempts.set(task, data.attempt);
-      this.drop(task);
-    } else if (frame.type === "message_start") {
-      this.open(key, data.message.role);
-    } else if (frame.type === "message_end") {
-      const message = this.unfinished.get(key) ?? this.open(key, data.message.role);
-      message.node.textContent = textOf(data.message);
-      this.unfinished.delete(key);
-    } else if (frame.type === "state_changed") {
-      this.offer(data.choices);
-    } else if (TERMINAL.has(frame.type)) {
-      this.drop(task);
-      tell(data.error ? data.error.message : "");
+  async open() {
+    this._listener.onStatus({ phase: "connecting" });
+    await this._load();
+    if (!this._closed && this._state !== null) {
+      this._connection.start();
     }
-    return undefined;
   }
 
-  /** A delta counts only where the text so far is exactly as long as its offset says. */
-  grow({ task_id: task, attempt, message, offset, delta }) {
-    const growing = this.unfinished.get(`${task}:${message}`);
-    if (!growing || growing.length !== offset || attempt < (this.attempts.get(task) ?? 0)) return;
-    growing.node.append(delta);
-    growing.length += [...delta].length; // code points, as offsets are
-    growing.node.scrollIntoView({ block: "nearest" });
+  close() {
+    this._closed = true;
+    clearTimeout(this._timer);
+    this._connection.stop();
   }
 
-  open(key, role) {
-    this.unfinished.get(key)?.node.remove();
-    const node = document.createElement("p");
-    node.className = role;
-    $("transcript").append(node);
-    const message = { node, length: 0 };
-    this.unfinished.set(key, message);
-    return message;
+  wake() {
+    this._connection.wake();
   }
 
-  /** Drop what was begun and never ended: it is told again, or never. */
-  drop(task) {
-    for (const [key, { node }] of this.unfinished) {
-      if (key.startsWith(`${task}:`)) {
-        node.remove();
-        this.unfinished.delete(key);
+  sleep() {
+    this._connection.sleep();
+  }
+
+  /**
+   * Sends an action, now or as soon as there is a connection.
+   * @param {import("./session.js").Action} action
+   * @param {string} text what its reader sees of it
+   */
+  act(action, text) {
+    if (this._state === null) {
+      return;
+    }
+    const pending = { id: crypto.randomUUID(), action, text };
+    if (new Blob([JSON.stringify(frameOf(pending))]).size > MAX_FRAME) {
+      this._listener.onRefused(pending, "That is too long to be sent at once.");
+      return;
+    }
+    this._outbox.add(pending);
+    this._show(send(this._state, pending));
+    this._connection.send(frameOf(pending));
+  }
+
+  /** Stops what is under way; an action that waits to be sent is taken back, too. */
+  async cancel() {
+    const work = this._state && underWay(this._state);
+    if (work?.taskId) {
+      await this._api.cancelTask(work.taskId);
+    } else if (work?.actionId) {
+      // It may have arrived all the same; the server then cancels it when it sees it.
+      await this._api.cancelAction(this._id, work.actionId);
+    }
+  }
+
+  /** @param {any} frame */
+  _receive(frame) {
+    if (this._state === null) {
+      return;
+    }
+    if (frame.type === "error") {
+      this._refused(frame);
+      return;
+    }
+    const sent = frame.type === "ack" ? frame.id : frame.data?.client_action_id;
+    if (sent) {
+      this._outbox.remove(sent);
+    }
+    this._show(apply(this._state, frame));
+    if (this._state.reload) {
+      void this._reload();
+    }
+  }
+
+  /** @param {any} frame */
+  _refused(frame) {
+    const { code, message } = frame.error ?? {};
+    if (UNCERTAIN.has(code)) {
+      clearTimeout(this._timer);
+      this._timer = window.setTimeout(() => this._flush(), AGAIN_MS);
+      return;
+    }
+    const refused = frame.id ? this._outbox.remove(frame.id) : undefined;
+    if (refused && this._state) {
+      this._show(apply(this._state, frame));
+      this._listener.onRefused(refused, String(message ?? "The server refused it."));
+    }
+  }
+
+  /** @param {Status} status */
+  _onStatus(status) {
+    this._listener.onStatus(status);
+    if (status.phase === "connected") {
+      this._flush();
+    }
+  }
+
+  _flush() {
+    for (const pending of this._outbox.all()) {
+      this._connection.send(frameOf(pending));
+    }
+  }
+
+  async _reload() {
+    if (this._loading) {
+      return;
+    }
+    await this._load();
+    this._connection.renew();
+  }
+
+  /** Reads the session, again and again while the server is away. */
+  async _load() {
+    this._loading = true;
+    for (let pause = 500; !this._closed; pause = Math.min(pause * 2, SLOWEST_MS)) {
+      try {
+        this._take(await this._api.snapshot(this._id));
+        break;
+      } catch (error) {
+        if (!isPassing(error)) {
+          this._loading = false;
+          this._end(error);
+          return;
+        }
+        this._listener.onStatus({ phase: "waiting", until: Date.now() + pause });
+        await new Promise((resolve) => setTimeout(resolve, pause));
       }
     }
+    this._loading = false;
   }
 
-  offer(choices) {
-    $("choices").replaceChildren(
-      ...choices.map(({ id, text }) => {
-        const button = document.createElement("button");
-        button.textContent = text;
-        button.onclick = () => this.act({ type: "choose", choice_id: id });
-        return button;
-      }),
-    );
-  }
-
-  act(action) {
-    tell("");
-    if (this.socket.readyState !== WebSocket.OPEN) return tell("Not connected; try again.");
-    return this.socket.send(JSON.stringify({ type: "action", id: crypto.randomUUID(), action }));
-  }
-}
-
-function textOf({ content }) {
-  if (typeof content === "string") return content;
-  return content.map((block) => block.text ?? "").join("");
-}
-
-let game;
-$("say").onsubmit = (event) => {
-  event.preventDefault();
-  const text = $("text").value.trim();
-  if (text) game.act({ type: "say", text });
-  $("text").value = "";
-};
-
-function shelve(title, description, body) {
-  const button = document.createElement("button");
-  const name = document.createElement("strong");
-  name.textContent = title;
-  button.append(name, document.createElement("br"), description);
-  button.onclick = async () => {
-    try {
-      game = new Game(await call("/v1/sessions", body));
-    } catch (error) {
-      tell(error.message);
+  /** @param {import("./session.js").Snapshot} snapshot */
+  _take(snapshot) {
+    if (this._closed) {
+      return;
     }
-  };
-  $("shelf").append(button);
+    for (const event of snapshot.events) {
+      if (event.data?.client_action_id) {
+        this._outbox.remove(event.data.client_action_id);
+      }
+    }
+    this._show(begin(snapshot, this._outbox.all()));
+  }
+
+  /** @param {unknown} error */
+  _end(error) {
+    this._connection.stop();
+    const words = error instanceof Problem ? error.message : "The session can't be shown.";
+    this._listener.onStatus({ phase: "ended", reason: words });
+    if (!(error instanceof Problem)) {
+      throw error;
+    }
+  }
+
+  /** @param {State} state */
+  _show(state) {
+    this._state = state;
+    this._listener.onState(state);
+  }
 }
 
-const { agents } = await call("/v1/agents");
-for (const agent of agents) {
-  for (const story of agent.stories) {
-    shelve(story.title, story.description, { agent: agent.name, story: story.name });
-  }
-  if (agent.name !== "story") shelve(agent.title, agent.description, { agent: agent.name });
+/** @param {unknown} error */
+function isPassing(error) {
+  return error instanceof Problem && (error.status === 0 || error.status >= 429);
+}
+
+/** @param {Pending} pending */
+function frameOf({ id, action }) {
+  return { type: "action", id, action };
+}
+
+/**
+ * @param {string} sessionId
+ * @param {number} after
+ */
+function socketUrl(sessionId, after) {
+  const protocol = location.protocol === "https:" ? "wss:" : "ws:";
+  return `${protocol}//${location.host}/ws/sessions/${encodeURIComponent(sessionId)}?after=${after}`;
 }
