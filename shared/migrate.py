@@ -22,13 +22,14 @@ def migrate(url: str) -> None:
         StoreUnavailable: the database can't be reached or refuses the change.
     """
     config = _config()
-    engine = create_engine(driver_url(url))
+    engine = create_engine(driver_url(url), connect_args={"connect_timeout": 10})
     try:
         with engine.connect() as connection:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
     except SQLAlchemyError as error:
-        raise StoreUnavailable(f"migration failed: {error.__cause__ or error}") from error
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise StoreUnavailable(f"migration failed: {reason}") from error
     finally:
         engine.dispose()
 

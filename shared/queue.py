@@ -4,19 +4,24 @@ import asyncio
 import base64
 import uuid
 from collections.abc import Iterable
+from urllib.parse import parse_qsl, urlencode, urlsplit
 from uuid import UUID
 
 from celery import Celery
 from kombu.exceptions import OperationalError
+from kombu.transport import TRANSPORT_ALIASES
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from shared.encoding import dumps
+from shared.encoding import JsonObject, dumps
 from shared.errors import QueueUnavailable
 from shared.settings import Settings
 
 ADVANCE = "fireside.advance"
 """Name of the one Celery task; its one argument is a session's id."""
+
+
+_TRANSPORT = "shared.broker:Transport"
 
 
 def make_celery(settings: Settings) -> Celery:
@@ -25,7 +30,10 @@ def make_celery(settings: Settings) -> Celery:
     Results, events and acknowledgement after the run are off: a message is only a hint, and what
     they would give stands in Postgres.
     """
-    app = Celery("fireside", broker=_broker(settings))
+    broker = _own_broker(settings) or _redis_for_kombu(settings.redis_url.get_secret_value())
+    # kombu's register of what a URL's scheme stands for; `redis+socket` goes by `redis`.
+    TRANSPORT_ALIASES.update(redis=_TRANSPORT, rediss=_TRANSPORT)
+    app = Celery("fireside", broker=broker)
     app.conf.update(
         accept_content=["json"],
         task_serializer="json",
@@ -54,8 +62,29 @@ def make_celery(settings: Settings) -> Celery:
     return app
 
 
-def _broker(settings: Settings) -> str:
-    return (settings.broker_url or settings.redis_url).get_secret_value()
+def _own_broker(settings: Settings) -> str | None:
+    """The broker's URL where it is not the Redis that all else uses."""
+    if settings.broker_url in {None, settings.redis_url}:
+        return None
+    assert settings.broker_url is not None
+    return settings.broker_url.get_secret_value()
+
+
+def _redis_for_kombu(url: str) -> str:
+    """A URL of redis-py's in kombu's spelling."""
+    parts = urlsplit(url)
+    scheme, path = parts.scheme, parts.path
+    options = dict(parse_qsl(parts.query))
+    database = options.pop("db", None)
+    if scheme == "unix":
+        scheme = "redis+socket"
+        options["virtual_host"] = database or "0"
+    elif database is not None:
+        path = f"/{database}"
+    if scheme == "rediss":
+        options.setdefault("ssl_cert_reqs", "required")  # kombu would check no certificate
+    query = f"?{urlencode(options)}" if options else ""
+    return f"{scheme}://{parts.netloc}{path}{query}"
 
 
 class Hints:
@@ -68,9 +97,10 @@ class Hints:
     def __init__(self, settings: Settings, redis: Redis) -> None:
         self._queue = settings.queue
         self._redis = redis
-        broker = _broker(settings)
-        shared_redis = settings.redis_url.get_secret_value()
-        self._celery = None if broker == shared_redis else make_celery(settings)
+        self._celery = make_celery(settings) if _own_broker(settings) else None
+        if self._celery is not None:
+            # The sweep tries again; six seconds of kombu's own tries would only keep threads busy.
+            self._celery.conf.broker_transport_options["max_retries"] = 0
 
     async def send(self, session_ids: Iterable[UUID]) -> None:
         """Hint that each of these sessions has something to do.
@@ -83,7 +113,8 @@ class Hints:
             return
         try:
             if self._celery is None:
-                await self._redis.lpush(self._queue, *(_message(one, self._queue) for one in ids))
+                messages = [dumps(envelope(one, self._queue)) for one in ids]
+                await self._redis.lpush(self._queue, *messages)
             else:
                 await asyncio.to_thread(self._send_by_celery, ids)
         except (RedisError, OSError, OperationalError) as error:
@@ -98,33 +129,31 @@ class Hints:
                 )
 
 
-def _message(session_id: UUID, queue: str) -> bytes:
+def envelope(session_id: UUID, queue: str) -> JsonObject:
     """One message of Celery's protocol 2 as kombu's Redis transport stores it.
 
     Source: Celery's "Message Protocol", version 2, and kombu's virtual transport.
     """
     message_id = str(uuid.uuid4())
     body = dumps([[str(session_id)], {}, {}])
-    return dumps(
-        {
-            "body": base64.b64encode(body).decode(),
-            "content-encoding": "utf-8",
-            "content-type": "application/json",
-            "headers": {
-                "lang": "py",
-                "task": ADVANCE,
-                "id": message_id,
-                "root_id": message_id,
-                "retries": 0,
-                "ignore_result": True,
-            },
-            "properties": {
-                "correlation_id": message_id,
-                "delivery_mode": 2,
-                "delivery_info": {"exchange": "", "routing_key": queue},
-                "priority": 0,
-                "body_encoding": "base64",
-                "delivery_tag": message_id,
-            },
-        }
-    )
+    return {
+        "body": base64.b64encode(body).decode(),
+        "content-encoding": "utf-8",
+        "content-type": "application/json",
+        "headers": {
+            "lang": "py",
+            "task": ADVANCE,
+            "id": message_id,
+            "root_id": message_id,
+            "retries": 0,
+            "ignore_result": True,
+        },
+        "properties": {
+            "correlation_id": message_id,
+            "delivery_mode": 2,
+            "delivery_info": {"exchange": "", "routing_key": queue},
+            "priority": 0,
+            "body_encoding": "base64",
+            "delivery_tag": message_id,
+        },
+    }

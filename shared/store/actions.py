@@ -58,6 +58,13 @@ _ACCEPT = text(
     """
 )
 
+_KNOWN = text(
+    """
+    select id, status, queued_seq, position, body_hash from tasks
+    where session_id = :session and user_id = :user and client_action_id = :key
+    """
+)
+
 _SESSION_EXISTS = text("select 1 from sessions where id = :session and user_id = :user")
 
 _INTERRUPT = text(
@@ -181,27 +188,39 @@ async def accept_within(
     }
     row = (await connection.execute(_ACCEPT, parameters)).first()
     if row is None:
-        if (await connection.execute(_SESSION_EXISTS, parameters)).first() is None:
-            raise NotFound("no such session")
-        raise SessionBusy("a task of this session is running or waiting")
+        return await _refused(connection, parameters, session_id, body_hash)
     if not row.fresh:
         return _known(row, session_id, body_hash)
-    interrupted = None
-    if new.on_busy == "interrupt":
-        interrupted = (await connection.execute(_INTERRUPT, parameters)).scalar()
     events = [Event(row.queued_seq, "task_queued", row.id, row.at, row.data)]
     if row.early_cancels and new.client_action_id is not None:
         events += await _cancel_if_asked_before(connection, parameters, row.id)
+    cancelled = len(events) > 1
+    interrupted = None
+    if new.on_busy == "interrupt" and not cancelled:
+        interrupted = (await connection.execute(_INTERRUPT, parameters)).scalar()
     return Accepted(
         task_id=row.id,
         session_id=session_id,
         seq=row.queued_seq,
         position=row.position,
-        status="cancelled" if len(events) > 1 else "queued",
+        status="cancelled" if cancelled else "queued",
         fresh=True,
         events=tuple(events),
         interrupts=interrupted,
     )
+
+
+async def _refused(
+    connection: AsyncConnection, parameters: dict[str, Any], session_id: UUID, body_hash: bytes
+) -> Accepted:
+    """Why nothing was accepted. Under `reject`, an action that arrives twice at once finds the
+    session busy with itself; a newer snapshot shows that it is known."""
+    row = (await connection.execute(_KNOWN, parameters)).first()
+    if row is not None:
+        return _known(row, session_id, body_hash)
+    if (await connection.execute(_SESSION_EXISTS, parameters)).first() is None:
+        raise NotFound("no such session")
+    raise SessionBusy("a task of this session is running or waiting")
 
 
 def _known(row: AnyRow, session_id: UUID, body_hash: bytes) -> Accepted:

@@ -12,10 +12,12 @@ from shared.store.database import Database
 _ANNOUNCE = text(
     """
     insert into catalog (kind, name, title, description, details)
-    select kind, name, title, description, details
-    from jsonb_to_recordset(cast(:entries as jsonb))
-        as x(kind text, name text, title text, description text, details jsonb)
-    order by kind, name
+    select distinct on (kind, name) kind, name, title, description, details
+    from rows from (
+        jsonb_to_recordset(cast(:entries as jsonb))
+            as (kind text, name text, title text, description text, details jsonb)
+    ) with ordinality as x(kind, name, title, description, details, ord)
+    order by kind, name, ord desc
     on conflict (kind, name) do update set title = excluded.title,
         description = excluded.description, details = excluded.details,
         announced_at = clock_timestamp()
@@ -35,7 +37,7 @@ _STORY = text("select compiled from stories where hash = :hash")
 
 
 async def announce(db: Database, entries: Sequence[CatalogEntry]) -> None:
-    """Say what this worker can run; what it said before under the same names is replaced."""
+    """Say what this worker can run; what was said before under the same names is replaced."""
     await db.run(_ANNOUNCE, {"entries": dumps_text(list(entries))})
 
 

@@ -1,17 +1,19 @@
 """Connections to Postgres: the pool, single statements, transactions, and what goes wrong."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Self, TypeAlias
 
+import psycopg
 from psycopg.types.json import set_json_loads
 from sqlalchemy import Row, TextClause, event, text
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from shared.encoding import loads
-from shared.errors import StoreUnavailable
+from shared.errors import InvalidRequest, StoreUnavailable
 from shared.settings import Settings
 
 Parameters = Mapping[str, Any]
@@ -37,7 +39,8 @@ class Database:
     """A pool of connections to one Postgres.
 
     Everything that fails because Postgres is away, overloaded or restarting is raised as
-    `StoreUnavailable`; what is wrong with a statement itself stays SQLAlchemy's error.
+    `StoreUnavailable`, a value that Postgres has no form for as `InvalidRequest`; what is wrong
+    with a statement itself stays SQLAlchemy's error.
     """
 
     def __init__(self, engine: AsyncEngine) -> None:
@@ -54,6 +57,7 @@ class Database:
             max_overflow=0,
             pool_timeout=10,
             pool_use_lifo=True,
+            hide_parameters=True,  # what users wrote has no place in error messages
             connect_args={
                 "connect_timeout": 5,
                 "keepalives_idle": 5,
@@ -61,6 +65,7 @@ class Database:
                 "keepalives_count": 3,
                 "tcp_user_timeout": 10_000,
                 "application_name": "fireside",
+                "async_creator_fn": _connect,
             },
         )
         event.listen(engine.sync_engine, "connect", _set_up_connection)
@@ -108,6 +113,26 @@ def driver_url(url: str) -> str:
     return f"postgresql+psycopg://{rest}" if scheme in {"postgresql", "postgres"} else url
 
 
+async def _connect(*arguments: Any, **options: Any) -> psycopg.AsyncConnection[Any]:
+    """Connect; a caller that is cancelled meanwhile leaves nothing open.
+
+    The driver keeps the socket of a connection whose making was cancelled until the garbage
+    collector comes by, and Postgres waits a minute for the log-in to go on. So it is made all
+    the same, and closed.
+    """
+    making = asyncio.create_task(psycopg.AsyncConnection.connect(*arguments, **options))
+    try:
+        return await asyncio.shield(making)
+    except asyncio.CancelledError:
+        making.add_done_callback(_drop)
+        raise
+
+
+def _drop(making: asyncio.Task[psycopg.AsyncConnection[Any]]) -> None:
+    if not making.cancelled() and making.exception() is None:
+        making.result().pgconn.finish()
+
+
 def _set_up_connection(connection: Any, _record: object) -> None:
     previous = connection.autocommit
     connection.autocommit = True
@@ -123,10 +148,16 @@ async def _translated() -> AsyncIterator[None]:
         yield
     except PoolTimeout as error:
         raise StoreUnavailable("no connection to Postgres became free in time") from error
+    except DataError as error:
+        # A NUL in a text, a number out of range: wrong input, wherever it came from.
+        raise InvalidRequest("a value can't be stored") from error
     except DBAPIError as error:
         if is_unavailable(error):
-            raise StoreUnavailable(f"Postgres is not available: {error.orig}") from error
+            reason = " ".join(str(error.orig).split())
+            raise StoreUnavailable(f"Postgres is not available: {reason}") from error
         raise
+    except UnicodeEncodeError as error:
+        raise InvalidRequest("half of a character can't be stored") from error
 
 
 def is_unavailable(error: DBAPIError) -> bool:

@@ -20,13 +20,16 @@ from shared.records import (
 )
 from shared.store.database import Database, Parameters
 
-# State is what `returning` gives: the row under the lock that the lease is written with.
+# State is what `returning` gives: the row under the lock that the lease is written with. Should
+# this lease run out, the next hint is due at once, however long the session had been waiting.
 _TAKE_LEASE = text(
     """
     update sessions s set
         epoch = epoch + 1,
         lease_token = gen_random_uuid(),
-        lease_until = clock_timestamp() + make_interval(secs => :lease_seconds)
+        lease_until = clock_timestamp() + make_interval(secs => :lease_seconds),
+        hints = 0,
+        hint_at = least(hint_at, clock_timestamp() + make_interval(secs => :lease_seconds))
     where s.id = :session and s.open_tasks > 0
         and (s.lease_until is null or s.lease_until < clock_timestamp())
     returning s.epoch, s.lease_token, s.user_id, s.agent, s.story, s.story_hash, s.metadata,
@@ -209,7 +212,8 @@ _STILL_MINE = text(
 _RELEASE = text(
     """
     with released as (
-        update sessions set lease_token = null, lease_until = null, hint_at = clock_timestamp()
+        update sessions set lease_token = null, lease_until = null, hints = 0,
+            hint_at = clock_timestamp()
         where id = :session and epoch = :epoch and lease_token = :token
         returning id
     )
@@ -221,19 +225,25 @@ _RELEASE = text(
 
 SWEEP_LOCK = 7_316_205_118
 
+# Materialized, or else the planner may lock more rows than the limit says.
 _SWEEP = text(
     """
-    update sessions set
-        hints = least(hints + 1, 5),
-        hint_at = clock_timestamp() + make_interval(secs => least(power(2, hints), 30))
-    where (select pg_try_advisory_xact_lock(:lock)) and id in (
-        select id from sessions
-        where open_tasks > 0 and hint_at < clock_timestamp()
+    with due as materialized (
+        select id, hint_at from sessions
+        where (select pg_try_advisory_xact_lock(:lock))
+            and open_tasks > 0 and hint_at < clock_timestamp()
             and (lease_until is null or lease_until < clock_timestamp())
         order by hint_at
         limit :limit
-        for no key update skip locked)
-    returning id
+        for no key update skip locked
+    ), hinted as (
+        update sessions s set
+            hints = least(hints + 1, 5),
+            hint_at = clock_timestamp() + make_interval(secs => least(power(2, hints), 30))
+        from due where s.id = due.id
+        returning s.id, due.hint_at as was_due
+    )
+    select id from hinted order by was_due
     """
 )
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError, NoResultFound
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.encoding import dumps_text
@@ -119,6 +120,16 @@ async def create(
     Raises:
         InvalidRequest: the user has no such character of this agent.
     """
+    try:
+        return await _create(db, user_id, new, character_name)
+    except (IntegrityError, NoResultFound):
+        # Meanwhile the character, or the session of this key, was deleted: now that can be seen.
+        return await _create(db, user_id, new, character_name)
+
+
+async def _create(
+    db: Database, user_id: str, new: NewSession, character_name: str
+) -> tuple[Session, UUID, Accepted | None]:
     async with db.transaction() as connection:
         character = new.character_id or await default_character(
             connection, user_id, new.agent, character_name

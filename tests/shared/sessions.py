@@ -1,0 +1,40 @@
+"""Sessions for tests, made in few words."""
+
+from uuid import UUID
+
+from shared.records import Claim, NewAction, NewEvent, NewSession, Outcome
+from shared.store import actions, leases, sessions
+from shared.store.database import Database
+
+ME = "me"
+LEASE = 30.0
+
+
+async def new_session(db: Database, user: str = ME, *, started: bool = False) -> UUID:
+    """A session whose opening task waits, or (`started`) is over."""
+    session, _, _ = await sessions.create(db, user, NewSession("companion"), "Ember")
+    if started:
+        await finish(db, await claimed(db, session.id))
+    return session.id
+
+
+async def claimed(db: Database, session: UUID, lease: float = LEASE) -> Claim:
+    """The session's next task, under lease."""
+    claim = await leases.claim(db, session, lease_seconds=lease, history=100)
+    assert claim is not None
+    return claim
+
+
+async def say(db: Database, session: UUID, text: str = "hi", user: str = ME) -> UUID:
+    """The task of an accepted action."""
+    accepted = await actions.accept(db, user, session, NewAction({"type": "say", "text": text}))
+    return accepted.task_id
+
+
+def completed() -> Outcome:
+    """The shortest end of a task."""
+    return Outcome("completed", [NewEvent("task_completed", {})])
+
+
+async def finish(db: Database, claim: Claim) -> None:
+    await leases.end(db, claim, completed())

@@ -1,0 +1,365 @@
+"""The pool: what becomes of errors, of cancelled callers, and of connections."""
+
+import asyncio
+import gc
+import os
+import random
+import stat
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError, ProgrammingError
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import QueuePool
+
+from deploy.local.ports import free_port
+from deploy.local.postgres import EmbeddedPostgres
+from shared.errors import InvalidRequest, StoreUnavailable
+from shared.records import NewAction
+from shared.settings import load_settings
+from shared.store import actions, api_keys, leases
+from shared.store.database import Database, driver_url
+from tests.shared.invariants import broken
+from tests.shared.sessions import new_session
+
+ONE = text("select 1")
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    for _ in range(500):
+        if await condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it did not come to that")
+
+
+async def busy(watcher: psycopg.AsyncConnection[Any]) -> int:
+    """Connections of the pool that run a statement or have a transaction open."""
+    cursor = await watcher.execute(
+        """
+        select count(*) from pg_stat_activity
+        where datname = current_database() and backend_type = 'client backend'
+            and pid <> pg_backend_pid() and state <> 'idle'
+        """
+    )
+    row = await cursor.fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+async def waiting_for_a_lock(watcher: psycopg.AsyncConnection[Any]) -> bool:
+    cursor = await watcher.execute(
+        """
+        select count(*) from pg_stat_activity
+        where datname = current_database() and wait_event_type = 'Lock'
+        """
+    )
+    return await cursor.fetchone() == (1,)
+
+
+def checked_out(db: Database) -> int:
+    pool = db._engine.sync_engine.pool
+    assert isinstance(pool, QueuePool)
+    return pool.checkedout()
+
+
+async def nothing_left(db: Database, watcher: psycopg.AsyncConnection[Any]) -> None:
+    """The pool is whole and no transaction is open."""
+
+    async def quiet() -> bool:
+        return await busy(watcher) == 0
+
+    await until(quiet)
+    assert checked_out(db) == 0
+
+
+SETTINGS = text(
+    """
+    select current_setting('timezone'), current_setting('idle_in_transaction_session_timeout'),
+        current_setting('lock_timeout'), current_setting('statement_timeout')
+    """
+)
+
+
+async def test_each_connection_has_its_limits(db: Database) -> None:
+    expected = ("UTC", "3s", "5s", "30s")
+
+    assert await db.row(SETTINGS) == expected
+    async with db.transaction() as connection:
+        assert (await connection.execute(SETTINGS)).one() == expected
+    with pytest.raises(IntegrityError):
+        async with db.transaction() as connection:
+            await connection.execute(text("insert into souls select gen_random_uuid(), 1, ''"))
+    assert await db.row(SETTINGS) == expected
+
+
+async def test_rows_row_run(db: Database) -> None:
+    numbers = text("select * from generate_series(1, :n) as x(number)")
+
+    assert [row.number for row in await db.rows(numbers, {"n": 3})] == [1, 2, 3]
+    assert await db.row(numbers, {"n": 3}) == (1,)
+    assert await db.row(numbers, {"n": 0}) is None
+    insert = text("insert into stories select :h || x, '', '' from generate_series(1, 4) x")
+    assert await db.run(insert, {"h": "h"}) == 4
+
+
+async def test_a_transaction_holds_together(db: Database) -> None:
+    insert = text("insert into stories (hash, name, compiled) values (:hash, '', '')")
+    hashes = text("select hash from stories order by 1")
+
+    async with db.transaction() as connection:
+        await connection.execute(insert, {"hash": "a"})
+        await connection.execute(insert, {"hash": "b"})
+        assert await db.rows(hashes) == []
+
+    async def fail() -> None:
+        async with db.transaction() as connection:
+            await connection.execute(insert, {"hash": "c"})
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        await fail()
+
+    assert await db.rows(hashes) == [("a",), ("b",)]
+
+
+async def test_a_database_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://me:hunter2@127.0.0.1:{free_port()}/none")
+    db = Database.from_settings(load_settings())
+
+    for attempt in (db.rows, db.row, db.run):
+        with pytest.raises(StoreUnavailable, match="refused") as caught:
+            await attempt(ONE)
+        assert "\n" not in str(caught.value)
+        assert "hunter2" not in str(caught.value)
+    with pytest.raises(StoreUnavailable):
+        async with db.transaction():
+            pass
+    await db.close()
+
+
+async def test_a_pool_that_is_exhausted(postgres_url: str) -> None:
+    engine = create_async_engine(
+        driver_url(postgres_url), pool_size=2, max_overflow=0, pool_timeout=0.05
+    )
+    db = Database(engine)
+
+    async with db.transaction(), db.transaction():
+        with pytest.raises(StoreUnavailable, match="no connection to Postgres became free in time"):
+            await db.row(ONE)
+        with pytest.raises(StoreUnavailable, match="no connection to Postgres became free in time"):
+            async with db.transaction():
+                pass
+
+    assert await db.row(ONE) == (1,)
+    await db.close()
+
+
+async def test_a_restart_of_postgres(db: Database, postgres_server: EmbeddedPostgres) -> None:
+    assert await db.row(ONE) == (1,)
+
+    await asyncio.to_thread(postgres_server.restart)
+
+    with pytest.raises(StoreUnavailable):
+        await db.row(ONE)
+    assert await db.row(ONE) == (1,)
+
+
+async def test_a_connection_that_is_ended(
+    db: Database, watcher: psycopg.AsyncConnection[Any]
+) -> None:
+    async def be_ended() -> None:
+        async with db.transaction() as connection:
+            pid = (await connection.execute(text("select pg_backend_pid()"))).scalar()
+            await watcher.execute("select pg_terminate_backend(%s, 5000)", (pid,))
+            await connection.execute(ONE)
+
+    with pytest.raises(StoreUnavailable):
+        await be_ended()
+
+    assert await db.row(ONE) == (1,)
+    assert checked_out(db) == 0
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "set local lock_timeout = '10ms'; lock table stories",
+        "set local statement_timeout = '10ms'; select pg_sleep(5)",
+        "do $$ begin raise exception using errcode = '40P01'; end $$",
+        "do $$ begin raise exception using errcode = '40001'; end $$",
+        "do $$ begin raise exception using errcode = '53300'; end $$",
+        "do $$ begin raise exception using errcode = '57P01'; end $$",
+        "set transaction read only; delete from stories",
+    ],
+)
+async def test_what_may_well_succeed_later(
+    db: Database, watcher: psycopg.AsyncConnection[Any], statement: str
+) -> None:
+    async def run() -> None:
+        async with db.transaction() as connection:
+            await connection.execute(text(statement))
+
+    async with watcher.transaction():
+        await watcher.execute("lock table stories in access share mode")
+        with pytest.raises(StoreUnavailable):
+            await run()
+
+
+@pytest.mark.parametrize("statement", ["select no_such_column", "selec 1", "select from nowhere"])
+async def test_a_wrong_statement_is_no_matter_of_time(db: Database, statement: str) -> None:
+    with pytest.raises(ProgrammingError):
+        await db.row(text(statement))
+
+
+async def test_an_error_does_not_quote_what_users_wrote(db: Database) -> None:
+    with pytest.raises(ProgrammingError) as caught:
+        await db.row(text("select :told + 1 from nowhere"), {"told": "a secret"})
+
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["a\0b", "a\ud800b"])
+async def test_text_that_postgres_can_not_hold(db: Database, value: str) -> None:
+    with pytest.raises(InvalidRequest):
+        await api_keys.create(db, value)
+    with pytest.raises(InvalidRequest):
+        await actions.accept(
+            db, "me", await new_session(db), NewAction({"type": "say"}, client_action_id=value)
+        )
+
+
+async def test_a_number_that_is_out_of_range(db: Database) -> None:
+    with pytest.raises(InvalidRequest, match=r"^a value can't be stored$"):
+        await db.row(text("select cast(:n as int)"), {"n": 2**40})
+
+
+def sockets() -> set[int]:
+    """The sockets that this process has open, by inode."""
+    found = set()
+    for number in range(512):
+        with suppress(OSError):
+            status = os.fstat(number)
+            if stat.S_ISSOCK(status.st_mode):
+                found.add(status.st_ino)
+    return found
+
+
+async def cancelled(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_cancelled_while_connecting(db: Database) -> None:
+    gc.disable()
+    try:
+        for turns in range(30):
+            before = sockets()
+            task = asyncio.create_task(db.row(ONE))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await cancelled(task)
+            await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}))
+            await asyncio.sleep(0)
+            assert sockets() - before == set()
+    finally:
+        gc.enable()
+
+
+async def test_cancelled_while_a_statement_runs(
+    db: Database, watcher: psycopg.AsyncConnection[Any]
+) -> None:
+    task = asyncio.create_task(db.row(text("select pg_sleep(20)")))
+
+    async def runs() -> bool:
+        return await busy(watcher) == 1
+
+    await until(runs)
+    started = time.monotonic()
+    await cancelled(task)
+
+    await nothing_left(db, watcher)
+    assert time.monotonic() - started < 2
+    assert await db.row(ONE) == (1,)
+
+
+async def test_cancelled_while_waiting_for_a_session(
+    db: Database, watcher: psycopg.AsyncConnection[Any]
+) -> None:
+    session = await new_session(db)
+    async with watcher.transaction():
+        await watcher.execute("select from sessions where id = %s for update", (session,))
+        task = asyncio.create_task(
+            leases.claim(db, session, lease_seconds=3, history=1), name="claim"
+        )
+        await until(lambda: waiting_for_a_lock(watcher))
+        await cancelled(task)
+
+    await nothing_left(db, watcher)
+    claim = await leases.claim(db, session, lease_seconds=3, history=1)
+    assert claim is not None
+    assert claim.fence.epoch == 1
+
+
+async def test_cancelled_between_two_statements(
+    db: Database, watcher: psycopg.AsyncConnection[Any]
+) -> None:
+    session = await new_session(db)
+    locked = asyncio.Event()
+
+    async def hold() -> None:
+        async with db.transaction() as connection:
+            await connection.execute(text("select from sessions for update"))
+            locked.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(hold())
+    await locked.wait()
+    await cancelled(task)
+
+    await nothing_left(db, watcher)
+    assert await leases.claim(db, session, lease_seconds=3, history=1) is not None
+
+
+async def test_cancelled_while_waiting_for_a_connection(postgres_url: str) -> None:
+    engine = create_async_engine(driver_url(postgres_url), pool_size=1, max_overflow=0)
+    db = Database(engine)
+
+    async with db.transaction():
+        waiting = [asyncio.create_task(db.row(ONE)) for _ in range(5)]
+        await asyncio.sleep(0)
+        for task in waiting[:4]:
+            await cancelled(task)
+
+    assert await waiting[4] == (1,)
+    assert checked_out(db) == 0
+    await db.close()
+
+
+async def test_cancelled_at_any_moment(db: Database, watcher: psycopg.AsyncConnection[Any]) -> None:
+    session = await new_session(db)
+    choice = random.Random(7)
+
+    async def act(number: int) -> None:
+        action = NewAction({"type": "say"}, client_action_id=f"{number % 40}")
+        await actions.accept(db, "me", session, action)
+        claim = await leases.claim(db, session, lease_seconds=3, history=5)
+        if claim is not None:
+            await leases.release(db, claim.fence)
+
+    tasks = []
+    for number in range(120):
+        tasks.append(asyncio.create_task(act(number)))
+        await asyncio.sleep(choice.random() * 0.002)
+        choice.choice(tasks).cancel()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+
+    assert {type(one) for one in results} == {asyncio.CancelledError, type(None)}
+    await nothing_left(db, watcher)
+    assert await broken(db) == []

@@ -1,0 +1,109 @@
+"""The migration: from nothing, again, at once from many processes, and without a database."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from deploy.local.ports import free_port
+from deploy.local.postgres import EmbeddedPostgres
+from shared.errors import StoreUnavailable
+from shared.migrate import head_revision, migrate
+from shared.settings import load_settings
+from shared.store.database import Database
+from tests.shared.tables import TABLES
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def empty_url(postgres_server: EmbeddedPostgres) -> Iterator[str]:
+    """A database without a schema."""
+    yield postgres_server.create_database("unmigrated")
+    postgres_server.drop_database("unmigrated")
+
+
+def command(url: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "shared.migrate"],
+        cwd=ROOT,
+        env=os.environ | {"DATABASE_URL": url},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def tables_of(url: str) -> list[str]:
+    with psycopg.connect(url) as connection:
+        rows = connection.execute(
+            "select table_name from information_schema.tables where table_schema = 'public'"
+        ).fetchall()
+    return sorted(name for (name,) in rows)
+
+
+def columns_of(url: str) -> list[tuple[object, ...]]:
+    with psycopg.connect(url) as connection:
+        return connection.execute(
+            """
+            select table_name, column_name, data_type, is_nullable, column_default
+            from information_schema.columns where table_schema = 'public' order by 1, 2
+            """
+        ).fetchall()
+
+
+async def test_once_and_again(empty_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", empty_url)
+    db = Database.from_settings(load_settings())
+
+    assert await db.revision() is None
+    migrate(empty_url)
+    first = columns_of(empty_url)
+    migrate(empty_url)
+
+    assert tables_of(empty_url) == sorted([*TABLES, "alembic_version"])
+    assert columns_of(empty_url) == first
+    assert await db.revision() == head_revision()
+    await db.close()
+
+
+def test_from_many_processes_at_once(empty_url: str) -> None:
+    processes = [command(empty_url) for _ in range(4)]
+
+    assert [(one.communicate(timeout=60)[0], one.returncode) for one in processes] == [("", 0)] * 4
+    assert tables_of(empty_url) == sorted([*TABLES, "alembic_version"])
+    with psycopg.connect(empty_url) as connection:
+        found = connection.execute("select version_num from alembic_version").fetchall()
+    assert found == [(head_revision(),)]
+
+
+def test_a_database_that_is_away() -> None:
+    url = f"postgresql://me:hunter2@127.0.0.1:{free_port()}/none"
+
+    with pytest.raises(StoreUnavailable, match=r"^migration failed: .*refused"):
+        migrate(url)
+    process = command(url)
+    output, _ = process.communicate(timeout=60)
+
+    assert process.returncode == 1
+    assert output.startswith("fireside: migration failed: ")
+    assert output.count("\n") == 1
+    assert "hunter2" not in output
+
+
+def test_a_wrong_url() -> None:
+    process = command("mysql://me:hunter2@host/db")
+
+    assert process.communicate(timeout=60)[0] == (
+        "fireside: DATABASE_URL: must begin with postgresql://\n"
+    )
+    assert process.returncode == 1
+
+
+def test_a_database_that_does_not_exist(postgres_server: EmbeddedPostgres) -> None:
+    with pytest.raises(StoreUnavailable, match=r'database "nowhere" does not exist$'):
+        migrate(postgres_server.url_of("nowhere"))

@@ -1,0 +1,299 @@
+"""Hints on their way to a real, stock Celery worker."""
+
+import base64
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from kombu.exceptions import OperationalError
+from redis.asyncio import Redis
+
+from deploy.local.valkey import EmbeddedValkey
+from shared.broker import Channel, hint_of
+from shared.errors import QueueUnavailable
+from shared.queue import ADVANCE, Hints, envelope, make_celery
+from shared.redis_pool import connect_redis
+from shared.settings import Settings, load_settings
+
+QUEUE = "shared-tests"
+
+RAN = "ran"
+"""The Redis list onto which the worker's task pushes what it was called with."""
+
+
+@pytest.fixture(scope="module")
+def worker(valkey_server: EmbeddedValkey) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker process, by Celery's own command."""
+    command = "-m celery -A tests.shared.hint_worker worker --loglevel=WARNING --without-mingle"
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", *command.split()],
+        cwd=Path(__file__).parents[2],
+        env=os.environ
+        | {
+            "REDIS_URL": valkey_server.url,
+            "FIRESIDE_QUEUE": QUEUE,
+            "RAN_LIST": RAN,
+        },
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    yield process
+    process.terminate()
+    process.wait(20)
+
+
+@pytest.fixture
+def queue_settings(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setenv("FIRESIDE_QUEUE", QUEUE)
+    return load_settings()
+
+
+async def ran(redis: Redis, count: int) -> list[str | bytes]:
+    """The next calls of the worker's task, waited for."""
+    calls: list[str | bytes] = []
+    while len(calls) < count:
+        popped = await redis.brpop([RAN], timeout=4)
+        if popped is None:
+            raise AssertionError(f"the worker made only the calls {calls}")
+        calls.append(popped[1])
+    return calls
+
+
+@pytest.fixture
+async def ready(
+    worker: subprocess.Popen[bytes], redis: Redis, queue_settings: Settings
+) -> subprocess.Popen[bytes]:
+    """The worker, known to take hints."""
+    await Hints(queue_settings, redis).send([UUID(int=0)])
+    deadline = time.monotonic() + 30
+    while worker.poll() is None and time.monotonic() < deadline:
+        if await redis.brpop([RAN], timeout=4):
+            return worker
+    raise AssertionError("the worker did not start")
+
+
+async def test_a_celery_worker_runs_each_hint(
+    ready: subprocess.Popen[bytes], redis: Redis, queue_settings: Settings
+) -> None:
+    sessions = [uuid4() for _ in range(50)]
+
+    await Hints(queue_settings, redis).send(sessions)
+
+    assert sorted(await ran(redis, 50)) == sorted(str(one).encode() for one in sessions)
+    assert await redis.llen(QUEUE) == 0
+
+
+async def test_send_task_says_the_same(
+    ready: subprocess.Popen[bytes], redis: Redis, queue_settings: Settings
+) -> None:
+    session = uuid4()
+    app = make_celery(queue_settings)
+
+    app.send_task(ADVANCE, [str(session)], queue=QUEUE)
+
+    assert await ran(redis, 1) == [str(session).encode()]
+    app.close()
+
+
+async def test_no_ids_no_message(redis: Redis, queue_settings: Settings) -> None:
+    await Hints(queue_settings, redis).send([])
+
+    assert await redis.keys() == []
+
+
+def changed(**parts: Any) -> dict[str, Any]:
+    """A good hint with parts replaced; headers and properties are merged."""
+    made = envelope(UUID(int=1), QUEUE)
+    for name, value in parts.items():
+        merge = name in {"headers", "properties"} and isinstance(value, dict) and value
+        made[name.replace("_", "-")] = made[name] | value if merge else value
+    return made
+
+
+def body(value: object) -> str:
+    return base64.b64encode(json.dumps(value).encode()).decode()
+
+
+NO_HINTS: list[Any] = [
+    None,
+    7,
+    "text",
+    [],
+    {},
+    {"headers": {}, "body": ""},
+    changed(headers={}),
+    changed(headers=[]),
+    changed(headers=None),
+    changed(headers={"task": "os.system"}),
+    changed(headers={"task": None}),
+    changed(body=None),
+    changed(body=7),
+    changed(body="%%%"),
+    changed(body="é"),
+    changed(body=""),
+    changed(body=base64.b64encode(b"\xff{").decode()),
+    changed(body=body(None)),
+    changed(body=body(7)),
+    changed(body=body({"a": 1})),
+    changed(body=body([])),
+    changed(body=body([[], {}, {}])),
+    changed(body=body([[1], {}, {}])),
+    changed(body=body([["not-an-id"], {}, {}])),
+    changed(body=body([[str(UUID(int=1)), "more"], {}, {}])),
+]
+
+ODD_HINTS: list[Any] = [
+    changed(content_type="application/x-python-serialize"),
+    changed(content_type="x/y"),
+    changed(headers={"id": None}),
+    changed(headers={"retries": "x"}),
+    changed(headers={"eta": "never"}),
+    changed(headers={"expires": "never"}),
+    changed(headers={"timelimit": "x"}),
+    changed(properties={}),
+    changed(properties=None),
+    changed(properties={"delivery_tag": None}),
+    changed(properties={"delivery_info": None}),
+    changed(properties={"body_encoding": "rot13"}),
+    changed(body=body([[str(UUID(int=1))], {"key": 1}, {"callbacks": ["x"], "chain": [1]}])),
+    changed(body=body([[str(UUID(int=1))]])),
+]
+
+NOT_JSON: list[bytes] = [
+    b"",
+    b"garbage",
+    b"\xff\xfe",
+    b"[" * 100_000,
+    b'{"__type__":1,"__value__":1}',
+]
+
+
+@pytest.mark.parametrize("message", NO_HINTS)
+def test_what_is_no_hint(message: object) -> None:
+    assert hint_of(message) is None
+
+
+@pytest.mark.parametrize("message", [envelope(UUID(int=1), QUEUE), *ODD_HINTS])
+def test_what_is_a_hint(message: object) -> None:
+    assert hint_of(message) == UUID(int=1)
+
+
+async def test_a_worker_outlives_messages_that_are_no_hints(
+    ready: subprocess.Popen[bytes], redis: Redis, queue_settings: Settings
+) -> None:
+    bad = [json.dumps(message).encode() for message in NO_HINTS] + NOT_JSON
+    for message in bad:
+        await redis.lpush(QUEUE, message)
+    await Hints(queue_settings, redis).send([UUID(int=2)])
+
+    assert await ran(redis, 1) == [str(UUID(int=2)).encode()]
+    assert ready.poll() is None
+    assert await redis.llen(QUEUE) == 0
+    assert await redis.hlen(Channel.unacked_key) == 0
+
+
+async def test_only_the_session_counts_in_a_hint(
+    ready: subprocess.Popen[bytes], redis: Redis
+) -> None:
+    for message in ODD_HINTS:
+        await redis.lpush(QUEUE, json.dumps(message))
+
+    assert await ran(redis, len(ODD_HINTS)) == [str(UUID(int=1)).encode()] * len(ODD_HINTS)
+    assert ready.poll() is None
+
+
+async def test_a_queue_that_is_away(
+    queue_settings: Settings, monkeypatch: pytest.MonkeyPatch, unused_tcp_port: int
+) -> None:
+    monkeypatch.setenv("REDIS_URL", f"redis://127.0.0.1:{unused_tcp_port}/0")
+    settings = load_settings()
+    redis = connect_redis(settings)
+
+    started = time.monotonic()
+    with pytest.raises(QueueUnavailable):
+        await Hints(settings, redis).send([uuid4()])
+
+    assert time.monotonic() - started < 1
+    await redis.aclose()
+
+
+async def test_another_broker_gets_the_hints_by_celery(
+    redis: Redis, queue_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FIRESIDE_BROKER_URL", "memory://")
+    settings = load_settings()
+    sessions = [uuid4(), uuid4()]
+    got = []
+
+    await Hints(settings, redis).send(sessions)
+
+    with make_celery(settings).connection() as connection:
+        queue = connection.SimpleQueue(QUEUE)
+        for _ in sessions:
+            message = queue.get(block=False)
+            message.ack()
+            got.append((message.headers["task"], message.payload[:2]))
+        queue.close()
+    assert got == [(ADVANCE, [[str(session)], {}]) for session in sessions]
+    assert await redis.keys() == []
+
+
+async def test_another_broker_that_is_away(
+    redis: Redis,
+    queue_settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    unused_tcp_port: int,
+) -> None:
+    monkeypatch.setenv("FIRESIDE_BROKER_URL", f"redis://127.0.0.1:{unused_tcp_port}/0")
+
+    started = time.monotonic()
+    with pytest.raises(QueueUnavailable):
+        await Hints(load_settings(), redis).send([uuid4()])
+
+    assert time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize(
+    ("redis_url", "broker"),
+    [
+        ("redis://cache", "redis://cache"),
+        ("redis://:p%40w@cache:1/2", "redis://:p%40w@cache:1/2"),
+        ("redis://cache/1?db=3", "redis://cache/3"),
+        ("rediss://u:p@cache/1", "rediss://u:p@cache/1?ssl_cert_reqs=required"),
+        ("rediss://cache?ssl_cert_reqs=none&db=2", "rediss://cache/2?ssl_cert_reqs=none"),
+        ("unix:///run/r.sock", "redis+socket:///run/r.sock?virtual_host=0"),
+        ("unix://u:p@/run/r.sock?db=4", "redis+socket://u:p@/run/r.sock?virtual_host=4"),
+    ],
+)
+def test_celery_gets_the_redis_url_in_its_own_spelling(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, redis_url: str, broker: str
+) -> None:
+    monkeypatch.setenv("REDIS_URL", redis_url)
+
+    assert make_celery(load_settings()).conf.broker_url == broker
+
+    monkeypatch.setenv("FIRESIDE_BROKER_URL", redis_url)
+    assert make_celery(load_settings()).conf.broker_url == broker
+
+
+async def test_a_redis_at_a_socket_that_is_away(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("REDIS_URL", f"unix://{tmp_path}/redis.sock?db=3")
+    redis = connect_redis(load_settings())
+
+    with pytest.raises(QueueUnavailable):
+        await Hints(load_settings(), redis).send([uuid4()])
+    with (
+        make_celery(load_settings()).connection() as connection,
+        pytest.raises(OperationalError, match=f"{tmp_path}/redis.sock"),
+    ):
+        connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
+    await redis.aclose()
