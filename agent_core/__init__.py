@@ -61,6 +61,7 @@ from agent_core.hooks import (
     ToolResultOverride,
     UpcomingTurn,
 )
+from agent_core.http_connections import close_connections
 from agent_core.journal import (
     Effect,
     MemoryJournal,
@@ -237,6 +238,7 @@ __all__ = [
     "agent_loop",
     "agent_loop_continue",
     "cached",
+    "close_connections",
     "complete",
     "content_from_dict",
     "convert_to_llm",

@@ -68,6 +68,9 @@ def _request(
         "timeout": model.first_token_timeout,
         "max_retries": 0,
         "num_retries": 0,
+        # With tools litellm would first look for an MCP gateway of its own, and import `mcp` for
+        # it; tools of MCP servers are ordinary tools here.
+        "_skip_mcp_handler": True,
         **sampling(model, options),
     }
     _think(request, model, options)

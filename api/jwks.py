@@ -14,23 +14,30 @@ from shared.encoding import loads
 
 log = structlog.get_logger(__name__)
 
-RENEW_SECONDS = 600.0
-"""Keys are read again this often: one that the issuer took back stops to count."""
-
-RETRY_SECONDS = 10.0
-"""An unknown key id makes the keys be read again, but not more often than this."""
-
 _MAX_BYTES = 1 << 20
+_NEVER = float("-inf")
 
 
 class SigningKeys:
-    """A JWK set; symmetric keys in it are passed over."""
+    """A JWK set; symmetric keys in it are passed over.
 
-    def __init__(self, source: str) -> None:
+    Args:
+        source: URL or file.
+        renew_seconds: keys are read again this often: one that the issuer took back stops to
+            count.
+        retry_seconds: an unknown key id makes the keys be read again, but not more often than
+            this.
+    """
+
+    def __init__(
+        self, source: str, *, renew_seconds: float = 600, retry_seconds: float = 10
+    ) -> None:
         self._source = source
+        self._renew_seconds = renew_seconds
+        self._retry_seconds = retry_seconds
         self._keys: dict[str | None, PyJWK] = {}
-        self._read_at = float("-inf")
-        self._tried_at = float("-inf")
+        self._read_at = _NEVER
+        self._tried_at = _NEVER
         self._reading = asyncio.Lock()
 
     async def find(self, key_id: object) -> PyJWK | None:
@@ -40,10 +47,10 @@ class SigningKeys:
             Problem: `unavailable`: no keys could be had yet.
         """
         found = self._get(key_id)
-        if found is None or monotonic() - self._read_at > RENEW_SECONDS:
+        if found is None or monotonic() - self._read_at > self._renew_seconds:
             await self._renew()
             found = self._get(key_id)
-        if not self._keys:
+        if self._read_at == _NEVER:
             raise Problem("unavailable", "The keys of the token's issuer can't be had just now.")
         return found
 
@@ -54,7 +61,7 @@ class SigningKeys:
 
     async def _renew(self) -> None:
         async with self._reading:
-            if monotonic() - self._tried_at < RETRY_SECONDS:
+            if monotonic() - self._tried_at < self._retry_seconds:
                 return
             self._tried_at = monotonic()
             try:

@@ -27,7 +27,6 @@ async def watch_for_ever(db: Database, follower: Follower, *, every: float) -> N
     """
     while True:
         await asyncio.sleep(every)
-        await follower.mend()
         try:
             followed = follower.sessions
             for start in range(0, len(followed), _BATCH):

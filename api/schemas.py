@@ -45,7 +45,7 @@ def _check_say(text: str) -> str:
 
 
 def _check_on_busy(value: object) -> object:
-    if value in _LATER:
+    if isinstance(value, str) and value in _LATER:
         raise ValueError(f"'{value}' is not available in this release")
     return value
 
@@ -133,7 +133,8 @@ CLIENT_FRAME: TypeAdapter[ClientFrame] = TypeAdapter(
 # Bodies of requests
 
 SessionKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,128}$")]
-StoryKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+STORY_KEY = r"^[A-Za-z0-9_-]{1,64}$"
+StoryKey = Annotated[str, Field(pattern=STORY_KEY)]
 Name = Annotated[Text, Field(min_length=1, max_length=100)]
 Title = Annotated[Text, Field(max_length=200)]
 Soul = Annotated[Text, Field(max_length=MAX_SOUL)]

@@ -1,5 +1,6 @@
 """The story routes of the original design: one call acts, one asks how far the task is."""
 
+import re
 from typing import Literal
 from uuid import UUID
 
@@ -10,7 +11,7 @@ from api import problems, replies
 from api.access import User
 from api.actions import IdempotencyKey, accept
 from api.gateway import Gateway, Parts
-from api.schemas import Say, StoryAccepted, StoryAction, StoryStatus, new_action
+from api.schemas import STORY_KEY, Say, StoryAccepted, StoryAction, StoryStatus, new_action
 from api.sessions import create
 from shared.encoding import JsonObject
 from shared.errors import NotFound
@@ -20,6 +21,8 @@ from shared.store import actions, sessions
 router = APIRouter(prefix="/api/story", tags=["Story"])
 
 _Status = Literal["PENDING", "STARTED", "RETRY", "SUCCESS", "FAILURE", "REVOKED"]
+
+_NAME = re.compile(STORY_KEY)
 
 _STATUSES: dict[str, _Status] = {
     "queued": "PENDING",
@@ -33,6 +36,8 @@ _STATUSES: dict[str, _Status] = {
 
 async def find_session(parts: Gateway, user_id: str, name: str) -> Session:
     """The caller's session of this id, or else of this key; raises NotFound."""
+    if not _NAME.match(name):
+        raise NotFound("no such session")
     try:
         return await sessions.get(parts.db, user_id, UUID(name))
     except (ValueError, NotFound):

@@ -72,7 +72,7 @@ class Server:
 
 
 @contextmanager
-def server(folder: Path, *, workers: int) -> Iterator[Server]:
+def server(folder: Path, *, workers: int, model_path: str) -> Iterator[Server]:
     """Start everything; the key's user is `bench`."""
     with ExitStack() as stack:
         postgres = stack.enter_context(EmbeddedPostgres(folder / "postgres", database="fireside"))
@@ -85,6 +85,7 @@ def server(folder: Path, *, workers: int) -> Iterator[Server]:
             "FIRESIDE_MODEL": "openai/scripted",
             "FIRESIDE_MODEL_URL": model.url,
             "FIRESIDE_MODEL_API_KEY": "bench",
+            "FIRESIDE_MODEL_PATH": model_path,
             "FIRESIDE_LOG_LEVEL": "warning",
         }
         _run(folder, env, "shared.migrate")
@@ -189,8 +190,12 @@ class Player:
                 continue
             if frame["type"] == "message_update":
                 first = first or time.perf_counter()
-                streamed += frame["delta"]
+                if frame["offset"] == len(streamed):
+                    streamed += frame["delta"]
                 times.deltas += 1
+            elif frame["type"] == "message_end" and frame["data"]["message"]["role"] == "assistant":
+                first = first or time.perf_counter()
+                streamed = frame["data"]["message"]["content"][0]["text"]
             elif frame["type"].startswith("task_") and frame["type"] not in {
                 "task_queued",
                 "task_started",
@@ -283,7 +288,7 @@ def percentiles(values: Sequence[float]) -> dict[str, float]:
 
 
 async def bench(options: argparse.Namespace, folder: Path) -> None:
-    with server(folder, workers=options.workers) as running:
+    with server(folder, workers=options.workers, model_path=options.model_path) as running:
         await play(running, Workload(16, 3, 0, 50, 0))  # warms up
         for _ in range(options.repeat):
             for name in options.workloads.split(","):
@@ -291,6 +296,7 @@ async def bench(options: argparse.Namespace, folder: Path) -> None:
                     "target": "fireside",
                     "workload": name,
                     "workers": options.workers,
+                    "model_path": options.model_path,
                     **await play(running, WORKLOADS[name]),
                     "at": time.strftime("%F %T"),
                 }
@@ -304,6 +310,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.load", description=__doc__)
     parser.add_argument("workloads", nargs="?", default="A,C", help="of A, B, C, S (A,C)")
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--model-path", choices=["litellm", "direct"], default="litellm")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()

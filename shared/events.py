@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 from redis.exceptions import RedisError
 
-from shared.encoding import dumps
+from shared.encoding import dumps, well_formed
 from shared.errors import QueueUnavailable
 from shared.records import TERMINAL_EVENTS, Event
 
@@ -195,9 +195,9 @@ def _keep_text(pipe: Pipeline, key: str, entry: Event | Delta) -> None:
             pipe.delete(key)
     elif entry.offset == 0:
         head = f"{entry.message}\n"
-        pipe.set(key, (head + entry.text).encode(errors="replace"), ex=TEXT_SECONDS)
+        pipe.set(key, well_formed(head + entry.text), ex=TEXT_SECONDS)
     else:
-        pipe.append(key, entry.text.encode(errors="replace"))
+        pipe.append(key, well_formed(entry.text))
         pipe.expire(key, TEXT_SECONDS)
 
 

@@ -6,12 +6,13 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
 from uuid import UUID
 
 import structlog
 from redis.asyncio import Redis
-from redis.asyncio.client import PubSub
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from shared.events import Line, channel, decode_lines
@@ -22,8 +23,9 @@ MAX_WAITING = 2_000
 """Lines that one listener may leave unread; beyond it the log is the quicker way to catch up."""
 
 _CONFIRM_SECONDS = 2.0
-
-_KEEP_ALIVE_CHANNEL = "fireside:gateways"
+_CONNECT_SECONDS = 5.0
+_STEADY_SECONDS = 10.0
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 
 
 class Subscription:
@@ -40,6 +42,11 @@ class Subscription:
         self._lines: deque[Line] = deque()
         self._wake = asyncio.Event()
         self._stale = False
+        self._begun = False
+
+    def begin(self) -> None:
+        """From here on the listener relies on being told of every loss."""
+        self._begun = True
 
     def push(self, line: Line) -> None:
         """Give the listener a line; never waits."""
@@ -50,10 +57,11 @@ class Subscription:
         self._wake.set()
 
     def mark_stale(self) -> None:
-        """Make the listener read the log."""
-        self._lines.clear()
-        self._stale = True
-        self._wake.set()
+        """Make the listener read the log; one that has not begun will read it anyway."""
+        if self._begun:
+            self._lines.clear()
+            self._stale = True
+            self._wake.set()
 
     def take_stale(self) -> bool:
         """Whether the log must be read, once."""
@@ -75,20 +83,34 @@ class Subscription:
         return self._wake.is_set()
 
 
-class Follower:
-    """The process's one subscription; listeners come and go."""
+@dataclass(slots=True)
+class _Followed:
+    listeners: set[Subscription] = field(default_factory=set)
+    stands: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def __init__(self, redis: Redis) -> None:
+
+class Follower:
+    """The process's one subscription; listeners come and go.
+
+    It has a connection to Redis of its own, on which one task reads and one writes. redis-py's
+    PubSub would reconnect by itself, in whichever task sees the loss first, or in both at once.
+
+    Args:
+        ping_seconds: a quiet connection is asked this often whether it still stands; after three
+            times as long without a word it is given up. A lost host closes nothing.
+    """
+
+    def __init__(self, redis: Redis, *, ping_seconds: float = 5.0) -> None:
         self._redis = redis
-        self._pubsub: PubSub | None = None
+        self._ping_seconds = ping_seconds
         self._followed: dict[UUID, _Followed] = {}
-        self._subscribed: set[UUID] = set()
+        self._changed: set[UUID] = set()
+        self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._change = asyncio.Lock()
 
     async def start(self) -> None:
         """Begin to read; Redis may be away, it is tried again until it is back."""
-        self._task = asyncio.create_task(self._read_for_ever(), name="follower")
+        self._task = asyncio.create_task(self._follow_for_ever(), name="follower")
 
     async def stop(self) -> None:
         """End reading and close the connection."""
@@ -112,11 +134,6 @@ class Follower:
         for subscription in self.listeners(session_id):
             subscription.mark_stale()
 
-    async def mend(self) -> None:
-        """Send again the commands that failed while redis-py itself got its connection back."""
-        for session_id in self._subscribed ^ self._followed.keys():
-            await self._bring_in_line(session_id)
-
     @asynccontextmanager
     async def follow(self, session_id: UUID) -> AsyncIterator[Subscription]:
         """Listen to a session; the subscription stands before the block begins.
@@ -125,88 +142,114 @@ class Follower:
         read the log once the connection is back.
         """
         subscription = Subscription()
-        followed = self._followed.setdefault(session_id, _Followed())
+        followed = self._followed.get(session_id)
+        if followed is None:
+            followed = self._followed[session_id] = _Followed()
+            self._bring_in_line(session_id)
         followed.listeners.add(subscription)
         try:
-            await self._bring_in_line(session_id)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_CONFIRM_SECONDS):
                     await followed.stands.wait()
-            # The listener reads the log after this anyway; only what is lost from now on counts.
-            subscription.take_stale()
+            subscription.begin()
             yield subscription
         finally:
             followed.listeners.discard(subscription)
-            if not followed.listeners and self._followed.get(session_id) is followed:
+            if not followed.listeners:
                 del self._followed[session_id]
-                await self._bring_in_line(session_id)
+                self._bring_in_line(session_id)
 
-    async def _bring_in_line(self, session_id: UUID) -> None:
-        """Subscribe or unsubscribe, whichever the listeners that there are now ask for.
+    def _bring_in_line(self, session_id: UUID) -> None:
+        self._changed.add(session_id)
+        self._wake.set()
 
-        Under a lock, for the last listener may go while a new one comes: what counts is what is
-        wanted when the command is sent. What is subscribed is our own account: redis-py's list of
-        channels keeps a name until Redis has confirmed that it is gone.
-        """
-        async with self._change:
-            pubsub = self._pubsub
-            if pubsub is None:
-                return  # the reader subscribes to all when it connects
-            name = channel(session_id).encode()
-            wanted = session_id in self._followed
-            if wanted == (session_id in self._subscribed):
-                return
-            with contextlib.suppress(RedisError, OSError):
-                await (pubsub.subscribe(name) if wanted else pubsub.unsubscribe(name))
-                self._subscribed ^= {session_id}
-
-    async def _read_for_ever(self) -> None:
-        pause = 0.05
+    async def _follow_for_ever(self) -> None:
+        loop = asyncio.get_running_loop()
+        pause = _SHORTEST_PAUSE
         while True:
-            pubsub = self._redis.pubsub()
+            began = loop.time()
+            self._changed.clear()
+            connection = self._new_connection()
             try:
-                async with self._change:
-                    self._subscribed = set(self._followed)
-                    names = [channel(session_id) for session_id in self._subscribed]
-                    await pubsub.subscribe(_KEEP_ALIVE_CHANNEL, *names)
-                    self._pubsub = pubsub
-                async for message in pubsub.listen():
-                    pause = 0.05
-                    self._receive(message)
-            except (RedisError, OSError) as error:
-                log.warning("subscription lost", error=str(error), retry_in=pause)
+                async with asyncio.timeout(_CONNECT_SECONDS):
+                    await connection.connect()  # type: ignore[no-untyped-call]
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(self._write(connection))
+                    tasks.create_task(self._read(connection))
+            except* (RedisError, OSError) as lost:
+                reasons = ", ".join(str(error) for error in lost.exceptions)
+                log.warning("subscription lost", error=reasons, retry_in=pause)
             finally:
-                self._pubsub = None
-                with contextlib.suppress(RedisError, OSError):
-                    await pubsub.aclose()  # type: ignore[no-untyped-call]
+                await connection.disconnect(nowait=True)
             await asyncio.sleep(pause)
-            pause = min(pause * 2, 2.0)
+            lasted = loop.time() - began > _STEADY_SECONDS
+            pause = _SHORTEST_PAUSE if lasted else min(pause * 2, _LONGEST_PAUSE)
 
-    def _receive(self, message: dict[str, Any]) -> None:
-        session_id = _session_of(message["channel"])
-        followed = self._followed.get(session_id) if session_id else None
-        if followed is None:
-            return
-        if message["type"] == "message":
-            for line in decode_lines(message["data"]):
+    def _new_connection(self) -> AbstractConnection:
+        """A connection of the client's kind, but one that never reconnects by itself.
+
+        In protocol 2 a message is a plain list; in 3 redis-py formats each one for its own log.
+        With a `socket_timeout` it would send by `wait_for`, which can swallow a cancellation
+        before Python 3.12.
+        """
+        pool = self._redis.connection_pool
+        options = pool.connection_kwargs | {
+            "protocol": 2,
+            "retry": Retry(NoBackoff(), 0),
+            "socket_timeout": None,
+            "client_name": "fireside-follower",
+        }
+        return pool.connection_class(**options)
+
+    async def _write(self, connection: AbstractConnection) -> None:
+        """Subscribe to all that is followed, then to what comes, and ask when it is quiet.
+
+        What counts is what is followed when the command is sent: the last listener may go while
+        a new one comes. To subscribe twice is harmless, and gives the confirmation anew.
+        """
+        self._changed = set(self._followed)
+        self._wake.set()
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._ping_seconds):
+                    await self._wake.wait()
+            self._wake.clear()
+            changed, self._changed = self._changed, set()
+            come = [channel(one) for one in changed if one in self._followed]
+            gone = [channel(one) for one in changed if one not in self._followed]
+            if gone:
+                await connection.send_command("UNSUBSCRIBE", *gone, check_health=False)
+            if come:
+                await connection.send_command("SUBSCRIBE", *come, check_health=False)
+            if not changed:
+                await connection.send_command("PING", check_health=False)
+
+    async def _read(self, connection: AbstractConnection) -> None:
+        while True:
+            answer = await connection.read_response(
+                timeout=3 * self._ping_seconds, disconnect_on_error=False
+            )
+            if answer is None:
+                raise TimeoutError("Redis has not answered for long")
+            self._receive(answer)
+
+    def _receive(self, answer: object) -> None:
+        match answer:
+            case [kind, bytes(name), value] if followed := self._followed_by(name):
+                pass
+            case _:
+                return  # an answer to PING, or of a session that nobody follows any more
+        if kind == b"message" and isinstance(value, bytes):
+            for line in decode_lines(value):
                 for subscription in followed.listeners:
                     subscription.push(line)
-        elif message["type"] == "subscribe":
-            # A late or a second confirmation means that lines were lost before it. The first one,
-            # in time, finds listeners that have not begun; they put the mark away themselves.
+        elif kind == b"subscribe":
             for subscription in followed.listeners:
-                subscription.mark_stale()
+                subscription.mark_stale()  # what was published before this moment may be lost
             followed.stands.set()
 
-
-@dataclass(slots=True)
-class _Followed:
-    listeners: set[Subscription] = field(default_factory=set)
-    stands: asyncio.Event = field(default_factory=asyncio.Event)
-
-
-def _session_of(name: bytes) -> UUID | None:
-    try:
-        return UUID(name.decode().rpartition(":")[2])
-    except ValueError:
-        return None
+    def _followed_by(self, name: bytes) -> _Followed | None:
+        try:
+            return self._followed.get(UUID(name.decode().rpartition(":")[2]))
+        except ValueError:
+            return None

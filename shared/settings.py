@@ -97,6 +97,10 @@ class Settings(BaseSettings):
     model_url: str | None = Field(
         default=None, description="base URL of an OpenAI-compatible endpoint"
     )
+    model_path: Literal["litellm", "direct"] = Field(
+        default="litellm",
+        description="`direct` calls an OpenAI-compatible endpoint without litellm, for less CPU",
+    )
     model_api_key: SecretStr | None = Field(
         default=None, description="key for the model where the provider's own variable is not used"
     )

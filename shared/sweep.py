@@ -18,7 +18,9 @@ async def sweep_for_ever(db: Database, hints: Hints, *, every: float) -> None:
     Args:
         every: seconds between two sweeps.
     """
-    while True:
+    task = asyncio.current_task()
+    # Before Python 3.12 a cancellation that comes just as Redis takes a command is swallowed.
+    while task is None or not task.cancelling():
         try:
             found = await leases.sweep(db)
             await hints.send(found)

@@ -26,7 +26,8 @@ def start_host(settings: Settings) -> Host:
     """
     agents = load_agents(settings)
     asyncio.run(_announce(settings, list(agents.values())))
-    preload()
+    if settings.model_path == "litellm":
+        preload()  # seconds of CPU: before the first task, not in it
     host = Host(settings, agents, model_of(settings), _key(settings))
     host.start()
     return host
@@ -45,6 +46,7 @@ def model_of(settings: Settings) -> Model:
         provider,
         model_id,
         base_url=settings.model_url,
+        api="openai" if settings.model_path == "direct" else "litellm",
         first_token_timeout=settings.model_first_token_seconds,
         stall_timeout=settings.model_stall_seconds,
         max_attempts=settings.model_retries + 1,

@@ -37,6 +37,8 @@ class Programs:
     gateway: Sequence[str] = (sys.executable, "-m", "api")
     worker: Sequence[str] = (
         *(sys.executable, "-m", "celery", "-A", "worker.app", "worker", "--loglevel", "INFO"),
+        # There is one worker, so nobody to gossip with.
+        *("--without-gossip", "--without-mingle", "--without-heartbeat"),
     )
 
 
@@ -101,6 +103,9 @@ class Launcher:
                 return 0
             except LaunchError as error:
                 _explain(error)
+                return 1
+            except OSError as error:  # a file or disk that fails where nobody expects it
+                _explain(LaunchError(str(error)))
                 return 1
         return 0
 

@@ -117,7 +117,12 @@ class EmbeddedPostgres(Server):
     def wait_ready(self, timeout: float | None = None) -> None:
         """Wait for logins, then see that the database exists."""
         super().wait_ready(timeout)
-        self.create_database(self.database)
+        try:
+            self.create_database(self.database)
+        except psycopg.Error as error:
+            reason = " ".join(str(error).split())
+            message = f"cannot make the database {self.database}: {reason}"
+            raise StartFailedError(message, log=self.command.log) from error
 
     def create_database(self, name: str, *, template: str | None = None) -> str:
         """Make a database (a copy of `template`, which nobody may be using), if absent; returns

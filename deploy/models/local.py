@@ -53,7 +53,7 @@ def main() -> None:
     params.n_ctx = options.context
     params.n_parallel = options.slots
     params.kv_unified = True  # one long conversation may take the whole context
-    params.n_predict = 1024  # a model this small may not find an end by itself
+    params.n_predict = 512  # a model this small may not find an end by itself
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
     params.n_threads_http = options.slots + 2
     params.cache_ram_mib = 64

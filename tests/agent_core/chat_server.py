@@ -40,7 +40,7 @@ class ChatServer:
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.peers: list[object] = []
-        self.hanging = asyncio.Event()
+        self.arrivals: asyncio.Queue[None] = asyncio.Queue()
         self.gone = asyncio.Event()
         self.release = asyncio.Event()
         self.url = ""
@@ -48,6 +48,7 @@ class ChatServer:
     async def answer(self, request: web.Request) -> web.StreamResponse:
         entry = self.script[len(self.requests)]
         self.requests.append(await request.json())
+        self.arrivals.put_nowait(None)
         self.headers.append({name.lower(): value for name, value in request.headers.items()})
         self.peers.append(request.transport and request.transport.get_extra_info("peername"))
         if isinstance(entry, Refusal):
@@ -65,7 +66,6 @@ class ChatServer:
 
     async def _send(self, request: web.Request, response: web.StreamResponse, piece: Piece) -> None:
         if isinstance(piece, Hang):
-            self.hanging.set()
             await self.release.wait()
         elif isinstance(piece, Cut):
             if request.transport is not None:

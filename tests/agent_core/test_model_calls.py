@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from agent_core.completion import stream_completion
+from agent_core.content import ImageContent, TextContent
 from agent_core.messages import Usage, UserMessage
 from agent_core.models import Api, Model, ModelCost
 from agent_core.streaming import AssistantMessageEvent, LlmContext, StreamOptions
+from tests.agent_core.agents import ok
 from tests.agent_core.chat_server import (
     DONE,
     ChatServer,
@@ -192,7 +194,7 @@ async def test_a_long_retry_after_is_not_waited_for(api: Api) -> None:
 
 async def test_no_answer_in_time_is_tried_again(api: Api) -> None:
     async with serving([chunk({"role": "assistant"}), Hang()], said("ok")) as server:
-        events = await events_of(server, api, first_token_timeout=0.3)
+        events = await events_of(server, api, first_token_timeout=1.0)
 
     assert events[-1].type == "done", events[-1]
     assert server.gone.is_set() or len(server.requests) == 2
@@ -241,3 +243,44 @@ async def test_abort_closes_the_connection(api: Api) -> None:
     assert final.type == "error"
     assert final.reason == "aborted"
     assert final.error.text == "Once"
+
+
+async def test_calls_share_a_connection(api: Api) -> None:
+    async with serving(said("one"), said("two")) as server:
+        await events_of(server, api)
+        await events_of(server, api)
+
+    first, second = server.peers
+    assert first == second
+
+
+async def test_many_calls_run_at_once(api: Api) -> None:
+    script: list[Piece] = [chunk({"content": "Once"}), Hang(), chunk(finish="stop"), DONE]
+    async with serving(*[script] * 5) as server:
+        running = [asyncio.create_task(events_of(server, api)) for _ in range(5)]
+        for _ in running:
+            await server.arrivals.get()
+        server.release.set()
+        answers = await asyncio.gather(*running)
+
+    assert [events[-1].type for events in answers] == ["done"] * 5
+
+
+async def test_images_and_tools_are_sent(api: Api) -> None:
+    picture = ImageContent("AA==")
+    context = LlmContext("", [UserMessage([TextContent("look"), picture])], [ok])
+    async with serving(said("a cat")) as server:
+        await events_of(server, api, context, images=True)
+
+    sent = server.requests[0]
+    assert sent["messages"][0]["content"][1]["image_url"]["url"] == "data:image/png;base64,AA=="
+    assert sent["tools"][0]["function"]["name"] == "ok"
+
+
+async def test_temperature_and_cap_of_the_call_go_before_the_models(api: Api) -> None:
+    options = StreamOptions(api_key="k", temperature=0.0, max_tokens=50)
+    async with serving(said("ok")) as server:
+        await events_of(server, api, options=options, temperature=0.9)
+
+    assert server.requests[0]["temperature"] == 0.0
+    assert server.requests[0]["max_tokens"] == 50

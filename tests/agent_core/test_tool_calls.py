@@ -511,6 +511,16 @@ async def test_calls_without_ids_of_their_own_get_some(ids: tuple[str, str]) -> 
     assert {end.tool_call_id for end in scripted.ends()} == {first[0], second[0]}
 
 
+async def test_calls_of_an_answer_that_says_it_was_aborted_do_not_run() -> None:
+    aborted = calls(call("c1", "ok"))
+    aborted.stop_reason = "aborted"
+    scripted = Scripted([aborted, "never"], ok)
+    await scripted.agent.prompt("hi")
+
+    assert scripted.results() == [("c1", True, "Operation aborted")]
+    assert len(scripted.model.requests) == 1
+
+
 async def test_a_loop_of_calls_ends_at_the_cap() -> None:
     scripted = Scripted([], ok, max_turns=3)
     scripted.model.script = [calls(call(f"c{n}", "ok")) for n in range(5)]

@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
 import httpx
@@ -11,6 +11,7 @@ import uvicorn
 
 from api.app import create_app
 from api.socket import MAX_FRAME
+from deploy.local.valkey import EmbeddedValkey
 from shared.records import CatalogEntry
 from shared.settings import Settings, load_settings
 from shared.store import catalog
@@ -97,3 +98,16 @@ def client(http: httpx.AsyncClient, url: str) -> Client:
 async def worker(settings: Settings, db: Database) -> AsyncIterator[FakeWorker]:
     async with FakeWorker.connected(settings, db) as one:
         yield one
+
+
+@pytest.fixture
+def own_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedValkey]:
+    """A Valkey that a test may kill."""
+    with EmbeddedValkey(tmp_path_factory.mktemp("valkey"), durable=False) as server:
+        yield server
+
+
+@pytest.fixture
+def frail(settings: Settings, own_valkey: EmbeddedValkey) -> Settings:
+    """Settings with that Valkey in them."""
+    return type(settings)(REDIS_URL=own_valkey.url)

@@ -3,11 +3,9 @@
 import asyncio
 import random
 import signal
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
-import pytest
 
 from deploy.local.valkey import EmbeddedValkey
 from shared.records import NewEvent
@@ -81,19 +79,6 @@ async def test_two_sockets_of_a_session_see_the_same(client: Client, worker: Fak
 
     assert first == second
     assert [frame["type"] for frame in first].count("message_update") == 40
-
-
-@pytest.fixture
-async def own_valkey(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedValkey]:
-    """A Valkey that a test may kill."""
-    with EmbeddedValkey(tmp_path_factory.mktemp("valkey"), durable=False) as server:
-        yield server
-
-
-@pytest.fixture
-def frail(settings: Settings, own_valkey: EmbeddedValkey) -> Settings:
-    """Settings with that Valkey in them."""
-    return type(settings)(REDIS_URL=own_valkey.url)
 
 
 async def test_a_killed_redis_loses_no_event(

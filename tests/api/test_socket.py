@@ -6,7 +6,6 @@ import socket as sockets
 from typing import Any
 from uuid import uuid4
 
-import pytest
 from sqlalchemy import text
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
@@ -72,71 +71,69 @@ async def test_a_cancel_may_come_before_its_action(client: Client) -> None:
     assert next(f["status"] for f in frames if f["type"] == "ack") == "cancelled"
 
 
-@pytest.mark.parametrize(
-    ("frame", "code", "action_id"),
-    [
-        ("no json", "invalid_json", None),
-        ("", "invalid_json", None),
-        (
-            '{"type":"action","id":"a","action":{"type":"say","text":"\\ud800"}}',
-            "invalid_json",
-            None,
-        ),
-        ("[" * 5000, "invalid_json", None),
-        ("[]", "invalid_request", None),
-        ('"text"', "invalid_request", None),
-        ("{}", "invalid_request", None),
-        ({"type": "sing", "id": "a"}, "invalid_request", "a"),
-        ({"type": "action", "id": "a"}, "invalid_request", "a"),
-        ({"type": "action", "action": say()}, "invalid_request", None),
-        ({"type": "action", "id": "", "action": say()}, "invalid_request", ""),
-        ({"type": "action", "id": 5, "action": say()}, "invalid_request", None),
-        ({"type": "action", "id": "x" * 201, "action": say()}, "invalid_request", None),
-        ({"type": "action", "id": "a\nb", "action": say()}, "invalid_request", "a\nb"),
-        ({"type": "action", "id": "a", "action": {"type": "sing"}}, "invalid_request", "a"),
-        ({"type": "action", "id": "a", "action": {"type": "start"}}, "invalid_request", "a"),
-        ({"type": "action", "id": "a", "action": say("")}, "invalid_request", "a"),
-        ({"type": "action", "id": "a", "action": say(" \n ")}, "invalid_request", "a"),
-        ({"type": "action", "id": "a", "action": say("a\0b")}, "invalid_request", "a"),
-        ({"type": "action", "id": "a", "action": say("x" * 16_001)}, "payload_too_large", "a"),
-        ({"type": "action", "id": "a", "action": say(on_busy="steer")}, "invalid_request", "a"),
-        ({"type": "action", "id": "a", "action": say(on_busy="hop")}, "invalid_request", "a"),
-        ({"type": "action", "id": "a", "action": say(on_busy="reject")}, "session_busy", "a"),
-        ({"type": "action", "id": "a", "action": say(volume=11)}, "invalid_request", "a"),
-        (
-            {"type": "action", "id": "a", "action": say(client_action_id="b")},
-            "invalid_request",
-            "a",
-        ),
-        ({"type": "action", "id": "a", "action": {"type": "choose"}}, "invalid_request", "a"),
-        (
-            {"type": "action", "id": "a", "action": {"type": "choose", "choice_id": 5}},
-            "invalid_request",
-            "a",
-        ),
-        ({"type": "cancel"}, "invalid_request", None),
-        ({"type": "cancel", "task_id": "x"}, "invalid_request", None),
-        ({"type": "cancel", "task_id": str(uuid4())}, "not_found", None),
-        (
-            {"type": "cancel", "task_id": str(uuid4()), "client_action_id": "a"},
-            "invalid_request",
-            None,
-        ),
-    ],
-)
-async def test_a_bad_frame_is_refused_and_harms_nothing(
-    client: Client, frame: Any, code: str, action_id: str | None
-) -> None:
+BAD_FRAMES: list[tuple[Any, str, str | None]] = [
+    ("no json", "invalid_json", None),
+    ("", "invalid_json", None),
+    (
+        '{"type":"action","id":"a","action":{"type":"say","text":"\\ud800"}}',
+        "invalid_json",
+        None,
+    ),
+    ("[" * 5000, "invalid_json", None),
+    ("[]", "invalid_request", None),
+    ('"text"', "invalid_request", None),
+    ("{}", "invalid_request", None),
+    ({"type": "sing", "id": "a"}, "invalid_request", "a"),
+    ({"type": "action", "id": "a"}, "invalid_request", "a"),
+    ({"type": "action", "action": say()}, "invalid_request", None),
+    ({"type": "action", "id": "", "action": say()}, "invalid_request", ""),
+    ({"type": "action", "id": 5, "action": say()}, "invalid_request", None),
+    ({"type": "action", "id": "x" * 201, "action": say()}, "invalid_request", None),
+    ({"type": "action", "id": "a\nb", "action": say()}, "invalid_request", "a\nb"),
+    ({"type": "action", "id": "a", "action": {"type": "sing"}}, "invalid_request", "a"),
+    ({"type": "action", "id": "a", "action": {"type": "start"}}, "invalid_request", "a"),
+    ({"type": "action", "id": "a", "action": say("")}, "invalid_request", "a"),
+    ({"type": "action", "id": "a", "action": say(" \n ")}, "invalid_request", "a"),
+    ({"type": "action", "id": "a", "action": say("a\0b")}, "invalid_request", "a"),
+    ({"type": "action", "id": "a", "action": say("x" * 16_001)}, "payload_too_large", "a"),
+    ({"type": "action", "id": "a", "action": say(on_busy="steer")}, "invalid_request", "a"),
+    ({"type": "action", "id": "a", "action": say(on_busy="hop")}, "invalid_request", "a"),
+    ({"type": "action", "id": "a", "action": say(on_busy="reject")}, "session_busy", "a"),
+    ({"type": "action", "id": "a", "action": say(volume=11)}, "invalid_request", "a"),
+    (
+        {"type": "action", "id": "a", "action": say(client_action_id="b")},
+        "invalid_request",
+        "a",
+    ),
+    ({"type": "action", "id": "a", "action": {"type": "choose"}}, "invalid_request", "a"),
+    (
+        {"type": "action", "id": "a", "action": {"type": "choose", "choice_id": 5}},
+        "invalid_request",
+        "a",
+    ),
+    ({"type": "cancel"}, "invalid_request", None),
+    ({"type": "cancel", "task_id": "x"}, "invalid_request", None),
+    ({"type": "cancel", "task_id": str(uuid4())}, "not_found", None),
+    (
+        {"type": "cancel", "task_id": str(uuid4()), "client_action_id": "a"},
+        "invalid_request",
+        None,
+    ),
+]
+
+
+async def test_a_bad_frame_is_refused_and_harms_nothing(client: Client) -> None:
     session = await client.session()
     async with client.socket(session["id"]) as socket:
-        await socket.connection.send(frame if isinstance(frame, str) else json.dumps(frame))
-        refused = await socket.receive()
+        for frame, code, action_id in BAD_FRAMES:
+            await socket.connection.send(frame if isinstance(frame, str) else json.dumps(frame))
+            refused = await socket.receive()
+            assert (refused["error"]["code"], refused.get("id")) == (code, action_id), frame
         await socket.send({"type": "action", "id": "good", "action": say()})
         after = [await socket.receive(), await socket.receive()]
 
-    assert refused["error"]["code"] == code
-    assert refused.get("id") == action_id
     assert {frame["type"] for frame in after} == {"ack", "task_queued"}
+    assert after[0].get("seq", 2) == after[1].get("seq", 2) == 2
 
 
 async def test_a_reused_id_for_another_action_is_a_conflict(client: Client) -> None:
@@ -209,17 +206,17 @@ async def test_a_number_from_the_future_means_now(client: Client) -> None:
         assert (await socket.receive())["seq"] == 2
 
 
-@pytest.mark.parametrize("after", ["-1", "x", "", "1.5", "9" * 17, "%D9%A1"])
-async def test_an_after_that_is_no_number_is_refused(client: Client, after: str) -> None:
+async def test_an_after_that_is_no_number_is_refused(client: Client) -> None:
     session = await client.session()
-    async with client.socket(f"{session['id']}?after={after}") as socket:
-        assert await socket.closed() == 1008
+    for after in ("-1", "x", "", "1.5", "9" * 17, "%D9%A1"):
+        async with client.socket(f"{session['id']}?after={after}") as socket:
+            assert await socket.closed() == 1008, after
 
 
-@pytest.mark.parametrize("name", [str(uuid4()), "no-uuid", "%00"])
-async def test_an_unknown_session_closes_with_4404(client: Client, name: str) -> None:
-    async with client.socket(name) as socket:
-        assert await socket.closed() == 4404
+async def test_an_unknown_session_closes_with_4404(client: Client) -> None:
+    for name in (str(uuid4()), "no-uuid", "%00"):
+        async with client.socket(name) as socket:
+            assert await socket.closed() == 4404, name
 
 
 async def test_events_that_are_gone_are_told_as_a_gap(

@@ -127,6 +127,13 @@ def test_a_broken_append_only_file(tmp_path: Path) -> None:
     assert line.startswith("valkey ended with exit code 1 instead of starting: ")
 
 
+def test_a_folder_in_place_of_a_log(tmp_path: Path) -> None:
+    log = tmp_path / "home" / "logs" / "postgres.log"
+    log.mkdir(parents=True)
+
+    assert refused(ends(tmp_path / "home")) == f"[Errno 21] Is a directory: '{log}'"
+
+
 def test_a_full_disk(tmp_path: Path) -> None:
     """On a file system of 20 MB, mounted where only the launcher sees it."""
     (tmp_path / "small").mkdir()
