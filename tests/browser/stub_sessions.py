@@ -108,7 +108,7 @@ class Task:
 class Settings:
     """What the tests change while the stub runs."""
 
-    pause: float = 0.03
+    pause: float = 0.015
     key: str | None = None
     lost_acks: int = 0
     failure: str | None = None
