@@ -1,7 +1,7 @@
 """The referee: which open choice a player's own words mean, if any.
 
-A model rules; where it gives nothing usable the words decide by themselves. Whatever it answers, it
-can only point at a choice that is open or ask for a throw.
+A model rules; where it gives nothing usable the words do. Whatever it answers, it can only point at
+a choice that is open or ask for a throw.
 """
 
 from collections.abc import Sequence
@@ -46,11 +46,14 @@ SCHEMA: Final[dict[str, Any]] = {
             "required": ["stat", "dc"],
             "additionalProperties": False,
         },
-        "reason": {"type": "string"},
+        "reason": {"type": "string", "maxLength": 100},
     },
     "required": ["choice", "confidence", "check", "reason"],
     "additionalProperties": False,
 }
+
+CLEAR = 0.8
+"""From which score on words overrule a model that is not sure."""
 
 LOWEST_DC, HIGHEST_DC = 2, 30
 _REASON_CHARACTERS = 200
@@ -86,12 +89,24 @@ async def rule(calls: StoryCalls, scene: Scene, words: str) -> Ruling:
     Raises AbortedError, and what the journal raises; never for what a model answers.
     """
     prompt = system_prompt(scene.rules, stats_of(scene))
-    reply = await calls.ask(
-        "referee", prompt, question(scene.text, scene.turn.choices, words), SCHEMA
-    )
-    if reply is not None and (ruling := read(reply, scene)) is not None:
-        return ruling
-    return by_words(scene.turn.choices, words)
+    asked = question(scene.text, scene.turn.choices, words)
+    return settle(await calls.ask("referee", prompt, asked, SCHEMA), scene, words)
+
+
+def settle(reply: str | None, scene: Scene, words: str) -> Ruling:
+    """The ruling by a model's answer, if it is one.
+
+    Without one the words rule. Where the model itself is not sure, not even of there being no
+    choice, they do if they are clear: small models are hardly ever sure.
+    """
+    ruling = None if reply is None else read(reply, scene)
+    if ruling is None:
+        return by_words(scene.turn.choices, words)
+    if ruling.confidence < scene.rules.confidence:
+        found = by_words(scene.turn.choices, words)
+        if found.choice is not None and found.confidence >= CLEAR:
+            return found
+    return ruling
 
 
 def system_prompt(rules: StoryRules, stats: Sequence[str]) -> str:

@@ -36,6 +36,8 @@ _NEGATIONS = frozenset(
     )
 )
 
+_QUESTIONS = frozenset(("ask", "what", "where", "who", "why"))
+
 _ENDINGS = (
     "ingly",
     "edly",
@@ -112,7 +114,7 @@ def _doubted(score: float, words: str, choice: str) -> float:
     """A denial or a question about a choice is not that choice."""
     if bool(_NEGATIONS & _words(words)) != bool(_NEGATIONS & _words(choice)):
         return score / 2
-    if words.rstrip().endswith("?") and not _words(choice) & {"ask", "who", "what", "where", "why"}:
+    if "?" in words and "?" not in choice and not _QUESTIONS & _words(choice):
         return score / 2
     return score
 

@@ -199,3 +199,24 @@ async def test_a_story_without_a_shrug_shrugs_all_the_same() -> None:
     result = await table.done("say", text="I dance")
 
     assert result["text"].startswith("Nothing comes of it.\n\n- Greet the guard")
+
+
+@pytest.mark.parametrize("reply", [ruling(3, 0.5), ruling(None, 0.1), '{"choice": null}'])
+async def test_where_the_model_is_not_sure_clear_words_decide(reply: str) -> None:
+    table = await begun()
+
+    clear = await table.say("I greet the guard", reply, "He nods.", verdict())
+    unclear = await table.say("I wave at the rising sun", reply, "Hm.", verdict())
+
+    assert clear["decision"]["choice"]["text"] == "Greet the guard"
+    assert clear["decision"]["referee"]["by"] == "words"
+    assert unclear["decision"]["choice"] is None
+    assert unclear["decision"]["referee"]["by"] == "model"
+
+
+async def test_a_model_that_is_sure_of_no_choice_is_believed() -> None:
+    table = await begun()
+
+    result = await table.say("I greet the guard", ruling(None, 0.9), "Hm.", verdict())
+
+    assert result["decision"]["choice"] is None
