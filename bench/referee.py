@@ -104,7 +104,7 @@ class Asked:
         reply = await calls.ask(
             "referee",
             system_prompt(scene.rules, stats_of(scene)),
-            question(scene.text, scene.turn.choices, one.says),
+            question(scene, one.says),
             SCHEMA,
         )
         self.replies[one.says] = reply

@@ -11,7 +11,7 @@ from typing import Any, Final
 from shared.encoding import JsonObject
 from worker.ink.machine import InkValue
 from worker.story_calls import StoryCalls
-from worker.story_prompts import PLAYER_MARKS, SCENE_CHARACTERS, clip, quoted
+from worker.story_prompts import PLAYER_MARKS, SCENE_CHARACTERS, clip, facts, quoted
 from worker.story_replies import json_in, number_in, text_in
 from worker.story_rules import Range
 from worker.story_scene import Scene, is_number
@@ -29,15 +29,6 @@ story's own text.
 
 Answer with one JSON object and nothing else:
 {{"changes": {{a variable's name: its new value}}, "contradictions": [short sentences]}}"""
-
-SCHEMA: Final[dict[str, Any]] = {
-    "type": "object",
-    "properties": {
-        "changes": {"type": "object"},
-        "contradictions": {"type": "array", "items": {"type": "string"}},
-    },
-    "required": ["changes", "contradictions"],
-}
 
 _TEXT_CHARACTERS = 80
 _CONTRADICTIONS = 5
@@ -70,8 +61,9 @@ async def judge(calls: StoryCalls, scene: Scene, words: str, narration: str) -> 
 
     Raises AbortedError, and what the journal raises; never for what a model answers.
     """
-    prompt = f"{JUDGE}\n\nThe story is {scene.rules.title!r}."
-    reply = await calls.ask("judge", prompt, _question(scene, words, narration), SCHEMA)
+    prompt = f"{JUDGE}\n\n{facts(scene.rules)}"
+    asked = _question(scene, words, narration)
+    reply = await calls.ask("judge", prompt, asked, _schema(scene))
     return Verdict(usable=False) if reply is None else read(reply, scene)
 
 
@@ -108,6 +100,40 @@ def _question(scene: Scene, words: str, narration: str) -> str:
         f"The narration:\n{clip(narration, SCENE_CHARACTERS)}\n\n"
         f"{quoted(words)}"
     )
+
+
+def _schema(scene: Scene) -> Mapping[str, Any]:
+    """The answer's form, in which a variable that doesn't change is left out."""
+    current = scene.turn.variables
+    return {
+        "type": "object",
+        "properties": {
+            "changes": {
+                "type": "object",
+                "properties": {
+                    name: _value_schema(current[name], allowed)
+                    for name, allowed in scene.rules.judged.items()
+                },
+                "additionalProperties": False,
+            },
+            "contradictions": {
+                "type": "array",
+                "items": {"type": "string", "maxLength": 200},
+                "maxItems": 2,
+            },
+        },
+        "required": ["changes", "contradictions"],
+        "additionalProperties": False,
+    }
+
+
+def _value_schema(current: InkValue, allowed: Range) -> Mapping[str, Any]:
+    if isinstance(current, bool):
+        return {"type": "boolean"}
+    if isinstance(current, str):
+        words = {"enum": list(allowed.words)} if allowed.words else {}
+        return {"type": "string", **words}
+    return {"type": "integer" if isinstance(current, int) else "number"}
 
 
 def _fitting(value: object, current: InkValue, allowed: Range) -> InkValue:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from agent_core import AssistantMessage, Message, UserMessage
 from agent_core.content import plain_text
 from worker.agents import RunningTask
+from worker.story_prompts import clip, quoted
 
 MOST = 28
 STEP = 16
@@ -62,9 +63,9 @@ def _line(message: Message) -> str:
     text = " ".join(_text(message).split())
     if not text:
         return ""
-    if len(text) > _LONGEST_MEMORY:
-        text = f"{text[:_LONGEST_MEMORY]} ..."
-    return f"{'The player' if isinstance(message, UserMessage) else 'You'}: {text}"
+    if isinstance(message, UserMessage):
+        return quoted(text, _LONGEST_MEMORY)
+    return f"You: {clip(text, _LONGEST_MEMORY)}"
 
 
 def _text(message: Message) -> str:

@@ -11,7 +11,16 @@ from typing import Any, Final
 from shared.encoding import JsonObject
 from worker.ink.engine import Choice
 from worker.story_calls import StoryCalls
-from worker.story_prompts import CHOICES, PLAYER_MARKS, SCENE_CHARACTERS, clip, numbered, quoted
+from worker.story_prompts import (
+    CHOICES,
+    HISTORY_CHARACTERS,
+    PLAYER_MARKS,
+    SCENE_CHARACTERS,
+    clip,
+    facts,
+    numbered,
+    quoted,
+)
 from worker.story_replies import json_in, number_in, text_in
 from worker.story_rules import StoryRules
 from worker.story_scene import Check, Scene, is_number
@@ -83,13 +92,13 @@ class Ruling:
         }
 
 
-async def rule(calls: StoryCalls, scene: Scene, words: str) -> Ruling:
-    """Rule on what a player wrote.
+async def rule(calls: StoryCalls, scene: Scene, words: str, told: str = "") -> Ruling:
+    """Rule on what a player wrote, to what was told last.
 
     Raises AbortedError, and what the journal raises; never for what a model answers.
     """
     prompt = system_prompt(scene.rules, stats_of(scene))
-    asked = question(scene.text, scene.turn.choices, words)
+    asked = question(scene, words, told)
     return settle(await calls.ask("referee", prompt, asked, SCHEMA), scene, words)
 
 
@@ -111,17 +120,18 @@ def settle(reply: str | None, scene: Scene, words: str) -> Ruling:
 
 def system_prompt(rules: StoryRules, stats: Sequence[str]) -> str:
     """What stays the same through a story."""
-    facts = f"The story is {rules.title!r}. Its stats: {', '.join(stats) or 'none'}."
-    return f"{REFEREE}\n\n{facts}"
+    return f"{REFEREE}\n\n{facts(rules)}\nIts stats: {', '.join(stats) or 'none'}."
 
 
-def question(scene: str, choices: Sequence[Choice], words: str) -> str:
+def question(scene: Scene, words: str, told: str = "") -> str:
     """What is asked of one text: the scene first, the player's words last."""
-    return (
-        f"The scene:\n{clip(scene, SCENE_CHARACTERS)}\n\n"
-        f"The choices:\n{numbered(choices)}\n\n"
-        f"{quoted(words)}"
-    )
+    parts = [f"The scene:\n{clip(scene.text, SCENE_CHARACTERS)}"]
+    # A narrator's answer to small deeds is not in the scene, but players answer to it.
+    if told and told != scene.text:
+        parts.append(f"What was told last:\n{clip(told, HISTORY_CHARACTERS)}")
+    parts.append(f"The choices:\n{numbered(scene.turn.choices)}")
+    parts.append(quoted(words))
+    return "\n\n".join(parts)
 
 
 def read(reply: str, scene: Scene) -> Ruling | None:

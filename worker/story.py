@@ -7,7 +7,7 @@ story is played by words and choices alone.
 
 import asyncio
 
-from agent_core import Message, UserMessage
+from agent_core import AssistantMessage, Message, UserMessage
 from shared.encoding import JsonObject
 from shared.errors import NotFound
 from shared.records import CatalogEntry
@@ -124,7 +124,7 @@ async def _play_out(task: RunningTask, before: Scene, memories: list[str]) -> An
     begin_turn(task, said)
     ruling, throw, scene = Ruling(None, 1.0, "words"), None, before
     if before.turn.choices:
-        ruling = await rule(calls, before, words)
+        ruling = await rule(calls, before, words, _told_last(task))
     if ruling.choice is not None:
         scene, throw = await take(before, ruling.choice, dice)
     elif ruling.check is not None:
@@ -151,6 +151,11 @@ async def _play_out(task: RunningTask, before: Scene, memories: list[str]) -> An
         message.text,
         _decision(calls, ruling=ruling, throw=throw, verdict=verdict, public=public),
     )
+
+
+def _told_last(task: RunningTask) -> str:
+    answers = (one for one in reversed(task.history) if isinstance(one, AssistantMessage))
+    return next((answer.text for answer in answers), "")
 
 
 def _told(

@@ -44,7 +44,7 @@ NARRATION_CHARACTERS = 6_000
 """A longer answer is cut off while it is still being written."""
 
 REPLY_TOKENS = 300
-NARRATION_TOKENS = 700
+NARRATION_TOKENS = 1_000
 THINKING_TOKENS = 4_000
 """What a model that thinks may use beside: its thoughts count as output."""
 

@@ -8,7 +8,7 @@ from worker.ink.engine import Choice
 from worker.memories import recent
 from worker.narration import written
 from worker.story_calls import StoryCalls
-from worker.story_prompts import PLAYER_MARKS, SCENE_CHARACTERS, clip, listed, quoted, told
+from worker.story_prompts import PLAYER_MARKS, SCENE_CHARACTERS, clip, facts, listed, quoted, told
 from worker.story_scene import Scene, Throw
 
 NARRATOR = f"""\
@@ -48,7 +48,7 @@ async def tell(
     Raises AbortedError, and what the journal raises.
     """
     context = LlmContext(
-        system_prompt=f"{NARRATOR}\n\nThe story is {after.rules.title!r}.",
+        system_prompt=f"{NARRATOR}\n\n{facts(after.rules)}",
         messages=[
             *told(recent(task)),
             UserMessage(_moment(before, after, deed, choice, throw, memories)),

@@ -16,12 +16,16 @@ from agent_core import (
     convert_to_llm,
 )
 from agent_core.content import plain_text
+from shared.encoding import well_formed
 from worker.ink.engine import Choice
+from worker.story_rules import StoryRules
 
 PLAYER_CHARACTERS = 2_000
 SCENE_CHARACTERS = 4_000
 HISTORY_CHARACTERS = 800
-"""The most that a prompt carries of the player's words, of a scene, of one earlier message."""
+ABOUT_CHARACTERS = 600
+"""The most that a prompt carries of the player's words, of a scene, of one earlier message, of what
+the story says of itself."""
 
 CHOICES = 40
 CHOICE_CHARACTERS = 300
@@ -47,7 +51,13 @@ def quoted(words: str, most: int = PLAYER_CHARACTERS) -> str:
     # Marks are taken out until none is left: taking one out can put another one together.
     while _MARKS.search(words):
         words = _MARKS.sub("", words)
-    return f"<player>{clip(words.strip(), most)}</player>"
+    return f"<player>{clip(well_formed(words).strip(), most)}</player>"
+
+
+def facts(rules: StoryRules) -> str:
+    """What the story says of itself; the same in all of its prompts."""
+    about = f" {clip(rules.about, ABOUT_CHARACTERS)}" if rules.about else ""
+    return f"The story is {rules.title!r}.{about}"
 
 
 def numbered(choices: Sequence[Choice]) -> str:

@@ -53,6 +53,7 @@ class StoryRules:
     """
 
     title: str = TITLE
+    about: str = ""
     confidence: float = CONFIDENCE
     stats: tuple[str, ...] = ()
     judged: Mapping[str, Range] = field(default_factory=dict)
@@ -75,6 +76,7 @@ def read_rules(
     ranges = dict(_ranges(tags))
     return StoryRules(
         title=said.get("title") or TITLE,
+        about=said.get("description", ""),
         confidence=_confidence(said.get("confidence")),
         stats=_names(said, "stats", variables) if "stats" in said else public,
         judged={

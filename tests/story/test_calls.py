@@ -128,7 +128,7 @@ async def test_a_whole_say_over_http(scripted_model: HttpModel) -> None:
     assert result["decision"]["judge"]["changes"] == {"trust": 5}
     calls = [(call["purpose"], call["tokens"]) for call in result["decision"]["calls"]]
     assert calls == [("referee", 110), ("narrator", 110), ("judge", 110)]
-    assert [seen.body["max_tokens"] for seen in scripted_model.requests()] == [300, 700, 300]
+    assert [seen.body["max_tokens"] for seen in scripted_model.requests()] == [300, 1000, 300]
 
 
 @pytest.mark.filterwarnings("ignore:Accessing the 'model_:DeprecationWarning")

@@ -7,7 +7,7 @@ import pytest
 from tests.story.playing import GATE, Table, begun, compiled, ruling, verdict
 from worker.ink.check import check_story
 from worker.ink.engine import InkEngine
-from worker.ink.errors import StoryInvalidError, StoryNameTakenError
+from worker.ink.errors import StoryNameTakenError
 from worker.ink.library import StoryLibrary, read_story
 from worker.story_prompts import quoted
 
@@ -226,22 +226,30 @@ def test_two_stories_with_one_name(tmp_path: Path) -> None:
         StoryLibrary([tmp_path / "a", tmp_path / "b"]).sources()
 
 
-async def test_forty_levels_play_or_are_refused_before_they_are_offered() -> None:
-    def nested(levels: int) -> str:
-        return "".join(f"{'*' * level} [c{level}]\n" for level in range(1, levels + 1)) + "- -> END"
+def nested(levels: int) -> str:
+    choices = (f"{'*' * level} [c{level}]" for level in range(1, levels + 1))
+    return "\n".join(["Deep.", *choices, "- -> END", ""])
 
-    fits, too_deep = nested(15), nested(40)
-    table = await begun(f"Deep.\n{fits}")
-    for level in range(1, 16):
+
+async def test_forty_levels_of_choices_play_to_their_end() -> None:
+    table = await begun(nested(40))
+
+    for level in range(1, 41):
         await table.choose(f"c{level}")
+
     assert table.session.view["state"]["ended"]
 
-    report = check_story({"story.ink": f"Deep.\n{too_deep}"}, paths=5)
-    if report.ok:
-        assert report.compiled is not None
-        InkEngine(report.compiled)
-    else:
-        assert "nested too deep" in str(report.problems[0])
-        assert report.compiled is not None
-        with pytest.raises(StoryInvalidError, match="nested too deep"):
-            InkEngine(report.compiled)
+
+def test_deeper_stories_are_refused_before_they_are_offered() -> None:
+    report = check_story({"story.ink": nested(60)}, paths=5)
+
+    assert not report.ok
+    assert "nested too deep" in str(report.problems[0])
+
+
+async def test_a_story_that_cannot_be_loaded_is_told() -> None:
+    table = await begun()
+    table.session.story_hash = "deep"
+    table.stories["deep"] = compiled(nested(60))
+
+    assert await table.failed("start") == "story_failed"
