@@ -16,6 +16,8 @@ export const base = process.env.FIRESIDE_PAGE_URL;
 const controlled = process.env.FIRESIDE_PAGE_CONTROL;
 /** Only the stub plays its stories the same way each time. */
 export const isStub = process.env.FIRESIDE_PAGE_STUB === "1";
+/** Whether a companion that is asked to roll a die of twenty sides does so. */
+export const throwsDice = isStub || process.env.FIRESIDE_PAGE_DICE === "1";
 /** A whole answer of a slow model may take this long. */
 export const PATIENCE = Number(process.env.FIRESIDE_PAGE_PATIENCE ?? 20_000);
 
