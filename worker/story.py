@@ -104,10 +104,9 @@ async def _continue(task: RunningTask, scene: Scene) -> Answer:
 
 
 async def _choose(task: RunningTask, before: Scene, choice: Choice) -> Answer:
-    said = UserMessage(choice.text)
-    begin_turn(task, said)
     scene, throw = await take(before, choice, Dice(task.task_id))
-    calls = StoryCalls(task)
+    said, calls = UserMessage(choice.text), StoryCalls(task)
+    begin_turn(task, said)
     if not before.rules.narrate_choices:
         decision = _decision(calls, choice=choice, throw=throw)
         return _told(task, scene, [said], scene.turn.text, decision)
@@ -119,38 +118,52 @@ async def _choose(task: RunningTask, before: Scene, choice: Choice) -> Answer:
 
 
 async def _play_out(task: RunningTask, before: Scene, memories: list[str]) -> Answer:
+    """A player's own words on their whole way."""
     words = task.action["text"]
-    said, calls, dice = UserMessage(words), StoryCalls(task), Dice(task.task_id)
+    said, calls = UserMessage(words), StoryCalls(task)
     begin_turn(task, said)
-    ruling, throw, scene = Ruling(None, 1.0, "words"), None, before
-    if before.turn.choices:
-        ruling = await rule(calls, before, words, _told_last(task))
-    if ruling.choice is not None:
-        scene, throw = await take(before, ruling.choice, dice)
-    elif ruling.check is not None:
-        throw = dice.throw(ruling.check, before.turn.variables)
+    ruling, after, throw = await _moved(calls, task, before)
     message = await tell(
         calls,
         task,
         before=before,
-        after=scene,
+        after=after,
         deed=words,
         choice=ruling.choice,
         throw=throw,
         memories=memories,
     )
-    verdict = None
-    # What no model told has nothing in it that ink does not know.
-    if scene.rules.judged and message.provider != "fireside" and not scene.turn.ended:
-        verdict = await judge(calls, scene, words, message.text)
-        scene = await change(scene, verdict.changes)
+    scene, verdict = await _judged(calls, after, words, message)
     end_turn(task, [said], message)
     public = scene.engine.public_names
-    return _answer_of(
-        scene,
-        message.text,
-        _decision(calls, ruling=ruling, throw=throw, verdict=verdict, public=public),
-    )
+    decision = _decision(calls, ruling=ruling, throw=throw, verdict=verdict, public=public)
+    return _answer_of(scene, message.text, decision)
+
+
+async def _moved(
+    calls: StoryCalls, task: RunningTask, before: Scene
+) -> tuple[Ruling, Scene, Throw | None]:
+    """What the referee rules, and where ink and the dice go by it."""
+    if not before.turn.choices:
+        return Ruling(None, 1.0, "words"), before, None
+    dice = Dice(task.task_id)
+    ruling = await rule(calls, before, task.action["text"], _told_last(task))
+    if ruling.choice is not None:
+        return ruling, *await take(before, ruling.choice, dice)
+    if ruling.check is not None:
+        return ruling, before, dice.throw(ruling.check, before.turn.variables)
+    return ruling, before, None
+
+
+async def _judged(
+    calls: StoryCalls, scene: Scene, words: str, message: AssistantMessage
+) -> tuple[Scene, Verdict | None]:
+    """The scene with what the judge changes, where the story has one and there is a reason."""
+    # What no model told has nothing in it that ink does not know.
+    if not scene.rules.judged or message.provider == "fireside" or scene.turn.ended:
+        return scene, None
+    verdict = await judge(calls, scene, words, message.text)
+    return await change(scene, verdict.changes), verdict
 
 
 def _told_last(task: RunningTask) -> str:
