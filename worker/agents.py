@@ -33,13 +33,15 @@ ReadStory: TypeAlias = Callable[[str], Awaitable[str]]
 class Resources:
     """What a deployment gives all of its agents: the model with its key, the kept stories.
 
-    Without a `stream_fn` the model is called in the way that it says itself.
+    Without a `stream_fn` the model is called in the way that it says itself. `tool_seconds` is the
+    longest run of one tool call.
     """
 
     model: Model
     api_key: str | None
     read_story: ReadStory
     stream_fn: StreamFn | None = None
+    tool_seconds: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)

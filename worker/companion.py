@@ -84,6 +84,7 @@ async def _chat(task: RunningTask) -> Answer:
             get_api_key=lambda provider: resources.api_key,
             stream_fn=resources.stream_fn,
             max_turns=8,
+            tool_timeout=resources.tool_seconds,
         )
     )
     agent.subscribe(task.emit)
