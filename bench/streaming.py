@@ -76,7 +76,7 @@ class Ways:
         return chunks
 
     async def _litellm(self) -> int:
-        import litellm  # noqa: PLC0415, TID253 - preloaded by `main`, with our settings
+        import litellm  # noqa: PLC0415 - preloaded by `main`, with our settings
 
         # `_skip_mcp_handler` as we set it: without it each call with tools would cost more.
         stream = await litellm.acompletion(
