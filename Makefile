@@ -1,6 +1,6 @@
 # `make up` and `make test` do all of their own set-up; only Python >= 3.11, make and a C library are needed.
 .DEFAULT_GOAL := help
-.PHONY: help setup up test check format story-check clean
+.PHONY: help setup up test coverage check format story-check clean
 
 PYTHON ?= python3
 UV_VERSION := 0.13.8
@@ -26,6 +26,9 @@ up: .venv/.ready  ## run everything on this machine (PORT=8000) until Ctrl-C
 
 test: .venv/.ready  ## the whole test suite, on real embedded servers
 	$(BIN)/python -m pytest $(ARGS)
+
+coverage: .venv/.ready  ## lines and branches of agent_core that its own tests run (at least 95 %)
+	$(BIN)/python -m pytest tests/agent_core --cov=agent_core --cov-branch --cov-fail-under=95 -q
 
 check: .venv/.ready  ## format, lint, types and import rules
 	.uv/bin/uv lock --check --quiet

@@ -1,20 +1,40 @@
-"""What an agent costs: `python -m bench.agent_core` prints memory and time per agent and turn."""
+"""What an agent costs: `python -m bench.agent_core [--out FILE]`.
 
-from __future__ import annotations
+CPU of importing the library, memory of idle agents, time to create one, CPU of a run of two turns.
+A figure of another measurement that the file holds (`make coverage` prints `branch_coverage`) is
+kept.
+"""
 
+import argparse
 import asyncio
 import gc
+import json
+import platform
+import statistics
+import subprocess
+import sys
 import time
 import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
 
 from agent_core import Agent, AgentOptions, Message, ToolResultMessage, UserMessage
 from agent_core.messages import text_result
 from agent_core.testing import SCRIPTED_MODEL, Reply, ScriptedModel, answer, call, calls
 from agent_core.tools import tool
 
+ROOT = Path(__file__).parents[1]
+REPEATS = 7
 AGENTS = 10_000
-TURNS = 10
+MESSAGES = 50
+RUNS = 500
+DELTAS = 100
 TEXT = "The keeper climbs the stairs to light the lamp before the ships come in at dusk. "
+
+_IMPORT = (
+    "import time; begun = time.process_time(); import agent_core; "
+    "print(time.process_time() - begun)"
+)
 
 
 @tool(effect="pure")
@@ -29,9 +49,9 @@ OPTIONS = AgentOptions(
 
 
 def transcript(number: int) -> list[Message]:
-    """Return 50 messages: 10 turns with a call each; no text is shared between agents."""
+    """Return MESSAGES messages: turns with a call each; no text is shared between agents."""
     messages: list[Message] = []
-    for turn in range(TURNS):
+    for turn in range(MESSAGES // 5):
         said = f"{number} {turn} {TEXT}"
         messages += [
             UserMessage(f"{said}?"),
@@ -43,7 +63,15 @@ def transcript(number: int) -> list[Message]:
     return messages
 
 
-def memory() -> None:
+def import_seconds() -> float:
+    """CPU of `import agent_core` in a new process, beside what Python itself costs."""
+    argv = [sys.executable, "-c", _IMPORT]
+    ran = subprocess.run(argv, capture_output=True, text=True, check=True, cwd=ROOT)
+    return float(ran.stdout)
+
+
+def idle_agent_bytes() -> float:
+    """Memory per agent, its messages included."""
     gc.collect()
     tracemalloc.start()
     agents = []
@@ -54,35 +82,64 @@ def memory() -> None:
     gc.collect()
     used, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    print(f"idle agent with 50 messages: {used / len(agents) / 1024:.1f} KB")
+    return used / len(agents)
 
 
-def creation() -> None:
-    began = time.perf_counter()
+def creation_seconds() -> float:
+    """CPU per agent of creating one."""
+    begun = time.process_time()
     for _ in range(AGENTS):
         Agent(OPTIONS)
-    print(f"creating an agent: {(time.perf_counter() - began) / AGENTS * 1e6:.1f} us")
+    return (time.process_time() - begun) / AGENTS
 
 
-async def turns() -> None:
-    rounds = 500
-    words = " ".join(["word"] * 100)
-    script: list[Reply] = [calls(call("c", "look", place="x")), words] * rounds
+def run_seconds() -> float:
+    """CPU of a run of two turns: a call of a tool, then an answer of DELTAS deltas."""
+    return asyncio.run(_run_seconds())
+
+
+async def _run_seconds() -> float:
+    words = " ".join(["word"] * DELTAS)
+    script: list[Reply] = [calls(call("c", "look", place="x")), words] * RUNS
     agent = Agent(
         AgentOptions(
             initial_state={"model": SCRIPTED_MODEL, "tools": [look]},
             stream_fn=ScriptedModel(script),
         )
     )
-    began = time.process_time()
-    for _ in range(rounds):
+    begun = time.process_time()
+    for _ in range(RUNS):
         agent.clear_messages()
         await agent.prompt("hi")
-    spent = (time.process_time() - began) / rounds
-    print(f"a run of 2 turns, 1 call and 100 deltas: {spent * 1e3:.2f} ms of CPU")
+    return (time.process_time() - begun) / RUNS
+
+
+def median(measure: Callable[[], float], scale: float, digits: int) -> float:
+    """The median of REPEATS measurements, in another unit."""
+    return round(statistics.median(measure() for _ in range(REPEATS)) * scale, digits)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results" / "agent_core.json")
+    out = parser.parse_args().out
+    kept = json.loads(out.read_text()) if out.exists() else {}
+    result = kept | {
+        "machine": f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",
+        "repeats": REPEATS,
+        "import_cpu_ms": median(import_seconds, 1e3, 1),
+        "creation_us": median(creation_seconds, 1e6, 2),
+        "idle_agents": AGENTS,
+        "idle_agent_messages": MESSAGES,
+        "idle_agent_bytes": round(idle_agent_bytes()),
+        "run_of_two_turns_cpu_ms": median(run_seconds, 1e3, 3),
+        "run_of_two_turns_deltas": DELTAS,
+    }
+    text = json.dumps(result, indent=2) + "\n"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(text)
+    print(text)
 
 
 if __name__ == "__main__":
-    creation()
-    memory()
-    asyncio.run(turns())
+    main()

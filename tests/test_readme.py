@@ -1,5 +1,8 @@
 """The README says what the code does."""
 
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 from pydantic import SecretStr
@@ -30,3 +33,19 @@ def test_the_table_of_settings_is_that_of_the_settings_class() -> None:
     table = lines[start : lines.index("", start)]
 
     assert table == settings_rows()
+
+
+def blocks(heading: str) -> dict[str, str]:
+    """The fenced blocks of a section, by their language."""
+    section = (ROOT / "README.md").read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    return dict(re.findall(r"^```(\w+)\n(.*?)^```$", section, re.MULTILINE | re.DOTALL))
+
+
+def test_the_example_of_the_agent_library_gives_the_events_that_are_shown() -> None:
+    shown = blocks("The agent library")
+
+    ran = subprocess.run(
+        [sys.executable, "-c", shown["python"]], capture_output=True, text=True, cwd=ROOT
+    )
+
+    assert (ran.stdout, ran.stderr) == (shown["text"], "")

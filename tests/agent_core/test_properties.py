@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 from typing import Any, Literal
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from agent_core import (
@@ -26,7 +26,7 @@ from agent_core import (
     ToolResultMessage,
     ToolUpdate,
 )
-from agent_core.messages import STOP_REASONS
+from agent_core.messages import STOP_REASONS, StopReason
 from agent_core.testing import Play, ScriptedRequest, ScriptedStream
 from tests.agent_core.agents import Scripted
 
@@ -34,7 +34,7 @@ Happening = Literal["nothing", "steer", "follow_up", "abort", "wait"]
 RUNS = {"stop", "tool_use"}
 HAPPENINGS = st.sampled_from(["nothing", "nothing", "steer", "follow_up", "abort", "wait"])
 
-TOOLS = ("fine", "raises", "hangs", "wrong", "ends", "updates", "missing", "serial")
+TOOLS = ("fine", "raises", "hangs", "wrong", "ends", "updates", "late", "missing", "serial")
 
 calls_of_tools = st.lists(
     st.builds(
@@ -83,6 +83,7 @@ class World:
         self.tool_happening = tool_happening
         self.requests_at_abort: int | None = None
         self.ran: list[str] = []
+        self.late: list[asyncio.Task[None]] = []
         self.scripted = Scripted(
             [self.play(events, before, after) for events, before, after in script],
             *(self.tool(name) for name in TOOLS if name != "missing"),
@@ -132,11 +133,20 @@ class World:
                 return {"content": "x"}  # type: ignore[return-value]
             if name == "updates":
                 update(AgentToolResult.text("half"))
+            if name == "late":
+                self.late.append(asyncio.create_task(tell_late(update)))
             return AgentToolResult([TextContent("ok")], terminate=name == "ends")
 
         schema = {"type": "object", "properties": {"n": {"type": "integer"}}}
         mode: Any = "sequential" if name == "serial" else None
         return AgentTool(name, name, name, schema, execute, execution_mode=mode)
+
+
+async def tell_late(update: ToolUpdate) -> None:
+    """Tell of a call's progress when the call is over, while those beside it still run."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+        update(AgentToolResult.text("too late"))
 
 
 class Grammar:
@@ -210,6 +220,60 @@ class Grammar:
         return end.message
 
 
+def answering(*tools: str, reason: StopReason = "tool_use") -> list[AssistantMessageEvent]:
+    """A stream that begins, says something and ends with calls of these tools."""
+    calls = [ToolCall(f"c{number}", name, {}) for number, name in enumerate(tools)]
+    message = AssistantMessage([TextContent("x"), *calls], stop_reason=reason)
+    final: AssistantMessageEvent = (
+        StreamError(reason, message)
+        if reason in {"error", "aborted"}
+        else StreamDone(reason, message)
+    )
+    return [StreamStart(message), TextDelta(0, "x", message), final]
+
+
+def case(
+    *script: tuple[list[AssistantMessageEvent], Happening, Happening],
+    tool_happening: Happening = "nothing",
+    policy: str = "finish",
+    execution: str = "parallel",
+    slots: int = 8,
+    journalled: bool = False,
+) -> example:
+    """A case that is tried each time; behind its script the model always has a further answer."""
+    return example(
+        script=[*script, (answering(reason="stop"), "nothing", "nothing")],
+        tool_happening=tool_happening,
+        policy=policy,
+        mode="one-at-a-time",
+        execution=execution,
+        slots=slots,
+        journalled=journalled,
+    )
+
+
+# No further request after an abort: by a tool, before the answer, in the midst of it, after it.
+@case((answering("fine"), "nothing", "nothing"), tool_happening="abort")
+@case((answering("fine"), "nothing", "nothing"), tool_happening="abort", journalled=True)
+@case((answering("fine"), "abort", "nothing"))
+@case((answering("fine"), "nothing", "abort"))
+@case((answering(reason="stop"), "follow_up", "abort"))
+@case((answering(reason="stop"), "steer", "abort"), policy="skip")
+# A call that waits for a slot, or for its turn, has its result, too.
+@case((answering("fine", "fine", "hangs"), "nothing", "nothing"), tool_happening="abort", slots=1)
+@case((answering("hangs", "fine", "fine"), "nothing", "nothing"), tool_happening="abort", slots=1)
+@case(
+    (answering("fine", "fine", "fine"), "nothing", "nothing"),
+    tool_happening="abort",
+    execution="sequential",
+)
+# An update that comes too late is not told.
+@case((answering("late", "hangs"), "nothing", "nothing"))
+@case((answering("late", "hangs"), "nothing", "nothing"), tool_happening="wait", journalled=True)
+# Calls of an answer that is no whole one do not run.
+@case((answering("fine", "fine", reason="aborted"), "nothing", "nothing"))
+@case((answering("fine", "fine", reason="error"), "nothing", "nothing"))
+@case((answering("fine", "fine", reason="length"), "nothing", "nothing"))
 @settings(max_examples=400, deadline=None)
 @given(
     script=steps,
@@ -243,6 +307,7 @@ def test_the_grammar_holds(
         scripted = world.scripted
         async with asyncio.timeout(10):
             await scripted.agent.prompt("hi")
+            await asyncio.gather(*world.late)
         Grammar(scripted.events).check()
         end: Any = scripted.events[-1]
         assert end.messages == scripted.agent.state.messages
