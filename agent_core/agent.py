@@ -27,6 +27,7 @@ from agent_core.messages import AssistantMessage, Message, UserMessage, message_
 from agent_core.models import Model
 from agent_core.options import AgentOptions
 from agent_core.queues import MessageQueue, QueueMode
+from agent_core.router import ModelRouter
 from agent_core.streaming import ThinkingLevel
 from agent_core.tools import AgentTool, check_names
 
@@ -55,6 +56,7 @@ class AgentState:
     stream_message: AssistantMessage | None = None
     pending_tool_calls: set[str] = field(default_factory=set)
     error: str | None = None
+    model_router: ModelRouter | None = None
 
 
 class Agent:
@@ -79,6 +81,7 @@ class Agent:
             thinking_level=initial.get("thinking_level", "off"),
             tools=list(initial.get("tools", ())),
             messages=list(initial.get("messages", ())),
+            model_router=self._options.model_router,
         )
         check_names(self.state.tools)
         self._steering = MessageQueue(self._options.steering_mode)
@@ -113,7 +116,8 @@ class Agent:
         self._check_idle("continuing")
         if not self.state.messages:
             raise NothingToContinueError("No messages to continue from")
-        if not isinstance(self.state.messages[-1], AssistantMessage):
+        last = self.state.messages[-1]
+        if not isinstance(last, AssistantMessage) or last.tool_calls:
             await self._run([])
             return
         steering = self._steering.take()
@@ -197,6 +201,8 @@ class Agent:
             reasoning=self.state.thinking_level,
             thinking_budgets=options.thinking_budgets,
             session_id=options.session_id,
+            model_router=self.state.model_router,
+            task=options.task,
             api_key=options.api_key,
             temperature=options.temperature,
             max_tokens=options.max_tokens,

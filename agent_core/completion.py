@@ -37,13 +37,15 @@ async def stream_completion(
     stream_fn: StreamFn | None = None,
     journal: StepJournal | None = None,
     step_no: int = 0,
+    route: str | None = None,
     cancel: CancelEvent | None = None,
 ) -> AsyncGenerator[AssistantMessageEvent, None]:
     """Call a model once; the last event is always a StreamDone or a StreamError.
 
     Whatever the stream function does becomes one of the two. With a journal a complete answer
     is recorded before it is given, and given from the record the next time; what the journal
-    raises is raised. `cancel` (or `options.signal`) aborts the call and closes its connection.
+    raises is raised. `route` names a router's choice in the record instead of the model.
+    `cancel` (or `options.signal`) aborts the call and closes its connection.
     """
     options = options or StreamOptions()
     async with signal_from(cancel or options.signal) as signal:
@@ -53,9 +55,8 @@ async def stream_completion(
             return
         step = None
         if journal is not None:
-            step = StepRequest(
-                step_no, "model", model.name, model_step_hash(model, context, options), "pure"
-            )
+            digest = model_step_hash(model, context, options, route=route)
+            step = StepRequest(step_no, "model", route or model.name, digest, "pure")
             start = await journal.begin(step)
             if start.outcome == "done":
                 message = AssistantMessage.from_dict(start.output)

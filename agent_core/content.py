@@ -43,8 +43,8 @@ class ImageContent:
 
     type: ClassVar[Literal["image"]] = "image"
     data: str | None = None
-    url: str | None = None
     mime_type: str = "image/png"
+    url: str | None = None
 
     def __post_init__(self) -> None:
         if (self.data is None) == (self.url is None):
@@ -98,8 +98,8 @@ def content_from_dict(data: object) -> Content:
     if kind == "image":
         return ImageContent(
             maybe(block, "data", str),
-            maybe(block, "url", str),
             optional(block, "mime_type", str, "image/png"),
+            maybe(block, "url", str),
         )
     if kind == "tool_call":
         return ToolCall(

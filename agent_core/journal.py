@@ -100,8 +100,16 @@ class MemoryJournal:
         self.outputs[step.no] = json.loads(json.dumps(output))
 
 
-def model_step_hash(model: Model, context: LlmContext, options: StreamOptions) -> str:
-    """Return the hash of all that decides a model's answer; keys, signals and times do not."""
+def model_step_hash(
+    model: Model, context: LlmContext, options: StreamOptions, *, route: str | None = None
+) -> str:
+    """Return the hash of all that decides a model's answer; keys, signals and times do not.
+
+    With a route it takes the place of the model: which one a router takes depends on how the
+    models are doing, and a replay must not.
+    """
+    if route is not None:
+        model = Model(id=route, provider="route")
     return _digest(
         {
             "model": model.name,

@@ -12,7 +12,12 @@ from typing import Any, Literal, TypeAlias
 
 from agent_core.abort import AbortSignal, CancelEvent, UntilAbort, signal_from
 from agent_core.completion import stream_completion
-from agent_core.errors import AbortedError, HookError, NothingToContinueError
+from agent_core.errors import (
+    AbortedError,
+    HookError,
+    NothingToContinueError,
+    UnknownModelError,
+)
 from agent_core.events import (
     AgentEnd,
     AgentEvent,
@@ -47,6 +52,8 @@ from agent_core.messages import (
 )
 from agent_core.models import Model
 from agent_core.redaction import error_text
+from agent_core.repair import open_results, repaired
+from agent_core.router import ModelRouter, Task
 from agent_core.streaming import (
     FinalEvent,
     LlmContext,
@@ -78,7 +85,8 @@ class AgentLoopConfig:
 
     Times are in seconds; None as a cap means none. `first_step` is the journal's number of the
     first model call. `has_steering_messages` is asked by the "skip" policy before each call.
-    With `enable_credit_tracking` the run's summed usage comes with `agent_end`.
+    With `enable_credit_tracking` the run's summed usage comes with `agent_end`. A
+    `model_router` picks the model by `task`, with fallbacks; `model` is not used then.
     """
 
     model: Model | None
@@ -105,6 +113,8 @@ class AgentLoopConfig:
     reasoning: ThinkingLevel | None = None
     thinking_budgets: Mapping[str, int] | None = None
     session_id: str | None = None
+    model_router: ModelRouter | None = None
+    task: Task = "simple"
     api_key: str | None = None
     temperature: float | None = None
     max_tokens: int | None = None
@@ -226,10 +236,14 @@ def agent_loop_continue(
     cancel: CancelEvent | None = None,
     stream_fn: StreamFn | None = None,
 ) -> AgentEventStream:
-    """Run the agent on the context as it is; raises NothingToContinueError, DuplicateToolError."""
+    """Run the agent on the context as it is; raises NothingToContinueError, DuplicateToolError.
+
+    Calls without a result at its end get one that says they were interrupted.
+    """
     if not context.messages:
         raise NothingToContinueError("No messages to continue from")
-    if isinstance(context.messages[-1], AssistantMessage):
+    last = context.messages[-1]
+    if isinstance(last, AssistantMessage) and not last.tool_calls:
         raise NothingToContinueError("Cannot continue from message role: assistant")
     return agent_loop([], context, config, cancel, stream_fn)
 
@@ -293,6 +307,7 @@ class _Run:
         self._emit = emit
         self._stream_fn = stream_fn
         self._model = config.model
+        self._pinned = False  # a hook's choice of a model goes before the router's
         self._thinking: ThinkingLevel = config.reasoning or "off"
         self._new: list[Message] = []
         self._step = config.first_step
@@ -311,6 +326,9 @@ class _Run:
     async def _turn(self, number: int, plan: _Plan) -> _Turn:
         step = self._step
         await self._emit(TurnStart(step))
+        if number == 1:
+            # Calls that a crash left without a result, before anything else is said.
+            await self._add(open_results(self._context.messages))
         await self._add(plan.messages)
         message = await self._answer(plan)
         batch = ToolBatch(
@@ -364,6 +382,7 @@ class _Run:
             return
         if changes.model is not None:
             self._model = changes.model
+            self._pinned = True
         if changes.thinking_level is not None:
             self._thinking = changes.thinking_level
         if changes.messages is not None:
@@ -390,13 +409,11 @@ class _Run:
         if config.transform_context is not None:
             messages = await self._ask(config.transform_context, list(messages), self._signal)
         converted = await self._ask(config.convert_to_llm, list(messages))
-        model = self._model
-        if model is None:
-            raise HookError("No model is set")
+        permitted = [tool for tool in self._context.tools if config.tool_context.allows(tool)]
+        model = self._chosen_model(has_tools=bool(permitted))
         api_key = config.api_key
         if config.get_api_key is not None:
             api_key = await self._ask(config.get_api_key, model.provider) or api_key
-        permitted = [tool for tool in self._context.tools if config.tool_context.allows(tool)]
         options = StreamOptions(
             signal=self._signal,
             api_key=api_key,
@@ -407,8 +424,22 @@ class _Run:
             temperature=config.temperature,
             max_tokens=config.max_tokens,
         )
-        context = LlmContext(self._context.system_prompt, converted, permitted)
+        context = LlmContext(self._context.system_prompt, repaired(converted), permitted)
         return model, context, options
+
+    def _chosen_model(self, *, has_tools: bool) -> Model:
+        """Return the model to call; raises HookError."""
+        config = self._config
+        if config.model_router is not None and not self._pinned:
+            try:
+                return config.model_router.get_model(
+                    has_tools, task=config.task, session_id=config.session_id
+                )
+            except UnknownModelError as error:
+                raise HookError(str(error)) from error
+        if self._model is None:
+            raise HookError("No model is set")
+        return self._model
 
     async def _stream(
         self, model: Model, context: LlmContext, options: StreamOptions
@@ -417,13 +448,19 @@ class _Run:
         self._step += 1
         started = False
         final: FinalEvent | None = None
+        stream_fn, route = self._stream_fn, None
+        router = self._config.model_router
+        if router is not None and not self._pinned:
+            stream_fn = router.stream_fn(stream_fn, task=self._config.task)
+            route = f"route/{self._config.task}"
         events = stream_completion(
             model,
             context,
             options,
-            stream_fn=self._stream_fn,
+            stream_fn=stream_fn,
             journal=self._config.journal,
             step_no=step,
+            route=route,
         )
         async with aclosing(events):
             async for event in events:
@@ -442,7 +479,7 @@ class _Run:
         return message
 
     async def _fail(self, reason: StopReason, error: Exception) -> AssistantMessage:
-        cause = error.__cause__ or error
+        cause = (error.__cause__ or error) if isinstance(error, HookError) else error
         message = AssistantMessage(
             [],
             model=self._model.id if self._model else "",

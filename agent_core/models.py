@@ -12,10 +12,13 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from agent_core.fields import json_object, maybe, number, one_of, optional, require
 from agent_core.messages import Usage
+
+if TYPE_CHECKING:
+    from agent_core.streaming import ThinkingLevel
 
 _MILLION = 1_000_000
 _DEFAULT_WINDOW = 128_000
@@ -23,6 +26,7 @@ _DEFAULT_OUTPUT_CAP = 4_096
 
 Api = Literal["litellm", "openai"]
 _APIS: tuple[Api, ...] = get_args(Api)
+_LEVELS: tuple[ThinkingLevel, ...] = ("minimal", "low", "medium", "high")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +58,13 @@ class Model:
     api: Api = "litellm"
     temperature: float | None = None
     reasoning: bool = False
+    thinking_levels: tuple[ThinkingLevel, ...] = _LEVELS
     images: bool = False
     tools: bool = True
     first_token_timeout: float = 60.0
     stall_timeout: float = 30.0
     max_attempts: int = 3
+    retry_delay: float = 0.5
     headers: Mapping[str, str] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
 
@@ -89,11 +95,13 @@ class Model:
             "api": self.api,
             "temperature": self.temperature,
             "reasoning": self.reasoning,
+            "thinking_levels": list(self.thinking_levels),
             "images": self.images,
             "tools": self.tools,
             "first_token_timeout": self.first_token_timeout,
             "stall_timeout": self.stall_timeout,
             "max_attempts": self.max_attempts,
+            "retry_delay": self.retry_delay,
         }
 
     @classmethod
@@ -117,11 +125,13 @@ class Model:
             api=one_of(fields, "api", _APIS, "litellm"),
             temperature=None if temperature is None else number(fields, "temperature"),
             reasoning=optional(fields, "reasoning", bool, default=False),
+            thinking_levels=tuple(optional(fields, "thinking_levels", list, [*_LEVELS])),
             images=optional(fields, "images", bool, default=False),
             tools=optional(fields, "tools", bool, default=True),
             first_token_timeout=number(fields, "first_token_timeout", 60.0),
             stall_timeout=number(fields, "stall_timeout", 30.0),
             max_attempts=optional(fields, "max_attempts", int, 3),
+            retry_delay=number(fields, "retry_delay", 0.5),
         )
 
 

@@ -20,6 +20,7 @@ from agent_core.loop import SteeringPolicy
 from agent_core.messages import Message, convert_to_llm
 from agent_core.models import Model
 from agent_core.queues import QueueMode
+from agent_core.router import ModelRouter, Task
 from agent_core.streaming import StreamFn, ThinkingLevel
 from agent_core.tools import AgentTool, ExecutionMode, ToolContext
 
@@ -64,6 +65,8 @@ class AgentOptions:
     get_api_key: GetApiKey | None = None
     api_key: str | None = None
     session_id: str | None = None
+    model_router: ModelRouter | None = None
+    task: Task = "simple"
     thinking_budgets: Mapping[str, int] | None = None
     temperature: float | None = None
     max_tokens: int | None = None

@@ -219,11 +219,17 @@ class StreamDone:
 
 @dataclass(slots=True)
 class StreamError:
-    """The message failed or was aborted; `error` is what there is of it."""
+    """The message failed or was aborted; `error` is what there is of it.
+
+    `status` and `retry_after` (seconds) are the provider's, for routing; they are no part of
+    the event's JSON.
+    """
 
     type: ClassVar[Literal["error"]] = "error"
     reason: StopReason
     error: AssistantMessage
+    status: int | None = None
+    retry_after: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the event as JSON."""
@@ -275,7 +281,7 @@ class StreamFn(Protocol):
     """A model as the loop sees it: called once per answer, it gives the events of that answer."""
 
     def __call__(
-        self, model: Model, context: LlmContext, options: StreamOptions
+        self, model: Model, context: LlmContext, options: StreamOptions, /
     ) -> AsyncIterator[AssistantMessageEvent] | Awaitable[AsyncIterator[AssistantMessageEvent]]:
         """Begin a call."""
 

@@ -159,7 +159,7 @@ def calls(*tool_calls: ToolCall, text: str = "") -> AssistantMessage:
     return _message([*said, *tool_calls], "tool_use")
 
 
-def call(call_id: str, name: str, **arguments: Any) -> ToolCall:
+def call(call_id: str, name: str, /, **arguments: Any) -> ToolCall:
     """Return a tool call."""
     return ToolCall(call_id, name, arguments)
 

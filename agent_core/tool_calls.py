@@ -377,9 +377,9 @@ def _plain(details: Any) -> Any:
     try:
         json.dumps(details, allow_nan=False)
     except (TypeError, ValueError, RecursionError):
-        from pydantic_core import to_jsonable_python  # noqa: PLC0415 - heavy and rarely needed
+        from pydantic_core import to_json  # noqa: PLC0415 - heavy and rarely needed
 
-        return json.loads(json.dumps(to_jsonable_python(details, fallback=str), default=str))
+        return json.loads(to_json(details, fallback=str, inf_nan_mode="null"))
     return details
 
 

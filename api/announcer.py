@@ -1,4 +1,4 @@
-"""Telling workers and clients what was committed: hints and events, after the commit, unhurried.
+"""Telling clients and workers what was committed: events and hints, after the commit, unhurried.
 
 A request never waits for Redis. What can't be told is dropped: the sweep hints again, and the log
 has the events.
@@ -82,8 +82,10 @@ class Announcer:
         while self._waiting:
             batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
             try:
-                await self._hints.send(dict.fromkeys(n.session_id for n in batch if n.hint))
+                # Events first: a worker that has its hint tells more events at once, and listeners
+                # that see a number too high read the log for the one that is still on its way.
                 await self._publisher.events_of_many((n.session_id, n.events) for n in batch)
+                await self._hints.send(dict.fromkeys(n.session_id for n in batch if n.hint))
                 for news in batch:
                     if news.cancelled is not None:
                         await self._publisher.cancel(news.session_id, news.cancelled)

@@ -161,7 +161,6 @@ class Publisher:
         Raises:
             QueueUnavailable: Redis did not answer.
         """
-        entries = [_well_formed(entry) for entry in entries]
         lines = [_line_of_attempt(task_id, attempt, entry) for entry in entries]
         key = text_key(task_id, attempt)
         async with self._pipeline() as pipe:
@@ -190,22 +189,15 @@ class Publisher:
             raise QueueUnavailable(str(error)) from error
 
 
-def _well_formed(entry: Event | Delta) -> Event | Delta:
-    """Half of a character, which a model's stream may end a piece with, becomes U+FFFD."""
-    if isinstance(entry, Event):
-        return entry
-    return Delta(entry.message, entry.offset, well_formed(entry.text))
-
-
 def _keep_text(pipe: Pipeline, key: str, entry: Event | Delta) -> None:
     if isinstance(entry, Event):
         if entry.type == "message_end":
             pipe.delete(key)
     elif entry.offset == 0:
         head = f"{entry.message}\n"
-        pipe.set(key, head + entry.text, ex=TEXT_SECONDS)
+        pipe.set(key, well_formed(head + entry.text), ex=TEXT_SECONDS)
     else:
-        pipe.append(key, entry.text)
+        pipe.append(key, well_formed(entry.text))
         pipe.expire(key, TEXT_SECONDS)
 
 

@@ -97,6 +97,10 @@ class Settings(BaseSettings):
     model_url: str | None = Field(
         default=None, description="base URL of an OpenAI-compatible endpoint"
     )
+    model_path: Literal["litellm", "direct"] = Field(
+        default="litellm",
+        description="`direct` calls an OpenAI-compatible endpoint without litellm, for less CPU",
+    )
     model_api_key: SecretStr | None = Field(
         default=None, description="key for the model where the provider's own variable is not used"
     )
@@ -114,6 +118,10 @@ class Settings(BaseSettings):
         default=300, gt=0, description="longest run of one attempt of a task"
     )
 
+    agent_modules: Words = Field(
+        default=["worker.story", "worker.companion"],
+        description="modules whose `AGENTS` a worker offers",
+    )
     story_folders: Words = Field(
         default=["stories"], description="folders in which stories are found"
     )
@@ -143,7 +151,9 @@ class Settings(BaseSettings):
         default="info", description="least severe log line that is written"
     )
 
-    @field_validator("jwt_algorithms", "allowed_origins", "story_folders", mode="before")
+    @field_validator(
+        "jwt_algorithms", "allowed_origins", "agent_modules", "story_folders", mode="before"
+    )
     @classmethod
     def _split(cls, value: object) -> object:
         return value.replace(",", " ").split() if isinstance(value, str) else value

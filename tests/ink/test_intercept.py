@@ -12,8 +12,9 @@ from worker.ink.compiler import BUNDLE, compile_story
 from worker.ink.engine import InkEngine, Turn
 
 PLAY = """
-function playInk(compiled, picks) {
+function playInk(compiled, picks, save) {
   const story = new inkjs.Story(compiled);
+  if (save) story.state.LoadJson(save);
   const turns = [];
   for (const pick of [null, ...JSON.parse(picks)]) {
     if (pick !== null) story.ChooseChoiceIndex(pick % story.currentChoices.length);
@@ -36,13 +37,13 @@ class Seen:
     choices: list[tuple[str, list[str]]]
 
 
-def by_inkjs(compiled: str, picks: list[int]) -> list[Seen]:
+def by_inkjs(compiled: str, picks: list[int], save: str = "") -> list[Seen]:
     context: Any = quickjs.Context()
     context.set_max_stack_size(4 << 20)
     context.eval("globalThis.console = {log() {}, warn() {}, error() {}};")
     context.eval(BUNDLE.read_text())
     context.eval(PLAY)
-    turns = json.loads(context.get("playInk")(compiled, json.dumps(picks)))
+    turns = json.loads(context.get("playInk")(compiled, json.dumps(picks), save))
     return [
         Seen(
             # inkjs gives a line with its end, and empty lines, which our turns leave out.
@@ -78,3 +79,12 @@ def test_twenty_choices_read_as_with_inkjs(compiled: str, picks: list[int], rebu
         turns.append(player.advance(turns[-1].save, choices[pick % len(choices)].id))
 
     assert [seen(turn) for turn in turns] == by_inkjs(compiled, picks)
+
+
+def test_inkjs_goes_on_from_our_save(compiled: str) -> None:
+    engine = InkEngine(compiled)
+    turn = engine.advance()
+    for pick in PICKS[:8]:
+        turn = engine.advance(turn.save, turn.choices[pick % len(turn.choices)].id)
+
+    assert by_inkjs(compiled, PICKS[8:], turn.save)[1:] == by_inkjs(compiled, PICKS)[9:]

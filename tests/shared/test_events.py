@@ -144,7 +144,6 @@ async def test_published_events(redis: Redis, listening: PubSub) -> None:
 
     await publisher.events(SESSION, [])
     await publisher.events(SESSION, events)
-    await publisher.attempt(SESSION, TASK, 2, [events[0], Delta(0, 0, "Hi")])
 
     name, payload = await heard(listening)
     assert name == channel(SESSION).encode()
@@ -152,21 +151,6 @@ async def test_published_events(redis: Redis, listening: PubSub) -> None:
         Line(4, str(TASK), 0, event_frame(events[0])),
         Line(5, "", 0, event_frame(events[1])),
     ]
-    _, payload = await heard(listening)
-    assert decode_lines(payload) == [
-        Line(4, str(TASK), 2, event_frame(events[0])),
-        Line(None, str(TASK), 2, delta_frame(TASK, 2, Delta(0, 0, "Hi"))),
-    ]
-
-
-async def test_events_of_many_sessions_go_in_their_order(redis: Redis, listening: PubSub) -> None:
-    first, second = (Event(seq, "turn_start", TASK, AT, {}) for seq in (1, 2))
-
-    await Publisher(redis).events_of_many([(SESSION, [first]), (uuid4(), [first]), (SESSION, [])])
-    await Publisher(redis).events_of_many([(SESSION, [second])])
-
-    got = [await heard(listening), await heard(listening)]
-    assert [line.seq for _, payload in got for line in decode_lines(payload)] == [1, 2]
 
 
 async def test_a_published_cancel(redis: Redis, listening: PubSub) -> None:
@@ -175,33 +159,54 @@ async def test_a_published_cancel(redis: Redis, listening: PubSub) -> None:
     assert await heard(listening) == (CANCEL_CHANNEL.encode(), f"{SESSION}:{TASK}".encode())
 
 
-async def test_published_deltas_and_the_text_so_far(redis: Redis, listening: PubSub) -> None:
+def delta_line(attempt: int, delta: Delta) -> Line:
+    return Line(None, str(TASK), attempt, delta_frame(TASK, attempt, delta))
+
+
+async def test_what_an_attempt_gives_keeps_its_order(redis: Redis, listening: PubSub) -> None:
+    begun = Event(4, "message_start", TASK, AT, {"number": 0})
+    delta = Delta(0, 0, "Once\n")
+
+    await Publisher(redis).attempt(SESSION, TASK, 2, [begun, delta])
+
+    _, payload = await heard(listening)
+    assert decode_lines(payload) == [
+        Line(4, str(TASK), 2, event_frame(begun)),
+        delta_line(2, delta),
+    ]
+
+
+async def test_the_text_so_far(redis: Redis) -> None:
     publisher = Publisher(redis)
     assert await text_so_far(redis, TASK, 1) is None
 
     await publisher.attempt(SESSION, TASK, 1, [Delta(0, 0, "Once\n")])
     await publisher.attempt(SESSION, TASK, 1, [Delta(0, 5, "upon \U0001f600")])
 
-    got = [await heard(listening), await heard(listening)]
-    assert [decode_lines(payload) for _, payload in got] == [
-        [Line(None, str(TASK), 1, delta_frame(TASK, 1, Delta(0, 0, "Once\n")))],
-        [Line(None, str(TASK), 1, delta_frame(TASK, 1, Delta(0, 5, "upon \U0001f600")))],
-    ]
-    so_far = delta_frame(TASK, 1, Delta(0, 0, "Once\nupon \U0001f600"))
-    assert await text_so_far(redis, TASK, 1) == Line(None, str(TASK), 1, so_far)
+    so_far = delta_line(1, Delta(0, 0, "Once\nupon \U0001f600"))
+    assert await text_so_far(redis, TASK, 1) == so_far
     assert TEXT_SECONDS - 5 < await redis.ttl(text_key(TASK, 1)) <= TEXT_SECONDS
 
 
-async def test_the_next_message_and_the_next_attempt_begin_the_text_anew(redis: Redis) -> None:
+async def test_each_attempt_and_each_message_has_a_text_of_its_own(redis: Redis) -> None:
     publisher = Publisher(redis)
     for attempt, message in ((1, 0), (1, 2), (2, 0)):
         await publisher.attempt(SESSION, TASK, attempt, [Delta(message, 0, "old")])
-        await publisher.attempt(SESSION, TASK, attempt, [Delta(message, 0, "new")])
-        await publisher.attempt(SESSION, TASK, attempt, [Delta(message, 3, "er")])
+        await publisher.attempt(
+            SESSION, TASK, attempt, [Delta(message, 0, "new"), Delta(message, 3, "er")]
+        )
 
-        expected = delta_frame(TASK, attempt, Delta(message, 0, "newer"))
-        found = await text_so_far(redis, TASK, attempt)
-        assert found == Line(None, str(TASK), attempt, expected)
+        expected = delta_line(attempt, Delta(message, 0, "newer"))
+        assert await text_so_far(redis, TASK, attempt) == expected
+    assert await text_so_far(redis, TASK, 1) == delta_line(1, Delta(2, 0, "newer"))
+
+
+async def test_the_text_of_a_message_goes_with_its_end(redis: Redis) -> None:
+    publisher = Publisher(redis)
+    await publisher.attempt(SESSION, TASK, 1, [Delta(0, 0, "whole")])
+    await publisher.attempt(SESSION, TASK, 1, [Event(5, "message_end", TASK, AT, {"number": 0})])
+
+    assert await text_so_far(redis, TASK, 1) is None
 
 
 async def test_a_text_whose_beginning_ran_out_is_not_given(redis: Redis) -> None:
@@ -220,30 +225,7 @@ async def test_a_kept_text_that_someone_else_wrote(redis: Redis, kept: bytes) ->
 async def test_a_kept_text_that_is_cut_within_a_character(redis: Redis) -> None:
     await redis.set(text_key(TASK, 1), b"0\na\xc3")
 
-    found = await text_so_far(redis, TASK, 1)
-    assert found == Line(None, str(TASK), 1, delta_frame(TASK, 1, Delta(0, 0, "a\ufffd")))
-
-
-async def test_the_text_goes_where_its_message_ends(redis: Redis) -> None:
-    publisher = Publisher(redis)
-    end = Event(5, "message_end", TASK, AT, {"message": {}})
-
-    await publisher.attempt(SESSION, TASK, 1, [Delta(0, 0, "One"), end])
-    assert await text_so_far(redis, TASK, 1) is None
-    await publisher.attempt(SESSION, TASK, 1, [end, Delta(1, 0, "Two")])
-    assert await text_so_far(redis, TASK, 1) is not None
-
-
-async def test_an_attempt_does_not_touch_the_text_of_the_next(redis: Redis) -> None:
-    publisher = Publisher(redis)
-
-    await publisher.attempt(SESSION, TASK, 1, [Delta(0, 0, "Old")])
-    await publisher.attempt(SESSION, TASK, 2, [Delta(0, 0, "New")])
-    await publisher.attempt(SESSION, TASK, 1, [Delta(0, 3, " and late")])
-
-    found = await text_so_far(redis, TASK, 2)
-    assert found is not None
-    assert loads(found.frame)["delta"] == "New"
+    assert await text_so_far(redis, TASK, 1) == delta_line(1, Delta(0, 0, "a\ufffd"))
 
 
 async def test_half_a_character_in_a_delta(redis: Redis, listening: PubSub) -> None:
@@ -253,7 +235,7 @@ async def test_half_a_character_in_a_delta(redis: Redis, listening: PubSub) -> N
     await publisher.attempt(SESSION, TASK, 1, [Delta(0, 2, "\0b")])
 
     _, first = await heard(listening)
-    assert decode_lines(first)[0].frame == delta_frame(TASK, 1, Delta(0, 0, "a\ufffd"))
+    assert decode_lines(first) == [delta_line(1, Delta(0, 0, "a\ufffd"))]
     so_far = await text_so_far(redis, TASK, 1)
     assert so_far is not None
     assert loads(so_far.frame)["delta"] == "a\ufffd\ufffdb"

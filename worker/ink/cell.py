@@ -58,7 +58,7 @@ def play_contained(
     budget: Budget | None = None,
     limits: CellLimits = TURN_LIMITS,
 ) -> Turn:
-    """Play one turn as `InkEngine.advance` does, in a process of its own; takes about 0.2 s.
+    """Play one turn as `InkEngine.advance` does, in a process of its own; takes about 0.1 s.
 
     Raises EngineCrashedError when the child dies or uses up its limits, else what `advance` raises.
     """

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from worker.ink import cell
 from worker.ink.cell import CellLimits
@@ -61,7 +61,7 @@ def check_story(
     }
     trail = _Trail()
     try:
-        met = Exploration(**cell.run("explore", request, limits=limits, note=trail.follow))
+        met = _met(cell.run("explore", request, limits=limits, note=trail.follow))
     except StoryInvalidError as error:
         return StoryReport(compiled["json"], (Problem("error", str(error), main), *remarks))
     except EngineCrashedError as error:
@@ -87,6 +87,13 @@ class _Trail:
         return "while it was loaded:" if self._picks is None else f"{_way(self._picks)}:"
 
 
+def _met(answer: Mapping[str, Any]) -> Exploration:
+    found: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in answer.items()
+    }
+    return Exploration(**found)
+
+
 def _findings(
     met: Exploration, files: Mapping[str, str], main: str, paths: int
 ) -> Iterator[Problem]:
@@ -100,7 +107,7 @@ def _findings(
         yield Problem("warning", f"stops without -> END after {line!r} ({count} paths)", main)
     for choice, count in met.loops.items():
         yield Problem("warning", f"{count} paths did not end; they kept coming to {choice}", main)
-    for place in met.unreached:
+    for place in () if met.failures else met.unreached:
         file, line_number, is_function = _declared_at(place, files)
         kind = "function" if is_function else "knot or stitch"
         severity: Severity = "note" if is_function else "warning"

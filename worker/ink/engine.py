@@ -9,7 +9,7 @@ import json
 import secrets
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -21,7 +21,7 @@ from worker.ink.errors import (
     StoryInvalidError,
     VariableInvalidError,
 )
-from worker.ink.machine import Budget, ExternalFunction, InkValue, Line, Machine
+from worker.ink.machine import Budget, ExternalFunction, InkValue, Line, Machine, in_order, shortest
 
 DEFAULT_FLOW: Final = "DEFAULT_FLOW"
 
@@ -79,6 +79,7 @@ class InkEngine:
         machine = Machine(self._compiled, self._bound)
         self._machine: Machine | None = machine
         self._blank = machine.state()
+        self._defaults = {name: machine.get(name) for name in self.variable_names}
         self.tags = machine.global_tags
 
     @property
@@ -149,9 +150,7 @@ class InkEngine:
         return self._machine
 
     def _opened(self, save: str | None, seed: int | None) -> "_Save":
-        opened = _Save(self._blank if save is None else save, self._content)
-        if opened.story not in {None, self.hash}:
-            raise SaveInvalidError(f"the save is of another story or version, {opened.story}")
+        opened = _Save(self._blank if save is None else save, self._content, self.hash)
         if save is None and seed is None:
             seed = secrets.randbelow(_SEEDS)
         if seed is not None:
@@ -164,15 +163,15 @@ class InkEngine:
         machine.set(name, value, self._content.list_items)
 
     def _turn(self, machine: Machine, lines: tuple[Line, ...], flow: str) -> Turn:
-        variables = {name: machine.get(name) for name in self.variable_names}
         shown = machine.choices()
         # A freshly entered flow loses its choices when it is saved as the current one: the default
         # flow is current in every save, and a key of ours says where the player is.
         if flow != DEFAULT_FLOW:
             machine.switch_flow(None)
-        state = _Save(machine.state(), self._content)
-        state.stamp(self.hash, flow)
-        state.fill_holes(variables)
+        state = _Save(machine.state(), self._content, self.hash)
+        state.stamp(flow)
+        state.fill_holes(machine.get)
+        variables = {**self._defaults, **state.variables()}
         choices = tuple(
             Choice(name, index, line.text, line.tags)
             for index, (name, line) in enumerate(zip(state.choice_ids(flow), shown, strict=True))
@@ -195,17 +194,20 @@ def metadata_of(tags: Iterable[str]) -> Mapping[str, str]:
 class _Save:
     """A save opened for reading and for the changes that it needs; raises SaveInvalidError."""
 
-    def __init__(self, text: str, content: "_Content") -> None:
+    def __init__(self, text: str, content: "_Content", story: str) -> None:
+        self._story = story
         try:
             self._state: dict[str, Any] = json.loads(text)
-            self._drop_invisible(content)
+            saved_story = self._state.pop(_STORY_KEY, story)
+            self.flow = str(self._state.pop(_FLOW_KEY, DEFAULT_FLOW))
+            if saved_story == story:
+                self._tidy(content)
         except (ValueError, RecursionError):
             raise SaveInvalidError("the save is not JSON") from None
-        except (LookupError, TypeError, AttributeError, StopIteration):
-            raise SaveInvalidError("this is not a save of this story") from None
-        story, flow = self._state.pop(_STORY_KEY, None), self._state.pop(_FLOW_KEY, DEFAULT_FLOW)
-        self.story = None if story is None else str(story)
-        self.flow = str(flow)
+        except (LookupError, TypeError, AttributeError):
+            raise SaveInvalidError("this is not a whole save of this story") from None
+        if saved_story != story:
+            raise SaveInvalidError(f"the save is of another story or version, {saved_story}")
 
     def json(self) -> str:
         """The save as it is now."""
@@ -228,25 +230,33 @@ class _Save:
         """Throw other dice from here on."""
         self._state["storySeed"], self._state["previousRandom"] = seed, 0
 
-    def stamp(self, story: str, flow: str) -> None:
+    def stamp(self, flow: str) -> None:
         """Say whose save this is and in which flow its player is."""
-        self._state[_STORY_KEY], self._state[_FLOW_KEY] = story, flow
+        self._state[_STORY_KEY], self._state[_FLOW_KEY] = self._story, flow
 
-    def fill_holes(self, variables: Mapping[str, InkValue]) -> None:
+    def fill_holes(self, current: Callable[[str], InkValue]) -> None:
         """Put numbers where the runtime wrote null for infinity, which it could not load again."""
         saved = self._state["variablesState"]
-        saved.update({name: variables[name] for name, value in saved.items() if value is None})
+        saved.update({name: current(name) for name, token in saved.items() if token is None})
+
+    def variables(self) -> dict[str, InkValue]:
+        """The variables that are not as the story declares them."""
+        return {name: _value(token) for name, token in self._state["variablesState"].items()}
 
     def _paths(self, flow: str) -> Iterator[str]:
         choices = self._state["flows"].get(flow, {}).get("currentChoices", ())
         return (str(choice["targetPath"]) for choice in choices)
 
     # A save forgets that a fallback choice is invisible, and it would come back as an empty one. It
-    # has done its part when a turn ends with other choices, so it is left out.
-    def _drop_invisible(self, content: "_Content") -> None:
-        for flow in self._state["flows"].values():
+    # has done its part when a turn ends with other choices, so it is left out. What is looked at
+    # here is also what the runtime would not miss, or would panic without.
+    def _tidy(self, content: "_Content") -> None:
+        self._state["flows"][self._state["currentFlowName"]]
+        self._state["variablesState"].items()
+        for name, flow in self._state["flows"].items():
             choices = flow["currentChoices"]
             choices[:] = [c for c in choices if not content.is_invisible(c["originalChoicePath"])]
+            self.choice_ids(name)
 
 
 class _Content:
@@ -255,8 +265,8 @@ class _Content:
     def __init__(self, compiled: str) -> None:
         try:
             story = json.loads(compiled)
-            self._root: Any = story["root"]
-            named = self._root[-1] or {}
+            root = story["root"]
+            named = root[-1] or {}
             lists: Mapping[str, Mapping[str, int]] = story.get("listDefs", {})
             self.functions = frozenset(name for name in named if name != "global decl")
             self.variables = tuple(dict.fromkeys(_declared(named.get("global decl", ()))))
@@ -265,29 +275,57 @@ class _Content:
         except (ValueError, LookupError, TypeError, AttributeError):
             raise StoryInvalidError("this is not a compiled story") from None
         self.list_items = {f"{o}.{i}": n for o, items in lists.items() for i, n in items.items()}
-        self.externals = frozenset(_externals(self._root))
+        self.externals = frozenset(_externals(root))
+        self._invisible = {
+            ".".join(path): bool(flags & _INVISIBLE) for path, flags in _choice_points(root)
+        }
 
     def is_invisible(self, path: str) -> bool:
-        """Whether the choice point at an absolute path such as `knot.0.5` is a fallback choice."""
-        node = self._root
-        for name in path.split("."):
-            node = node[int(name)] if name.isdecimal() else _named(node, name)
-        return bool(node["flg"] & _INVISIBLE)
+        """Whether the choice point at an absolute path such as `knot.0.5` is a fallback choice.
+
+        Raises KeyError when there is no choice point.
+        """
+        return self._invisible[path]
+
+
+# Reading the save costs a tenth of asking the runtime for one variable after the other.
+def _value(token: Any) -> InkValue:
+    if isinstance(token, float):
+        return shortest(token)
+    if isinstance(token, str):
+        return token.removeprefix("^")
+    if isinstance(token, dict):
+        return in_order(token["list"].items()) if "list" in token else None
+    value: InkValue = token
+    return value
 
 
 def _declared(tokens: Iterable[Any]) -> Iterator[str]:
     return (token["VAR="] for token in tokens if isinstance(token, dict) and "VAR=" in token)
 
 
-def _named(container: list[Any], name: str) -> Any:
-    own = container[-1] or {}
-    if name in own:
-        return own[name]
-    return next(
-        child
-        for child in container[:-1]
-        if isinstance(child, list) and isinstance(child[-1], dict) and child[-1].get("#n") == name
-    )
+def _choice_points(root: list[Any]) -> Iterator[tuple[tuple[str, ...], int]]:
+    """The path of every choice point and its flags; the last item of a container is not content."""
+    waiting: list[tuple[tuple[str, ...], Any]] = [((), root)]
+    while waiting:
+        path, node = waiting.pop()
+        if isinstance(node, dict):
+            if "*" in node:
+                yield path, node["flg"]
+        elif isinstance(node, list):
+            named = node[-1] or {}
+            waiting.extend(((*path, name), part) for name, part in named.items())
+            waiting.extend(
+                ((*path, _own_name(part) or str(index)), part)
+                for index, part in enumerate(node[:-1])
+            )
+
+
+def _own_name(node: Any) -> str | None:
+    if isinstance(node, list) and isinstance(node[-1], dict):
+        name: str | None = node[-1].get("#n")
+        return name
+    return None
 
 
 def _externals(root: Any) -> Iterator[str]:

@@ -23,7 +23,10 @@ def main() -> None:
     except InkError as error:
         _send({"error": _told(error)})
     except MemoryError:
-        _send({"error": _told(EngineCrashedError("it wanted more memory than it may have"))})
+        megabytes = asked["limits"]["memory_bytes"] >> 20
+        _send(
+            {"error": _told(EngineCrashedError(f"it wanted more than {megabytes} MiB of memory"))}
+        )
 
 
 def _limit_self(limits: Mapping[str, Any]) -> None:

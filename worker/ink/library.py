@@ -150,7 +150,8 @@ def card_of(name: str, tags: Iterable[str]) -> StoryCard:
     """What the global tags `title`, `author` and `description` say; without a title, the name."""
     tags = tuple(tags)
     said = metadata_of(tags)
-    title = said.get("title") or name.replace("-", " ").capitalize()
+    words = name.replace("-", " ")
+    title = said.get("title") or words[:1].upper() + words[1:]
     return StoryCard(title, said.get("author", ""), said.get("description", ""), tags)
 
 

@@ -5,9 +5,10 @@ be thrown away: after a panic or an unfinished line the object's inner state is 
 """
 
 import math
+import re
 import struct
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -37,6 +38,7 @@ ExternalFunction = Callable[..., bool | int | float | str | None]
 
 _INT32: Final = range(-(2**31), 2**31)
 _FLOAT32_MAX: Final = 3.4e38  # what other runtimes save for infinity
+_HALF_CHARACTER: Final = re.compile("[\ud800-\udfff]")
 _RAN_OUT: Final = "ran out of content"
 
 
@@ -153,10 +155,8 @@ class Machine:
             except TypeError:  # a divert target
                 return None
         if isinstance(value, InkList):
-            return tuple(
-                item for item, _ in sorted(value.items, key=lambda pair: (pair[1], pair[0]))
-            )
-        return _shortest(value) if isinstance(value, float) else value
+            return in_order(value.items)
+        return shortest(value) if isinstance(value, float) else value
 
     def set(self, name: str, value: InkValue, items: Mapping[str, int]) -> None:
         """Set a declared variable; `items` has the number of every list item that the story knows.
@@ -171,12 +171,12 @@ class Machine:
     def _guard(self) -> Iterator[None]:
         try:
             yield
-        except InkError:
-            self.broken = True
-            raise
         except RuntimeError as error:
             self.broken = True
             raise _translated(str(error)) from None
+        except BaseException:  # an interrupt leaves a line unfinished, too
+            self.broken = True
+            raise
 
     def _spend(self, within: bool, excess: str) -> None:
         if not within:
@@ -252,13 +252,18 @@ def _checked_scalar(name: str, value: object) -> bool | int | float | str:
             raise ValueError(f"{name}: {value} is not a number that ink can hold")
         return value
     if isinstance(value, str):
-        if b"\0" in value.encode():  # half a surrogate pair raises here, a ValueError too
-            raise ValueError(f"{name}: text with a NUL character")
+        if "\0" in value or _HALF_CHARACTER.search(value):
+            raise ValueError(f"{name}: text with NUL or half a character")
         return value
     raise TypeError(f"{name}: ink cannot hold a value of type {type(value).__name__}")
 
 
-def _shortest(value: float) -> float:
+def in_order(items: Iterable[tuple[str, int]]) -> tuple[str, ...]:
+    """The names of a list's items, given with their numbers, lowest first."""
+    return tuple(name for name, _ in sorted(items, key=lambda item: (item[1], item[0])))
+
+
+def shortest(value: float) -> float:
     """The decimal number of fewest digits that is the same 32-bit float: 0.1, not 0.10000000149."""
     if math.isnan(value):
         return 0.0
