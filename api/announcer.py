@@ -42,7 +42,6 @@ class Announcer:
         self._publisher = publisher
         self._waiting: deque[_News] = deque(maxlen=MAX_WAITING)
         self._wake = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
 
     @property
     def waiting(self) -> int:
@@ -66,26 +65,18 @@ class Announcer:
         self._waiting.append(_News(session_id, events, hint, cancelled))
         self._wake.set()
 
-    def start(self) -> None:
-        """Begin to send."""
-        self._task = asyncio.create_task(self._send_for_ever(), name="announcer")
-
-    async def stop(self, seconds: float = 2.0) -> None:
-        """Send what waits, for so many seconds at the most, and end."""
-        if self._task is None:
-            return
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._send_waiting()
-        self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
-
-    async def _send_for_ever(self) -> None:
+    async def send_for_ever(self) -> None:
+        """Send what comes, until cancelled."""
         while True:
             await self._wake.wait()
             self._wake.clear()
             await self._send_waiting()
+
+    async def send_the_rest(self, seconds: float) -> None:
+        """Send what waits, for so many seconds at the most."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._send_waiting()
 
     async def _send_waiting(self) -> None:
         while self._waiting:

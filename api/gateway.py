@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Self
 
 import structlog
@@ -28,12 +28,14 @@ from shared.sweep import sweep_for_ever
 
 log = structlog.get_logger(__name__)
 
+_LAST_NEWS_SECONDS = 2.0
+
 
 @dataclass(slots=True)
 class Gateway:
     """The connections of this process and its own small states.
 
-    `identity` is None where access is `none`.
+    `identity` is None where access is `none`. `beside` has what runs beside the requests, by name.
     """
 
     settings: Settings
@@ -47,6 +49,7 @@ class Gateway:
     slots: Slots
     metrics: Metrics
     stopping: Stopping
+    beside: dict[str, asyncio.Task[None]] = field(default_factory=dict)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -57,7 +60,9 @@ class Gateway:
         follower = Follower(redis)
 
         announcer = Announcer(hints, Publisher(redis))
-        slots = Slots(settings.max_sockets, settings.max_sockets_per_user)
+        guarded = settings.auth == "required"
+        per_user = settings.max_sockets_per_user if guarded else settings.max_sockets
+        slots = Slots(settings.max_sockets, per_user)
 
         def wake_all() -> None:
             for session_id in follower.sessions:
@@ -71,7 +76,7 @@ class Gateway:
             announcer=announcer,
             follower=follower,
             catalog=Catalog(db, settings.default_story),
-            identity=Identity(settings, db) if settings.auth == "required" else None,
+            identity=Identity(settings, db) if guarded else None,
             slots=slots,
             metrics=Metrics(streams_open=lambda: slots.open, waiting=lambda: announcer.waiting),
             stopping=Stopping(on_stop=wake_all),
@@ -80,35 +85,36 @@ class Gateway:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Run what works beside the requests; close the connections at the end."""
-        beside = [
-            _begin("sweep", sweep_for_ever(self.db, self.hints, every=self.settings.sweep_seconds)),
-            _begin("lag", watch_for_ever(self.db, self.follower, every=self.settings.poll_seconds)),
-        ]
-        self.announcer.start()
+        settings = self.settings
+        self.beside = {
+            "announcer": _begin(self.announcer.send_for_ever()),
+            "sweep": _begin(sweep_for_ever(self.db, self.hints, every=settings.sweep_seconds)),
+            "lag": _begin(watch_for_ever(self.db, self.follower, every=settings.poll_seconds)),
+        }
         await self.follower.start()
         try:
             with self.stopping.on_signals():
                 yield
         finally:
             self.stopping.begin()
-            for task in beside:
+            for task in self.beside.values():
                 task.cancel()
-            await asyncio.gather(*beside, return_exceptions=True)
-            await self.announcer.stop()
+            await asyncio.gather(*self.beside.values(), return_exceptions=True)
+            await self.announcer.send_the_rest(_LAST_NEWS_SECONDS)
             await self.follower.stop()
             with contextlib.suppress(OSError):
                 await self.redis.aclose()
             await self.db.close()
 
 
-def _begin(name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+def _begin(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
     """A task that runs as long as the process; should it end early, the log tells why."""
 
     def tell(task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("background task ended", task=name, exc_info=error)
+            log.error("background task ended", exc_info=error)
 
-    task = asyncio.create_task(work, name=name)
+    task = asyncio.create_task(work)
     task.add_done_callback(tell)
     return task
 

@@ -31,10 +31,11 @@ async def healthz() -> Response:
 @router.get("/readyz", response_model=HealthBody, responses=problems.responses("unavailable"))
 async def readyz(parts: Parts) -> Response:
     """Postgres and Redis answer, and the schema is this release's."""
-    names = ("postgres", "redis")
-    outcomes = await asyncio.gather(_outcome(_postgres(parts)), _outcome(_redis(parts)))
-    checks = dict(zip(names, outcomes, strict=True))
-    if any(outcome != "ok" for outcome in outcomes) or parts.stopping:
+    postgres, redis = await asyncio.gather(_outcome(_postgres(parts)), _outcome(_redis(parts)))
+    ended = [name for name, task in parts.beside.items() if task.done()]
+    background = f"ended: {', '.join(ended)}" if ended else "ok"
+    checks = {"postgres": postgres, "redis": redis, "background": background}
+    if set(checks.values()) != {"ok"} or parts.stopping:
         raise Problem("unavailable", "Not ready to serve.", {"checks": checks})
     return replies.ok({"status": "ok", "checks": checks})
 

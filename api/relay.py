@@ -1,5 +1,6 @@
 """One client's view of a session: what the log has after `after`, then what comes, each once."""
 
+import asyncio
 import contextlib
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
@@ -15,6 +16,7 @@ from shared.store import sessions
 
 _PAGE = 200
 _ATTEMPTS_KEPT = 16
+_TEXT_SECONDS = 1.0
 _STARTS = {"task_started", "task_restarted"}
 
 IDLE: Sequence[Line] = ()
@@ -48,6 +50,8 @@ async def relay(
                 lines = await view.rejoin()
             elif view.is_behind():
                 lines = await view.page_of_log()
+            elif view.text_is_due():
+                lines = await view.unfinished_text()
             elif (
                 not (lines := view.fresh_lines())
                 and not view.is_behind()
@@ -80,13 +84,17 @@ class _View:
         """Whether `page_of_log` is the next thing to do."""
         return self._behind
 
+    def text_is_due(self) -> bool:
+        """Whether `unfinished_text` is the next thing to do, once the log is read."""
+        return self._text_is_due
+
     async def join(self, after: int | None) -> Sequence[Line]:
         """Find the place in the log; a gap where what comes next in it is no longer kept."""
         session = await sessions.get(self._parts.db, self._user_id, self._session_id)
         self._see(session.head_seq if after is None else min(after, session.head_seq))
         gap = self._gap_before(session.first_seq)
         self._text_is_due = session.status == "running"
-        self._behind = self._text_is_due or session.head_seq > self._seen
+        self._behind = session.head_seq > self._seen
         return gap
 
     async def rejoin(self) -> Sequence[Line]:
@@ -94,17 +102,12 @@ class _View:
         return await self.join(self._seen)
 
     async def page_of_log(self) -> Sequence[Line]:
-        """The next page of what the log has, and after the last one the unfinished text."""
+        """The next page of what the log has."""
         events = await sessions.events_after(
             self._parts.db, self._user_id, self._session_id, after=self._seen, limit=_PAGE
         )
-        lines = [*self._gap_before(events[0].seq if events else 0), *map(self._line, events)]
-        if len(events) < _PAGE:
-            self._behind = False
-            if self._text_is_due:
-                self._text_is_due = False
-                lines += await self._unfinished_text()
-        return lines
+        self._behind = len(events) == _PAGE
+        return [*self._gap_before(events[0].seq if events else 0), *map(self._line, events)]
 
     def fresh_lines(self) -> Sequence[Line]:
         """What was published since the last time, as far as nothing is missing in between."""
@@ -147,15 +150,18 @@ class _View:
         self._see(first - 1)
         return [Line(None, "", 0, frame)]
 
-    async def _unfinished_text(self) -> Sequence[Line]:
+    async def unfinished_text(self) -> Sequence[Line]:
+        """The text so far of the message that streams now, where there is one."""
+        self._text_is_due = False
         running = await sessions.running_task(self._parts.db, self._user_id, self._session_id)
         if running is None:
             return []
         task_id, attempt = running
         self._note_attempt(str(task_id), attempt)
-        with contextlib.suppress(QueueUnavailable):
-            if text := await text_so_far(self._parts.redis, task_id, attempt):
-                return [text]
+        with contextlib.suppress(QueueUnavailable, TimeoutError):
+            async with asyncio.timeout(_TEXT_SECONDS):
+                text = await text_so_far(self._parts.redis, task_id, attempt)
+            return [text] if text else []
         return []
 
     def _see(self, seq: int) -> None:

@@ -308,6 +308,23 @@ async def test_a_socket_on_anothers_session_closes_with_4404(ann: Client, bob: C
         assert await socket.closed() == 4404
 
 
+async def test_one_users_sockets_leave_room_for_others(
+    guarded: Settings, db: Database, ann: Client, bob: Client
+) -> None:
+    few = guarded.model_copy(update={"max_sockets_per_user": 1})
+    session, other = await ann.session(), await bob.session()
+    async with serving(few) as url:
+        ann.url = bob.url = url
+        async with (
+            socket_of(ann, session["id"]) as first,
+            socket_of(ann, session["id"]) as second,
+            socket_of(bob, other["id"]) as third,
+        ):
+            await first.joined()
+            assert await second.closed() == 4429
+            await third.joined()
+
+
 async def test_a_socket_can_not_cancel_anothers_task(ann: Client, bob: Client) -> None:
     theirs, own = await ann.session(), await bob.session()
     async with socket_of(bob, own["id"]) as socket:

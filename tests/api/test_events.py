@@ -133,7 +133,7 @@ async def test_streams_end_where_their_session_does(client: Client) -> None:
 
 async def test_streams_are_counted(settings: Settings, db: Database, client: Client) -> None:
     session = await client.session()
-    async with serving(settings.model_copy(update={"max_sockets_per_user": 1})) as url:
+    async with serving(settings.model_copy(update={"max_sockets": 1})) as url:
         other = Client(client.http, url)
         async with stream_of(other, session["id"]) as stream:
             await stream.next()

@@ -202,6 +202,7 @@ async def test_without_after_only_what_comes_from_now_on(
 async def test_a_number_from_the_future_means_now(client: Client) -> None:
     session = await client.session()
     async with client.socket(session["id"], after=10**12) as socket:
+        await socket.joined()
         await client.act(session["id"])
         assert (await socket.receive())["seq"] == 2
 
@@ -394,7 +395,7 @@ async def test_too_many_sockets_close_with_4429(
     settings: Settings, db: Database, client: Client
 ) -> None:
     session = await client.session()
-    few = settings.model_copy(update={"max_sockets": 3, "max_sockets_per_user": 2})
+    few = settings.model_copy(update={"max_sockets": 2, "max_sockets_per_user": 1})
     async with serving(few) as url:
         other = Client(client.http, url)
         async with (
