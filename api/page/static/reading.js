@@ -99,10 +99,8 @@ export class Reading {
    * @param {string} text
    */
   giveBack(text) {
-    if (this._words.value === "") {
-      this._words.value = text;
-      this._fit();
-    }
+    this._words.value = [text, this._words.value].filter((one) => one !== "").join("\n");
+    this._fit();
   }
 
   _draw() {
@@ -122,11 +120,23 @@ export class Reading {
     this._words.placeholder = tale ? "Or say, or try, something else …" : "Write something …";
     if (this._fresh) {
       this._speaker.reset(wanted);
+      this._invite(tale);
     } else {
       this._speaker.follow(wanted);
     }
     this._scrolling.follow(this._newest(), this._fresh ? "instant" : "auto");
     this._fresh = false;
+  }
+
+  /**
+   * Whoever opens a conversation wants to write; on a phone the keyboard would be in the way.
+   * @param {boolean} tale
+   */
+  _invite(tale) {
+    const elsewhere = document.activeElement !== byId("reading-title");
+    if (!tale && !elsewhere && matchMedia("(hover: hover)").matches) {
+      this._words.focus({ preventScroll: true });
+    }
   }
 
   /** @param {Block[]} wanted */
