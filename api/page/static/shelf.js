@@ -187,7 +187,7 @@ function coversOf(stories) {
 const SUBJECTS = [
   [/lamp|light|lantern/i, "lamp"],
   [/sea|ship|ferry|boat|tide|island|harbou?r/i, "tide"],
-  [/wood|forest|tree/i, "forest"],
+  [/wood|forest|tree|garden/i, "forest"],
   [/mountain|snow|peak|pass\b/i, "peaks"],
   [/star|night|sky/i, "stars"],
 ];
