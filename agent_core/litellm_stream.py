@@ -6,6 +6,7 @@ seconds of CPU) or when `preload` is called.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import AsyncGenerator, Mapping
@@ -23,7 +24,7 @@ from agent_core.thinking import thinking_budget, thinking_level
 
 
 def preload() -> None:
-    """Import litellm now, so that no user waits for it."""
+    """Import litellm now, so that no user waits for it; from a thread where a loop runs."""
     _litellm()
 
 
@@ -31,7 +32,9 @@ async def stream_litellm(
     model: Model, context: LlmContext, options: StreamOptions
 ) -> AsyncGenerator[AssistantMessageEvent, None]:
     """Call a model through litellm; a StreamFn."""
-    litellm = _litellm()
+    # On the loop's own thread the import would stop everything else for seconds.
+    ready = _litellm.cache_info().currsize
+    litellm = _litellm() if ready else await asyncio.to_thread(_litellm)
     request = _request(litellm, model, context, options)
     events = streamed_answer(model, options, lambda: _chunks(litellm, request))
     async with aclosing(events):

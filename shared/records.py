@@ -69,7 +69,7 @@ class Task:
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
-    leased: bool
+    leased: bool = False
 
 
 @dataclass(frozen=True, slots=True)

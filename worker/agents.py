@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 from uuid import UUID
 
-from agent_core import AbortSignal, AgentEvent, Message, Model, StepJournal
+from agent_core import AbortSignal, AgentEvent, Message, Model, StepJournal, StreamFn
 from shared.encoding import JsonObject
 from shared.errors import FiresideError, SettingsError
 from shared.records import CatalogEntry
@@ -31,11 +31,17 @@ ReadStory: TypeAlias = Callable[[str], Awaitable[str]]
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What a deployment gives all of its agents: the model with its key, the kept stories."""
+    """What a deployment gives all of its agents: the model with its key, the kept stories.
+
+    Without a `stream_fn` the model is called in the way that it says itself. `tool_seconds` is the
+    longest run of one tool call.
+    """
 
     model: Model
     api_key: str | None
     read_story: ReadStory
+    stream_fn: StreamFn | None = None
+    tool_seconds: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +49,9 @@ class RunningTask:
     """All that an agent may know and use while it answers one action.
 
     `state` is the session's private state as the last task left it, `history` the newest messages
-    of the current branch. What an agent tells `emit` reaches clients; `journal` keeps its model
-    and tool calls; `signal` is set when the user cancels.
+    of the current branch, `earlier` how many the session has before them. What an agent tells
+    `emit` reaches clients; `journal` keeps its model and tool calls; `signal` is set when the user
+    cancels.
     """
 
     user_id: str
@@ -62,6 +69,7 @@ class RunningTask:
     emit: Callable[[AgentEvent], None]
     journal: StepJournal
     signal: AbortSignal
+    earlier: int = 0
 
 
 @dataclass(frozen=True, slots=True)

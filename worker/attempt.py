@@ -132,6 +132,7 @@ def _running_task(
         emit=task_log,
         journal=task_log,
         signal=signal,
+        earlier=max(0, claim.next_message - 1 - len(claim.messages)),
     )
 
 

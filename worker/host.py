@@ -138,7 +138,10 @@ class Host:
         self._publisher = Publisher(self._redis)
         self._hints = Hints(settings, self._redis)
         self._resources = Resources(
-            self._model, self._api_key, functools.partial(catalog.compiled_story, self._db)
+            self._model,
+            self._api_key,
+            functools.partial(catalog.compiled_story, self._db),
+            tool_seconds=settings.tool_seconds,
         )
         self._store = PostgresTasks(self._db, self._publisher, lease_seconds=settings.lease_seconds)
         services = [

@@ -1,26 +1,19 @@
-"""Telling clients of messages: complete ones, and ones that a model streams."""
+"""Telling clients of a run of one turn and of messages that are complete."""
 
 from collections.abc import Sequence
-from contextlib import aclosing
 
 from agent_core import (
     AgentEnd,
     AgentStart,
     AssistantMessage,
-    LlmContext,
     Message,
     MessageEnd,
     MessageStart,
-    MessageUpdate,
-    StreamDone,
-    StreamError,
-    StreamOptions,
     TextContent,
     TurnEnd,
     TurnStart,
-    stream_completion,
 )
-from worker.agents import RunningTask, TaskFailed
+from worker.agents import RunningTask
 
 
 def begin_turn(task: RunningTask, *said: Message) -> None:
@@ -46,37 +39,3 @@ def tell(task: RunningTask, message: Message) -> None:
 def written(text: str, author: str) -> AssistantMessage:
     """A message that no model wrote; `author` stands where a model's name would."""
     return AssistantMessage([TextContent(text)], model=author, provider="fireside")
-
-
-async def narrate(
-    task: RunningTask, context: LlmContext, options: StreamOptions, *, step_no: int
-) -> AssistantMessage:
-    """Have the model write a message, streamed to clients as it grows.
-
-    Raises:
-        TaskFailed: `model_failed`, after clients were told of the message as far as it came.
-    """
-    events = stream_completion(
-        task.resources.model,
-        context,
-        options,
-        journal=task.journal,
-        step_no=step_no,
-        cancel=task.signal,
-    )
-    begun = False
-    async with aclosing(events):
-        async for event in events:
-            if isinstance(event, StreamDone | StreamError):
-                final = event.message if isinstance(event, StreamDone) else event.error
-                if not begun:
-                    task.emit(MessageStart(final))
-                task.emit(MessageEnd(final))
-                if isinstance(event, StreamError):
-                    raise TaskFailed("model_failed", final.error_message or "the model failed")
-                return final
-            if not begun:
-                task.emit(MessageStart(event.partial))
-                begun = True
-            task.emit(MessageUpdate(event.partial, event))
-    raise AssertionError("a completion ends with its message")

@@ -1,6 +1,7 @@
 """Starting a worker: agents and stories are announced, then the host runs."""
 
 import asyncio
+import threading
 
 import structlog
 
@@ -26,10 +27,12 @@ def start_host(settings: Settings) -> Host:
     """
     agents = load_agents(settings)
     asyncio.run(_announce(settings, list(agents.values())))
-    if settings.model_path == "litellm":
-        preload()  # seconds of CPU: before the first task, not in it
     host = Host(settings, agents, model_of(settings), _key(settings))
     host.start()
+    if settings.model_path == "litellm":
+        # Seconds of CPU: beside the first tasks, so that a worker which came back after a crash
+        # takes over at once. Only a model call waits for it.
+        threading.Thread(target=preload, name="preload", daemon=True).start()
     return host
 
 

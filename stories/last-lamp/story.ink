@@ -6,6 +6,10 @@
 # author: Fireside
 # description: A fog, a ferry, three lamps to light before midnight, and something out on the water that has waited thirty years for one of them to stay dark.
 # public: place, lit, oil, fog, nerve, wits, hands
+# stats: nerve, wits, hands
+# judged: nerve
+# range: nerve 0..6 by 1
+# shrug: The fog takes what you do and gives nothing back.
 
 EXTERNAL roll(sides)
 
@@ -101,6 +105,13 @@ Three things hang by the door. You have two hands, and one of them is for the la
 === function test(stat, difficulty)
 ~ rolled = roll(20) + stat
 ~ return rolled >= difficulty
+
+// As hard as it is to climb the Quay Light; a lantern without oil costs time at the top.
+=== function climb()
+{ oil < 1:
+    ~ return 11 + fog
+}
+~ return 10 + fog
 
 === function delay(much)
 ~ fog = fog + much

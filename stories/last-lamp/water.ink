@@ -112,7 +112,7 @@ And on the other side, on the still water inside the mole where there has been n
 -> the_choice
 
 === the_choice
-* [Climb, and light it # dc:{10 + fog} # stat:hands]
+* [Climb, and light it # dc:{climb()} # stat:hands]
     -> light_it
 * {osk_found} [Climb, with Osk to steady the ladder]
     "Go on," says Osk, and sets his back against the pillar, and makes a stirrup of his hands as if you were still nine years old. "I'll be awake," he says. "You have my word on it."

@@ -6,6 +6,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from deploy.local.model import ScriptedModelProcess
+from deploy.local.postgres import EmbeddedPostgres
+from deploy.local.valkey import EmbeddedValkey
 from deploy.models.control import ScriptedModel
 from tests.acceptance.fleet import Fleet
 
@@ -32,6 +35,42 @@ def fleet(
         story_folders=str(stories),
     ) as fleet:
         yield fleet
+
+
+@pytest.fixture(scope="session")
+def standing_fleet(
+    tmp_path_factory: pytest.TempPathFactory,
+    postgres_server: EmbeddedPostgres,
+    database_template: str,
+    scripted_model_process: ScriptedModelProcess,
+) -> Iterator[Fleet]:
+    """One gateway and one worker for all tests that leave them as they are."""
+    folder = tmp_path_factory.mktemp("standing")
+    (folder / "stories").mkdir()
+    (folder / "stories" / "gate.ink").write_text(GATE)
+    url = postgres_server.create_database("standing", template=database_template)
+    with (
+        EmbeddedValkey(folder / "valkey", durable=False) as valkey,
+        Fleet(
+            folder,
+            postgres=url,
+            redis=valkey.url,
+            model=scripted_model_process.url,
+            story_folders=str(folder / "stories"),
+        ) as fleet,
+    ):
+        fleet.add_gateway()
+        fleet.add_worker()
+        yield fleet
+
+
+@pytest.fixture
+async def standing(
+    standing_fleet: Fleet, scripted_model: ScriptedModel
+) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the standing fleet, with the model reset."""
+    async with httpx.AsyncClient(base_url=standing_fleet.url, timeout=60) as client:
+        yield client
 
 
 @pytest.fixture

@@ -62,8 +62,8 @@ def as_a_client_sees(seen: Seen) -> tuple[str, list[tuple[str, list[str]]]]:
     return "\n".join(text for text, _ in seen.lines), seen.choices
 
 
-async def test_a_companion_uses_a_tool(http: httpx.AsyncClient) -> None:
-    player = await Player.begin(http, agent="companion")
+async def test_a_companion_uses_a_tool(standing: httpx.AsyncClient) -> None:
+    player = await Player.begin(standing, agent="companion")
     script = json.dumps(
         [
             {"tool_calls": [{"name": "roll_dice", "arguments": {"sides": 20}}]},

@@ -20,7 +20,7 @@ async def test_no_action_is_lost_doubled_or_out_of_order_while_the_worker_is_kil
     fleet: Fleet, http: httpx.AsyncClient
 ) -> None:
     players = await asyncio.gather(
-        *(Player.begin(http, agent="story", story="gate") for _ in range(SESSIONS))
+        *(Player.begin(http, agent="companion") for _ in range(SESSIONS))
     )
     async with httpx.AsyncClient(base_url=fleet.url, timeout=60) as other:
         sent = asyncio.ensure_future(
@@ -70,9 +70,9 @@ async def kill_now_and_then(fleet: Fleet, players: list[Player]) -> None:
 
 
 async def test_a_client_that_drops_its_socket_sees_each_event_exactly_once(
-    http: httpx.AsyncClient,
+    standing: httpx.AsyncClient,
 ) -> None:
-    player = await Player.begin(http, agent="story", story="gate")
+    player = await Player.begin(standing, agent="companion")
     ids = [
         (await player.act({"type": "say", "text": f"{number} {SLOW}"}, str(number)))["task_id"]
         for number in range(8)
@@ -87,29 +87,52 @@ async def test_a_client_that_drops_its_socket_sees_each_event_exactly_once(
     await player.until_ended(*ids)
 
     assert [event["seq"] for event in player.events] == list(range(1, len(player.events) + 1))
-    log = (await http.get(f"/v1/sessions/{player.id}/events?after=0&limit=1000")).json()["events"]
+    log = (await standing.get(f"/v1/sessions/{player.id}/events?after=0&limit=1000")).json()[
+        "events"
+    ]
     assert player.events == log
 
 
 async def test_a_dead_model_fails_the_task_and_the_session_goes_on(
-    http: httpx.AsyncClient,
+    standing: httpx.AsyncClient,
 ) -> None:
-    player = await Player.begin(http, agent="story", story="gate")
-    opening = await player.result(player.opening)
+    player = await Player.begin(standing, agent="companion")
     fault = '[[script: {"fault": {"kind": "status", "status": 400}}]]'
     failed = (await player.act({"type": "say", "text": fault}))["task_id"]
     await player.until_ended(failed)
-    choice = opening["choices"][0]["id"]
-    chosen = (await player.act({"type": "choose", "choice_id": choice}))["task_id"]
+    answered = (await player.act({"type": "say", "text": SLOW}))["task_id"]
 
     assert [event["data"]["error"]["code"] for event in ended(player.events)[failed]] == [
         "model_failed"
     ]
+    assert (await player.result(answered))["text"] == "one two three "
+
+
+async def test_a_story_plays_on_without_its_model(standing: httpx.AsyncClient) -> None:
+    player = await Player.begin(standing, agent="story", story="gate")
+    fault = '[[script: {"fault": {"kind": "status", "status": 400}}]]'
+    said = (await player.act({"type": "say", "text": fault}))["task_id"]
+    answer = await player.result(said)
+    choice = answer["choices"][0]["id"]
+    chosen = (await player.act({"type": "choose", "choice_id": choice}))["task_id"]
+
     assert (await player.result(chosen))["text"].startswith("He yawns.")
 
 
-async def test_a_running_task_is_cancelled_within_a_second(http: httpx.AsyncClient) -> None:
-    player = await Player.begin(http, agent="story", story="gate")
+async def test_a_choice_that_is_not_open_fails_its_task_only(standing: httpx.AsyncClient) -> None:
+    player = await Player.begin(standing, agent="story", story="gate")
+    opening = await player.result(player.opening)
+    failed = (await player.act({"type": "choose", "choice_id": "no-such-choice"}))["task_id"]
+    await player.until_ended(failed)
+    choice = opening["choices"][0]["id"]
+    chosen = (await player.act({"type": "choose", "choice_id": choice}))["task_id"]
+
+    assert ended(player.events)[failed][0]["data"]["error"]["code"] == "choice_not_found"
+    assert (await player.result(chosen))["text"].startswith("He yawns.")
+
+
+async def test_a_running_task_is_cancelled_within_a_second(standing: httpx.AsyncClient) -> None:
+    player = await Player.begin(standing, agent="companion")
     hang = '[[script: {"chunks": ["a ", "b "], "fault": {"kind": "hang", "after": 1}}]]'
     task = (await player.act({"type": "say", "text": hang}))["task_id"]
     await player.follow_until(
@@ -118,15 +141,17 @@ async def test_a_running_task_is_cancelled_within_a_second(http: httpx.AsyncClie
         )
     )
     began = asyncio.get_running_loop().time()
-    assert (await http.post(f"/v1/tasks/{task}/cancel")).status_code == 202
+    assert (await standing.post(f"/v1/tasks/{task}/cancel")).status_code == 202
     await player.until_ended(task)
 
     assert asyncio.get_running_loop().time() - began < 1.5
     assert [event["type"] for event in ended(player.events)[task]] == ["task_cancelled"]
 
 
-async def test_an_interrupt_ends_the_running_task_and_goes_first(http: httpx.AsyncClient) -> None:
-    player = await Player.begin(http, agent="story", story="gate")
+async def test_an_interrupt_ends_the_running_task_and_goes_first(
+    standing: httpx.AsyncClient,
+) -> None:
+    player = await Player.begin(standing, agent="companion")
     hang = '[[script: {"fault": {"kind": "hang"}}]]'
     running = (await player.act({"type": "say", "text": hang}))["task_id"]
     await player.follow_until(
@@ -148,7 +173,7 @@ async def test_an_interrupt_ends_the_running_task_and_goes_first(http: httpx.Asy
 async def test_a_worker_that_is_told_to_stop_finishes_what_it_runs(
     fleet: Fleet, http: httpx.AsyncClient
 ) -> None:
-    player = await Player.begin(http, agent="story", story="gate")
+    player = await Player.begin(http, agent="companion")
     task = (await player.act({"type": "say", "text": SLOW}))["task_id"]
     await player.follow_until(
         lambda events: any(e["type"] == "task_started" and e["task_id"] == task for e in events)
@@ -161,7 +186,7 @@ async def test_a_worker_that_is_told_to_stop_finishes_what_it_runs(
 
 
 async def test_a_gateway_that_restarts_loses_nothing(fleet: Fleet, http: httpx.AsyncClient) -> None:
-    player = await Player.begin(http, agent="story", story="gate")
+    player = await Player.begin(http, agent="companion")
     task = (await player.act({"type": "say", "text": SLOW}))["task_id"]
     async with player.socket() as socket:
         player.take(json.loads(await socket.recv()))

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,12 +13,14 @@ import httpx
 import pytest
 from websockets.asyncio.client import connect
 
+from api import keys
+from api.__main__ import main
 from api.socket import MAX_FRAME
 from deploy.local.ports import free_port
 from deploy.local.process import Command
 from deploy.local.server import ROOT, HttpServer
 from shared.records import NewEvent
-from shared.settings import Settings
+from shared.settings import Settings, get_settings
 from shared.store.database import Database
 from tests.api.clients import Client, Socket
 from tests.api.worker import FakeWorker
@@ -148,6 +151,14 @@ def test_a_wrong_setting_is_one_clear_line(command: tuple[str, ...]) -> None:
     assert "secret" not in done.stderr
 
 
+@pytest.fixture
+def fresh_settings() -> Iterator[None]:
+    """Commands that run in this process read the environment anew."""
+    get_settings.cache_clear()
+    yield
+    get_settings.cache_clear()
+
+
 @pytest.mark.parametrize(
     ("env", "message"),
     [
@@ -156,62 +167,58 @@ def test_a_wrong_setting_is_one_clear_line(command: tuple[str, ...]) -> None:
         ({"PORT": "http"}, "PORT: must be a number"),
         ({"PORT": "65536"}, "PORT: must be a number"),
         ({"FIRESIDE_AUTH": "required", "FIRESIDE_HOST": "203.0.113.1"}, "can't listen on"),
+        ({"FIRESIDE_HOST": "127.0.0.1", "PORT": "taken"}, "Address already in use"),
+        ({"FIRESIDE_JWT_JWKS": "keys.json"}, "needs FIRESIDE_JWT_ISSUER"),
     ],
 )
-def test_an_address_that_can_not_be_is_one_clear_line(env: dict[str, str], message: str) -> None:
-    done = run("api", **{"FIRESIDE_AUTH": "none", **env})
+@pytest.mark.usefixtures("fresh_settings")
+def test_an_address_that_can_not_be_is_one_clear_line(
+    env: dict[str, str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        for name, value in {"FIRESIDE_AUTH": "none", **env}.items():
+            monkeypatch.setenv(name, port if value == "taken" else value)
+        code = main()
+    written = capsys.readouterr().err
 
-    assert done.returncode == 1
-    assert len(done.stderr.splitlines()) == 1
-    assert message in done.stderr
-
-
-def test_a_port_that_is_taken_is_one_clear_line(start: Start) -> None:
-    gateway = start()
-    done = run("api", PORT=str(gateway.port))
-
-    assert done.returncode == 1
-    assert "Address already in use" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
-
-
-def test_importing_the_module_needs_no_settings() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", "import api.app; api.app.nothing"],
-        env={**os.environ, "DATABASE_URL": "wrong"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-
-    assert "AttributeError" in done.stderr
+    assert code == 1
+    assert len(written.splitlines()) == 1
+    assert message in written
 
 
-def test_keys_are_made_listed_and_revoked(settings: Settings) -> None:
-    made = run("api.keys", "create", "ann", "--label", "laptop")
-    _, key_id, _, key = made.stdout.split()
-    listed = run("api.keys", "list")
-    revoked = run("api.keys", "revoke", "ann", key_id)
-    again = run("api.keys", "revoke", "ann", key_id)
-    after = run("api.keys", "list", "ann")
-    nobodys = run("api.keys", "list", "bob")
+@pytest.mark.usefixtures("settings", "fresh_settings")
+def test_keys_are_made_listed_and_revoked(capsys: pytest.CaptureFixture[str]) -> None:
+    def run_keys(*arguments: str) -> tuple[int, str]:
+        code = keys.main(list(arguments))
+        return code, capsys.readouterr().out
 
-    assert made.returncode == listed.returncode == revoked.returncode == 0
+    made, shown = run_keys("create", "ann", "--label", "laptop")
+    _, key_id, _, key = shown.split()
+    listed, all_keys = run_keys("list")
+    revoked, _ = run_keys("revoke", "ann", key_id)
+    again, _ = run_keys("revoke", "ann", key_id)
+
+    assert made == listed == revoked == 0
+    assert again == 1
     assert key.startswith("fs_")
-    assert key_id in listed.stdout
-    assert "laptop" in listed.stdout
-    assert key not in listed.stdout
-    assert "revoked" in after.stdout
-    assert again.returncode == 1
-    assert nobodys.stdout == ""
+    assert key_id in all_keys
+    assert "active" in all_keys
+    assert "laptop" in all_keys
+    assert key not in all_keys
+    assert "revoked" in run_keys("list", "ann")[1]
+    assert run_keys("list", "bob") == (0, "")
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [("create", "a b"), ("create", ""), ("create", "x" * 129), ("list", "ann\n")],
+    "arguments", [["create", "a b"], ["create", ""], ["create", "x" * 129], ["list", "ann\n"]]
 )
-def test_a_user_that_can_not_be_is_refused(settings: Settings, arguments: tuple[str, ...]) -> None:
-    done = run("api.keys", *arguments)
-
-    assert done.returncode == 1
-    assert done.stderr.startswith("fireside: a user id has")
+@pytest.mark.usefixtures("settings", "fresh_settings")
+def test_a_user_that_can_not_be_is_refused(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert keys.main(arguments) == 1
+    assert capsys.readouterr().err.startswith("fireside: a user id has")

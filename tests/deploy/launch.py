@@ -5,6 +5,7 @@ python -m tests.deploy.launch '{"gateway": [...], "worker": [...], "migrate": [.
 
 import json
 import os
+import signal
 import sys
 
 from deploy.local.launcher import Launcher, Programs
@@ -13,6 +14,8 @@ from deploy.local.server import ROOT
 from deploy.local.supervisor import Policy
 
 if __name__ == "__main__":
+    # The tests themselves may run under nohup, which the launcher would respect.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     launcher = Launcher(
         Options.read(os.environ, root=ROOT),
         programs=Programs(**json.loads(sys.argv[1])),
