@@ -16,6 +16,8 @@ export const base = process.env.FIRESIDE_PAGE_URL;
 const controlled = process.env.FIRESIDE_PAGE_CONTROL;
 /** Only the stub plays its stories the same way each time. */
 export const isStub = process.env.FIRESIDE_PAGE_STUB === "1";
+/** A key that the server accepts, where it asks for one. */
+export const key = process.env.FIRESIDE_PAGE_KEY ?? (isStub ? "stub-key" : undefined);
 /** Whether a companion that is asked to roll a die of twenty sides does so. */
 export const throwsDice = isStub || process.env.FIRESIDE_PAGE_DICE === "1";
 /** A whole answer of a slow model may take this long. */
@@ -147,7 +149,9 @@ export class Reader {
 
   /** The transcript as the server has it, in the same form. */
   async transcript() {
-    const response = await fetch(`${base}/v1/sessions/${this.sessionId}/messages?limit=1000`);
+    const headers = key === undefined ? {} : { Authorization: `Bearer ${key}` };
+    const url = `${base}/v1/sessions/${this.sessionId}/messages?limit=1000`;
+    const response = await fetch(url, { headers });
     const { messages } = await response.json();
     return messages
       .map(({ message }) => ({ role: message.role, text: plain(textOf(message)) }))

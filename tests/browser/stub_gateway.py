@@ -96,9 +96,13 @@ class Stub:
     async def _agents(self, _: web.Request) -> web.Response:
         return web.json_response({"agents": AGENTS})
 
-    async def _list(self, _: web.Request) -> web.Response:
-        newest = sorted(self.sessions.values(), key=lambda one: one.updated_at, reverse=True)
-        return web.json_response({"sessions": [one.body() for one in newest], "next": None})
+    async def _list(self, request: web.Request) -> web.Response:
+        newest = list(reversed(self.sessions.values()))
+        ids = [one.id for one in newest]
+        first = ids.index(request.query["before"]) + 1 if "before" in request.query else 0
+        page = newest[first : first + int(request.query["limit"])]
+        following = page[-1].id if len(page) == int(request.query["limit"]) else None
+        return web.json_response({"sessions": [one.body() for one in page], "next": following})
 
     async def _create(self, request: web.Request) -> web.Response:
         wanted = cast("Json", await request.json())

@@ -45,7 +45,7 @@ def test_logic(node: str, file: str) -> None:
     run(node, f"logic/{file}.test.mjs", {})
 
 
-@pytest.mark.parametrize("file", ["reading", "failures", "access"])
+@pytest.mark.parametrize("file", ["reading", "failures", "access", "key"])
 def test_scenarios(node: str, browser: dict[str, str], server: dict[str, str], file: str) -> None:
     run(node, f"scenarios/{file}.test.mjs", {**browser, **server})
 

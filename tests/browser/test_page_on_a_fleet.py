@@ -1,18 +1,26 @@
 """The same scenarios against real processes: a gateway, a worker, and both of them killed."""
 
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+
+import pytest
 
 from deploy.models.control import ScriptedModel
 from tests.acceptance.fleet import Fleet
 from tests.browser.node import HERE, run
 
-STORIES = HERE.parents[1] / "stories"
+ROOT = HERE.parents[1]
+STORIES = ROOT / "stories"
+
+PACE = {"FIRESIDE_PAGE_DICE": "1", "FIRESIDE_PAGE_PATIENCE": "60000"}
 
 ANSWER = (
     "You say it into the fog \N{FOGGY}, and the fog keeps most of it.\n\nWhat is left comes back "
@@ -48,7 +56,9 @@ def control(fleet: Fleet) -> Iterator[str]:
                 child.kill()
             time.sleep(asked.get("down", 0))
             for child in [*fleet.gateways, *fleet.workers]:
-                child.start()
+                child.spawn()
+            for child in [*fleet.gateways, *fleet.workers]:
+                child.wait_ready(60)
             self.send_response(200)
             self.end_headers()
             self.wfile.write(b"{}")
@@ -70,31 +80,43 @@ def control(fleet: Fleet) -> Iterator[str]:
         server.server_close()
 
 
-def test_scenarios(
-    node: str,
-    browser: dict[str, str],
-    tmp_path: Path,
-    postgres_url: str,
-    redis_url: str,
-    scripted_model: ScriptedModel,
-) -> None:
-    script(scripted_model)
-    with Fleet(
-        tmp_path,
-        postgres=postgres_url,
-        redis=redis_url,
-        model=scripted_model.url,
-        story_folders=str(STORIES),
-    ) as fleet:
+@pytest.fixture
+def start(
+    tmp_path: Path, postgres_url: str, redis_url: str, scripted_model: ScriptedModel
+) -> Callable[..., Fleet]:
+    """Makes a fleet of a gateway and a worker, with settings of the test's own."""
+
+    def start(**settings: str) -> Fleet:
+        script(scripted_model)
+        servers = {"postgres": postgres_url, "redis": redis_url, "model": scripted_model.url}
+        return Fleet(tmp_path, **servers, story_folders=str(STORIES), **settings)
+
+    return start
+
+
+def test_reading(node: str, browser: dict[str, str], start: Callable[..., Fleet]) -> None:
+    with start() as fleet:
         fleet.add_gateway()
         fleet.add_worker()
         with control(fleet) as url:
-            env = {
-                **browser,
-                "FIRESIDE_PAGE_URL": fleet.url,
-                "FIRESIDE_PAGE_CONTROL": url,
-                "FIRESIDE_PAGE_DICE": "1",
-                "FIRESIDE_PAGE_PATIENCE": "60000",
-            }
-            for file in ("reading", "failures", "access"):
-                run(node, f"scenarios/{file}.test.mjs", env)
+            server = {"FIRESIDE_PAGE_URL": fleet.url, "FIRESIDE_PAGE_CONTROL": url}
+            run(node, "scenarios/reading.test.mjs", {**browser, **server, **PACE})
+
+
+def test_a_key(
+    node: str,
+    browser: dict[str, str],
+    start: Callable[..., Fleet],
+    postgres_url: str,
+    redis_url: str,
+) -> None:
+    env = {**os.environ, "DATABASE_URL": postgres_url, "REDIS_URL": redis_url}
+    command = [sys.executable, "-m", "api.keys", "create", "reader"]
+    made = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True)
+    key = made.stdout.split()[-1]
+
+    with start(auth="required") as fleet:
+        fleet.add_gateway()
+        fleet.add_worker()
+        server = {"FIRESIDE_PAGE_URL": fleet.url, "FIRESIDE_PAGE_KEY": key}
+        run(node, "scenarios/key.test.mjs", {**browser, **server, **PACE})

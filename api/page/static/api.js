@@ -1,5 +1,7 @@
 /** The server's HTTP calls, and its errors in words. */
 
+import { tabStorage } from "./storage.js";
+
 /** What the server, or the way to it, said no to. `code` is stable; the message is for people. */
 export class Problem extends Error {
   /**
@@ -17,6 +19,8 @@ export class Problem extends Error {
 
 const KEY = "fireside:key";
 
+/** Sessions of one page. */
+const SESSIONS = 6;
 /** Events of one page of the log. */
 const EVENTS = 200;
 /** How far back the beginning of a task that still runs is looked for. */
@@ -27,9 +31,9 @@ export class Api {
    * @param {object} parts
    * @param {(refused: boolean) => Promise<string | null>} parts.askForKey
    * @param {typeof globalThis.fetch} [parts.request]
-   * @param {Storage} [parts.storage] of the tab: a key does not outlive it
+   * @param {import("./storage.js").Store} [parts.storage] of the tab: a key does not outlive it
    */
-  constructor({ askForKey, request = globalThis.fetch, storage = sessionStorage }) {
+  constructor({ askForKey, request = globalThis.fetch, storage = tabStorage() }) {
     this._askForKey = askForKey;
     this._fetch = request.bind(globalThis);
     this._storage = storage;
@@ -43,9 +47,15 @@ export class Api {
     return (await this._call("GET", "/v1/agents")).agents ?? [];
   }
 
-  /** @returns {Promise<any[]>} newest first */
-  async sessions() {
-    return (await this._call("GET", "/v1/sessions?limit=20")).sessions ?? [];
+  /**
+   * A page of the sessions, newest first.
+   * @param {string | null} before the `next` of the page before
+   * @returns {Promise<{sessions: any[], next: string | null}>}
+   */
+  async sessions(before = null) {
+    const from = before === null ? "" : `&before=${encodeURIComponent(before)}`;
+    const page = await this._call("GET", `/v1/sessions?limit=${SESSIONS}${from}`);
+    return { sessions: page.sessions ?? [], next: page.next ?? null };
   }
 
   /**

@@ -22,6 +22,11 @@ let offered = [];
 let status = { phase: "connecting" };
 let ticking = 0;
 let beginning = false;
+/**
+ * The key of a session that was asked for until it is there: asked again, it is the same one.
+ * @type {Map<string, string>}
+ */
+const keys = new Map();
 
 const reading = new Reading({
   act: (action, text) => player?.act(action, text),
@@ -56,10 +61,13 @@ async function openShelf() {
   byId("shelf-problem").hidden = true;
   byId("shelf-loading").hidden = false;
   try {
-    const [agents, sessions] = await Promise.all([api.agents(), api.sessions()]);
+    const [agents, recent] = await Promise.all([api.agents(), api.sessions()]);
     const { stories, companions } = offers(agents);
     offered = [...stories, ...companions];
-    showShelf(agents, sessions, (offer) => void begin(offer).catch(complain));
+    showShelf(agents, recent, {
+      begin: (offer) => attempt(() => begin(offer)),
+      older: (before) => attempt(() => api.sessions(before)),
+    });
   } catch (error) {
     complain(error);
   } finally {
@@ -75,8 +83,11 @@ async function begin(offer) {
   beginning = true;
   try {
     const { agent, story, title } = offer;
-    const key = `page-${crypto.randomUUID()}`;
+    const name = `${agent}/${story ?? ""}`;
+    const key = keys.get(name) ?? `page-${crypto.randomUUID()}`;
+    keys.set(name, key);
     const session = await api.createSession({ agent, story, title, key });
+    keys.delete(name);
     location.hash = `#/session/${session.id}`;
   } finally {
     beginning = false;
@@ -99,8 +110,8 @@ async function openSession(id) {
       reading.show(next);
     },
     onStatus: (next) => tell(next),
-    onRefused: ({ text, action }, words) => {
-      reading.complain(`Not sent: ${words}`);
+    onRefused: ({ text, action }, why) => {
+      reading.complain(why);
       if (action.type === "say") {
         reading.giveBack(text);
       }
@@ -180,12 +191,18 @@ function wordsOf(of) {
   }
 }
 
-/** @param {() => Promise<void> | undefined} deed */
+/**
+ * Does something and tells what goes wrong with it.
+ * @template Result
+ * @param {() => Promise<Result> | undefined} deed
+ * @returns {Promise<Result | undefined>}
+ */
 async function attempt(deed) {
   try {
-    await deed();
+    return await deed();
   } catch (error) {
     complain(error);
+    return undefined;
   }
 }
 

@@ -38,6 +38,8 @@ const CROWDED_PAUSE = 10_000;
 /** The server pings every 20 s: two missed pings and a bit. */
 const SILENCE = 50_000;
 
+const NO_KEY = "This session needs a key.";
+
 const FATAL = new Map([
   [CLOSE.badAfter, "The server did not understand where to go on. Reload the page."],
   [CLOSE.wrongOrigin, "This page may not connect to the server from here."],
@@ -115,20 +117,30 @@ export class Connection {
     this._drop();
     this._try += 1;
     const one = this._try;
-    this._tell({ phase: "connecting" });
+    // A server on this machine can be reached without any network, so it is tried all the same.
+    this._tell({ phase: this._wiring.isOnline() ? "connecting" : "offline" });
     /** @type {string | null} */
     let ticket;
     try {
       ticket = await this._wiring.ticket();
-    } catch {
+    } catch (error) {
       if (one === this._try && !this._ended) {
-        this._failures += 1;
-        this._wait();
+        this._noTicket(error);
       }
       return;
     }
     if (one === this._try && !this._ended) {
       this._dial(ticket);
+    }
+  }
+
+  /** @param {any} error */
+  _noTicket(error) {
+    if (error?.status === 401) {
+      this._end(NO_KEY); // the reader was asked and gave none
+    } else {
+      this._failures += 1;
+      this._wait();
     }
   }
 
@@ -201,22 +213,18 @@ export class Connection {
     if (granted) {
       this._connect();
     } else {
-      this._end("This session needs a key.");
+      this._end(NO_KEY);
     }
   }
 
   /** @param {number} [least] */
   _wait(least = 0) {
-    if (!this._wiring.isOnline()) {
-      this._tell({ phase: "offline" });
-    }
     const doubled = FIRST_PAUSE * 2 ** Math.min(Math.max(this._failures - 1, 0), 10);
     const pause = Math.max(Math.min(doubled, LONGEST_PAUSE), least);
     // Spread out, or all clients of a server that restarts come back at the same moment.
     const spread = Math.round(pause * (0.75 + 0.5 * this._wiring.random()));
-    if (this._wiring.isOnline()) {
-      this._tell({ phase: "waiting", until: this._wiring.now() + spread });
-    }
+    const until = this._wiring.now() + spread;
+    this._tell(this._wiring.isOnline() ? { phase: "waiting", until } : { phase: "offline" });
     this._timer = this._wiring.setTimer(() => this._connect(), spread);
   }
 

@@ -5,14 +5,16 @@
  * page: the server takes each id once.
  */
 
+import { tabStorage } from "./storage.js";
+
 /** @typedef {import("./session.js").Pending} Pending */
 
 export class Outbox {
   /**
    * @param {string} sessionId
-   * @param {Storage} storage
+   * @param {import("./storage.js").Store} storage
    */
-  constructor(sessionId, storage = sessionStorage) {
+  constructor(sessionId, storage = tabStorage()) {
     this._key = `fireside:outbox:${sessionId}`;
     this._storage = storage;
   }

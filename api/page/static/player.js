@@ -13,13 +13,15 @@ import { apply, begin, send, underWay } from "./session.js";
  * @typedef {object} Listener
  * @property {(state: State) => void} onState
  * @property {(status: Status) => void} onStatus
- * @property {(action: Pending, words: string) => void} onRefused the server will not do it
+ * @property {(action: Pending, why: string) => void} onRefused it will not be done; `why` may be ""
  */
 
 /** An action that met one of these may or may not be accepted: it is sent again with its id. */
 const UNCERTAIN = new Set(["unavailable", "internal_error"]);
 const AGAIN_MS = 2_000;
 const SLOWEST_MS = 15_000;
+/** Between two readings of the whole transcript. */
+const RELOAD_MS = 2_000;
 /** The server takes no frame over 64 KiB. */
 const MAX_FRAME = 64 * 1024;
 
@@ -39,6 +41,9 @@ export class Player {
     this._loading = false;
     this._closed = false;
     this._timer = 0;
+    this._reloaded = 0;
+    /** Actions that no socket was given yet: those can be taken back. @type {Set<string>} */
+    this._unsent = new Set();
     this._connection = new Connection({
       url: () => socketUrl(sessionId, this._state?.seq ?? 0),
       ticket: () => api.ticket(),
@@ -81,19 +86,22 @@ export class Player {
     }
     const pending = { id: crypto.randomUUID(), action, text };
     if (new Blob([JSON.stringify(frameOf(pending))]).size > MAX_FRAME) {
-      this._listener.onRefused(pending, "That is too long to be sent at once.");
+      this._listener.onRefused(pending, "Not sent: that is too long to be sent at once.");
       return;
     }
     this._outbox.add(pending);
+    this._unsent.add(pending.id);
     this._show(send(this._state, pending));
-    this._connection.send(frameOf(pending));
+    this._give(pending);
   }
 
-  /** Stops what is under way; an action that waits to be sent is taken back, too. */
+  /** Stops what is under way; an action that was never sent is taken back. */
   async cancel() {
     const work = this._state && underWay(this._state);
     if (work?.taskId) {
       await this._api.cancelTask(work.taskId);
+    } else if (work?.actionId && this._unsent.has(work.actionId)) {
+      this._takeBack(work.actionId, "");
     } else if (work?.actionId) {
       // It may have arrived all the same; the server then cancels it when it sees it.
       await this._api.cancelAction(this._id, work.actionId);
@@ -127,10 +135,22 @@ export class Player {
       this._timer = window.setTimeout(() => this._flush(), AGAIN_MS);
       return;
     }
-    const refused = frame.id ? this._outbox.remove(frame.id) : undefined;
-    if (refused && this._state) {
-      this._show(apply(this._state, frame));
-      this._listener.onRefused(refused, String(message ?? "The server refused it."));
+    if (frame.id) {
+      this._takeBack(frame.id, `Not sent: ${message ?? "the server refused it."}`);
+    }
+  }
+
+  /**
+   * Forgets an action and gives its words back.
+   * @param {string} id
+   * @param {string} why
+   */
+  _takeBack(id, why) {
+    const taken = this._outbox.remove(id);
+    this._unsent.delete(id);
+    if (taken && this._state) {
+      this._show(apply(this._state, { type: "error", id }));
+      this._listener.onRefused(taken, why);
     }
   }
 
@@ -143,8 +163,13 @@ export class Player {
   }
 
   _flush() {
-    for (const pending of this._outbox.all()) {
-      this._connection.send(frameOf(pending));
+    this._outbox.all().forEach((pending) => this._give(pending));
+  }
+
+  /** @param {Pending} pending */
+  _give(pending) {
+    if (this._connection.send(frameOf(pending))) {
+      this._unsent.delete(pending.id);
     }
   }
 
@@ -152,7 +177,14 @@ export class Player {
     if (this._loading) {
       return;
     }
+    this._loading = true;
+    // A server whose log never fits must not be asked as fast as it answers.
+    const soon = this._reloaded + RELOAD_MS - Date.now();
+    if (soon > 0) {
+      await new Promise((resolve) => setTimeout(resolve, soon));
+    }
     await this._load();
+    this._reloaded = Date.now();
     this._connection.renew();
   }
 

@@ -21,6 +21,7 @@ import { badge, checkElement, dieElement } from "./throws.js";
 
 const GO_ON = { id: "", text: "Go on", tags: [] };
 const KEYS = 9;
+const BELOW_THE_BAR = { rootMargin: "-64px 0px 0px" };
 
 export class Reading {
   /** @param {Deeds} deeds */
@@ -99,10 +100,8 @@ export class Reading {
    * @param {string} text
    */
   giveBack(text) {
-    if (this._words.value === "") {
-      this._words.value = text;
-      this._fit();
-    }
+    this._words.value = [text, this._words.value].filter((one) => one !== "").join("\n");
+    this._fit();
   }
 
   _draw() {
@@ -122,11 +121,23 @@ export class Reading {
     this._words.placeholder = tale ? "Or say, or try, something else …" : "Write something …";
     if (this._fresh) {
       this._speaker.reset(wanted);
+      this._invite(tale);
     } else {
       this._speaker.follow(wanted);
     }
-    this._scrolling.follow(this._newest(), this._fresh ? "instant" : "auto");
+    this._scrolling.follow(this._newest(), this._fresh);
     this._fresh = false;
+  }
+
+  /**
+   * Whoever opens a conversation wants to write; on a phone the keyboard would be in the way.
+   * @param {boolean} tale
+   */
+  _invite(tale) {
+    const elsewhere = document.activeElement !== byId("reading-title");
+    if (!tale && !elsewhere && matchMedia("(hover: hover)").matches) {
+      this._words.focus({ preventScroll: true });
+    }
   }
 
   /** @param {Block[]} wanted */
@@ -267,10 +278,10 @@ export class Reading {
     box.hidden = !over;
   }
 
-  /** The first thing that came since the reader did something, and what the reader did. */
+  /** Where what is new begins: with what the reader did last, or with the title. */
   _newest() {
     const said = this._transcript.querySelectorAll(":scope > .said");
-    return said[said.length - 1] ?? this._transcript.firstElementChild;
+    return said[said.length - 1] ?? byId("reading-title");
   }
 
   /** @param {import("./session.js").Choice} choice */
@@ -300,7 +311,7 @@ export class Reading {
       this._do({ type: "say", text }, text);
     }
     if (text !== "" && this._state?.story && matchMedia("(hover: none)").matches) {
-      this._words.blur(); // the keyboard of a phone would cover the answer
+      this._transcript.focus({ preventScroll: true }); // a phone's keyboard would cover the answer
     } else {
       this._words.focus();
     }
@@ -328,6 +339,10 @@ export class Reading {
     });
     byId("stop").addEventListener("click", () => this._deeds.cancel());
     document.addEventListener("keydown", (event) => this._key(event));
+    // One title is enough: the bar's is for when the other one is out of sight.
+    new IntersectionObserver(([title]) => {
+      byId("bar-title").classList.toggle("away", title.isIntersecting);
+    }, BELOW_THE_BAR).observe(byId("reading-title"));
   }
 
   /** @param {KeyboardEvent} event */

@@ -2,6 +2,8 @@
 
 const NEAR = 140;
 const FAR = 400;
+/** Text that grows by a few lines moves on at once; gliding would always be behind it. */
+const A_FEW_LINES = 120;
 /** The bar, and some air below it. */
 const TOP = 76;
 
@@ -24,19 +26,20 @@ export class Scrolling {
   /**
    * Follows the text as it grows, but never so far that its beginning is out of sight: reading
    * begins at the top.
-   * @param {Element | null} beginning of what is new
-   * @param {ScrollBehavior} [behavior]
+   * @param {Element} beginning of what is new
+   * @param {boolean} atOnce
    */
-  follow(beginning, behavior = "auto") {
+  follow(beginning, atOnce) {
     if (!this._following) {
       this._show();
       return;
     }
     const end = document.documentElement.scrollHeight - window.innerHeight;
-    const start = beginning ? window.scrollY + beginning.getBoundingClientRect().top - TOP : end;
+    const start = window.scrollY + beginning.getBoundingClientRect().top - TOP;
     const target = Math.min(end, Math.max(start, 0));
     if (target > window.scrollY + 1) {
-      window.scrollTo({ top: target, behavior });
+      const near = target - window.scrollY < A_FEW_LINES;
+      window.scrollTo({ top: target, behavior: atOnce || near ? "instant" : "auto" });
     }
     this._show();
   }

@@ -3,9 +3,15 @@
 import { button, byId, element, icon } from "./dom.js";
 
 /** @typedef {{agent: string, story?: string, title: string, about: string}} Offer */
+/** @typedef {{sessions: any[], next: string | null}} Page */
+
+/**
+ * @typedef {object} Deeds
+ * @property {(offer: Offer) => Promise<void>} begin
+ * @property {(before: string) => Promise<Page | undefined>} older
+ */
 
 const SCENES = ["forest", "tide", "peaks", "stars", "lamp"];
-const SHOWN_SESSIONS = 6;
 
 /**
  * What can be begun, as the server lists it.
@@ -35,18 +41,18 @@ export function offers(agents) {
 /**
  * Shows the shelf.
  * @param {any[]} agents
- * @param {any[]} sessions newest first
- * @param {(offer: Offer) => void} begin
+ * @param {Page} recent
+ * @param {Deeds} deeds
  */
-export function showShelf(agents, sessions, begin) {
+export function showShelf(agents, recent, deeds) {
   const { stories, companions } = offers(agents);
   const all = [...stories, ...companions];
   const covers = coversOf(stories);
-  const recent = sessions.slice(0, SHOWN_SESSIONS).map((one) => row(one, all, covers));
+  const rows = (/** @type {Page} */ page) => page.sessions.map((one) => row(one, all, covers));
   const cards = (/** @type {Offer[]} */ some, /** @type {string} */ verb) =>
-    some.map((offer) => card(offer, verb, covers, begin));
+    some.map((offer) => card(offer, verb, covers, deeds.begin));
   const parts = [
-    part("Go on", "rows", recent),
+    part("Go on", "rows", rows(recent), olderButton(recent, deeds, rows)),
     part("Stories", "cards", cards(stories, "Begin")),
     part("Companions", "cards", cards(companions, "Say hello")),
   ];
@@ -81,22 +87,44 @@ export function offerOf(session, all) {
  * @param {string} title
  * @param {string} kind
  * @param {HTMLElement[]} items
+ * @param {...Node} more
  */
-function part(title, kind, items) {
+function part(title, kind, items, ...more) {
   if (items.length === 0) {
     return null;
   }
   const heading = element("h2", "", title);
   const list = element("ul", kind, ...items.map((item) => element("li", "", item)));
   list.setAttribute("role", "list"); // without it, a list without bullets is none to Safari
-  return element("section", "shelf-part", heading, list);
+  return element("section", "shelf-part", heading, list, ...more);
+}
+
+/**
+ * A button that puts the next page of sessions behind those that are shown.
+ * @param {Page} page
+ * @param {Deeds} deeds
+ * @param {(page: Page) => HTMLElement[]} rows
+ */
+function olderButton(page, deeds, rows) {
+  let { next } = page;
+  const made = button("quiet older", async () => {
+    const older = next === null ? undefined : await deeds.older(next);
+    const items = older ? rows(older).map((item) => element("li", "", item)) : [];
+    made.previousElementSibling?.append(...items);
+    items[0]?.querySelector("a")?.focus();
+    next = older ? older.next : next;
+    made.hidden = next === null;
+  });
+  made.append("Show older ones");
+  made.hidden = next === null;
+  return made;
 }
 
 /**
  * @param {Offer} offer
  * @param {string} verb
  * @param {Map<string, string>} covers
- * @param {(offer: Offer) => void} begin
+ * @param {(offer: Offer) => Promise<void>} begin
  */
 function card(offer, verb, covers, begin) {
   const words = element(
@@ -106,7 +134,12 @@ function card(offer, verb, covers, begin) {
     element("span", "card-about", offer.about),
     element("span", "card-verb", verb, icon("arrow")),
   );
-  const made = button("card", () => begin(offer), cover(offer, covers), words);
+  const made = button("card", async () => {
+    made.setAttribute("aria-disabled", "true");
+    await begin(offer);
+    made.removeAttribute("aria-disabled");
+  });
+  made.append(cover(offer, covers), words);
   made.dataset.offer = offer.story ?? offer.agent;
   return made;
 }
@@ -154,7 +187,7 @@ function coversOf(stories) {
 const SUBJECTS = [
   [/lamp|light|lantern/i, "lamp"],
   [/sea|ship|ferry|boat|tide|island|harbou?r/i, "tide"],
-  [/wood|forest|tree/i, "forest"],
+  [/wood|forest|tree|garden/i, "forest"],
   [/mountain|snow|peak|pass\b/i, "peaks"],
   [/star|night|sky/i, "stars"],
 ];

@@ -4,7 +4,7 @@ import { element } from "./dom.js";
 import { paragraphs, plain } from "./prose.js";
 import { wordsOfCheck, wordsOfDie } from "./throws.js";
 
-const KEPT = 30;
+const KEPT = 12;
 
 export class Speaker {
   /** @param {HTMLElement} region a live region */

@@ -182,6 +182,16 @@ test("no ticket because the server is away: it tries again later", async () => {
   assert.equal(line.live().length, 1);
 });
 
+test("no ticket because the reader gave no key: it does not ask for ever", async () => {
+  const refused = Object.assign(new Error("no key"), { status: 401 });
+  const line = connect({ ticket: () => Promise.reject(refused) });
+  line.connection.start();
+  await settled();
+
+  assert.deepEqual(line.statuses.at(-1), { phase: "ended", reason: "This session needs a key." });
+  assert.equal(line.live().length, 0);
+});
+
 for (const [name, code] of [["no such session", CLOSE.noSession], ["wrong origin", CLOSE.wrongOrigin]]) {
   test(`${name}: it ends in words and never tries again`, async () => {
     const line = connect();

@@ -124,6 +124,25 @@ test("deltas that overtake their restart are taken, and the restart does not dro
   assert.equal(open(play(state, delta("a", 8, " tail", { attempt: 1 }))), "New");
 });
 
+test("after a restart, nothing of an earlier attempt begins anew", () => {
+  const log = new Log();
+  const state = play(running(log), log.started("a", 2), delta("a", 0, "Stale", { attempt: 1 }));
+
+  assert.equal(open(state), undefined);
+});
+
+test("a delta that was told before leaves the place of the next one as it was", () => {
+  const state = play(running(), delta("a", 0, "abab"), delta("a", 0, "ab"), delta("a", 4, "c"));
+
+  assert.equal(open(state), "ababc");
+});
+
+test("a delta of a message before the one that is open changes nothing", () => {
+  const state = play(running(), delta("a", 0, "Third", { message: 2 }), delta("a", 0, "Second"));
+
+  assert.equal(open(state), "Third");
+});
+
 test("deltas of finished messages and of ended or unknown tasks change nothing", () => {
   const log = new Log();
   const state = play(running(log), log.ended("a", 1, assistant("Done.")), delta("a", 0, "Done."));
@@ -184,6 +203,24 @@ test("an ack of a task that is over leaves nothing under way", () => {
   assert.equal(underWay(state), null);
 });
 
+test("an ack of a task that is known already leaves it as it is", () => {
+  const log = new Log();
+  const sent = send(begin(snapshot()), { id: "k", action: { type: "say", text: "Hi" }, text: "Hi" });
+  const told = play(sent, log.queued("a", "Hi"), log.started("a"), log.ended("a", 0, user("Hi")));
+
+  const acked = apply(told, { type: "ack", id: "k", task_id: "a", status: "queued" });
+  assert.deepEqual(texts(acked), ["Hi"]);
+  assert.deepEqual(finished(acked), [{ role: "user", text: "Hi" }]);
+});
+
+test("a task that dies in the middle of a message leaves no half of it", () => {
+  const log = new Log();
+  const error = { code: "dead", message: "Given up." };
+  const state = play(running(log), delta("a", 0, "Half"), log.event("a", "task_dead", { error }));
+
+  assert.deepEqual(texts(state), ["Hello?", "note"]);
+});
+
 test("a refused action is taken back", () => {
   const sent = send(begin(snapshot()), { id: "k", action: { type: "say", text: "Hi" }, text: "Hi" });
   const state = apply(sent, { type: "error", id: "k", error: { code: "session_busy" } });
@@ -225,7 +262,7 @@ test("a task that another one answered leaves nothing of its own", () => {
     log.queued("b", "Also this", "k"),
     log.ended("a", 1, user("Also this")),
     log.ended("a", 2, assistant("Both.")),
-    log.event("b", "task_completed", { result: { joined: "a" } }),
+    log.event("b", "task_completed", { result: { joined: "a", messages: [0, 1, 2] } }),
     log.completed("a", [0, 1, 2]),
   );
 
