@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
+import psycopg
 import pytest
 from sqlalchemy import text
 
@@ -14,6 +15,7 @@ from shared.records import NewEvent as New
 from shared.store import actions, leases, sessions
 from shared.store.database import Database
 from tests.shared.invariants import broken
+from tests.shared.locks import lock_waiters
 from tests.shared.sessions import ME, claimed, finish, new_session, say
 from tests.shared.tables import dump
 
@@ -140,19 +142,23 @@ async def test_a_key_belongs_to_its_session(db: Database) -> None:
 
 
 @pytest.mark.parametrize("on_busy", ["enqueue", "interrupt", "reject"])
-async def test_twenty_times_at_once_is_once(db: Database, on_busy: Any) -> None:
+async def test_many_times_at_once_is_once(
+    db: Database, watcher: psycopg.AsyncConnection[Any], on_busy: Any
+) -> None:
     session = await new_session(db, started=True)
     new = NewAction(SAY.action, on_busy=on_busy, client_action_id="k")
+    async with watcher.transaction():
+        await watcher.execute("select from sessions where id = %s for update", (session,))
+        accepting = [asyncio.create_task(actions.accept(db, ME, session, new)) for _ in range(20)]
+        await lock_waiters(watcher, 20)
 
-    accepted = await asyncio.gather(*(actions.accept(db, ME, session, new) for _ in range(20)))
+    accepted = await asyncio.gather(*accepting)
 
     (first,) = [one for one in accepted if one.fresh]
     assert [one for one in accepted if not one.fresh] == [
         replace(first, fresh=False, events=())
     ] * 19
-    assert await db.row(
-        text("select count(*) from tasks where session_id = :s"), {"s": session}
-    ) == (2,)
+    assert await db.row(text("select count(*) from tasks")) == (2,)
     assert await broken(db) == []
 
 
