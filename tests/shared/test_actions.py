@@ -307,21 +307,31 @@ async def test_a_cancel_twenty_times_at_once_is_one_event(db: Database) -> None:
     assert await broken(db) == []
 
 
-async def test_a_cancel_and_a_claim_at_once(db: Database) -> None:
-    for _ in range(10):
-        session = await new_session(db, started=True)
-        task = await say(db, session)
+@pytest.mark.parametrize("first", ["claim", "cancel"])
+async def test_a_cancel_and_a_claim_at_once(
+    db: Database, watcher: psycopg.AsyncConnection[Any], first: str
+) -> None:
+    session = await new_session(db, started=True)
+    task = await say(db, session)
+    both: dict[str, asyncio.Task[Any]] = {}
+    async with watcher.transaction():
+        await watcher.execute("select from sessions where id = %s for update", (session,))
+        for count, name in enumerate(sorted(["claim", "cancel"], key=lambda one: one != first)):
+            both[name] = asyncio.create_task(
+                leases.claim(db, session, lease_seconds=9, history=1)
+                if name == "claim"
+                else actions.cancel_task(db, ME, task)
+            )
+            await lock_waiters(watcher, count + 1)
 
-        claim, (_, events) = await asyncio.gather(
-            leases.claim(db, session, lease_seconds=9, history=1),
-            actions.cancel_task(db, ME, task),
-        )
+    claim, (_, events) = await both["claim"], await both["cancel"]
 
-        if claim is None:
-            assert (await status(db, task), len(events)) == ("cancelled", 1)
-        else:
-            assert (claim.task_id, await status(db, task), events) == (task, "running", [])
-        assert await broken(db) == []
+    if first == "claim":
+        assert (claim.task_id, await status(db, task), events) == (task, "running", [])
+        assert (await leases.heartbeat(db, [claim.fence], lease_seconds=9)).cancelled == {session}
+    else:
+        assert (claim, await status(db, task), len(events)) == (None, "cancelled", 1)
+    assert await broken(db) == []
 
 
 async def test_cancel_by_the_clients_own_id(db: Database) -> None:
