@@ -1,6 +1,6 @@
 # `make up` and `make test` do all of their own set-up; only Python >= 3.11, make and a C library are needed.
 .DEFAULT_GOAL := help
-.PHONY: help setup up test check format clean
+.PHONY: help setup up test check format story-check clean
 
 PYTHON ?= python3
 UV_VERSION := 0.13.8
@@ -37,6 +37,9 @@ check: .venv/.ready  ## format, lint, types and import rules
 format: .venv/.ready  ## rewrite the code in the project's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+story-check: .venv/.ready  ## check stories, FILES="stories/last-lamp ..." (all of stories/ by default)
+	$(BIN)/python -m worker.ink $(or $(FILES),$(wildcard stories/*/) $(wildcard stories/*.ink)) $(ARGS)
 
 clean:  ## remove the environment, not the data
 	rm -rf .venv .uv .mypy_cache .ruff_cache .pytest_cache

@@ -4,12 +4,14 @@ One message on a session's channel holds one or more lines, `<seq>:<task>:<attem
 delta has no number and says `-`. A gateway can pass a frame on, or drop it, without decoding it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, cast
 from uuid import UUID
 
 from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
 from redis.exceptions import RedisError
 
 from shared.encoding import dumps, well_formed
@@ -52,6 +54,19 @@ class Line:
     frame: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A piece of streaming text: never numbered, never stored in Postgres.
+
+    `message` is the message's 0-based number in its task; `offset` counts the Unicode code points
+    of the message's text before this piece.
+    """
+
+    message: int
+    offset: int
+    text: str
+
+
 def channel(session_id: UUID) -> str:
     """The Redis channel of a session's frames."""
     return f"fireside:session:{session_id}"
@@ -70,21 +85,16 @@ def event_frame(event: Event) -> bytes:
     )
 
 
-def delta_frame(task_id: UUID, attempt: int, message: int, offset: int, delta: str) -> bytes:
-    """The frame of a piece of streaming text.
-
-    Args:
-        message: the message's 0-based number in its task.
-        offset: Unicode code points of the message's text before this piece.
-    """
+def delta_frame(task_id: UUID, attempt: int, delta: Delta) -> bytes:
+    """The frame of a piece of streaming text."""
     return dumps(
         {
             "type": "message_update",
             "task_id": task_id,
             "attempt": attempt,
-            "message": message,
-            "offset": offset,
-            "delta": delta,
+            "message": delta.message,
+            "offset": delta.offset,
+            "delta": delta.text,
         }
     )
 
@@ -124,47 +134,45 @@ class Publisher:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
 
-    async def events(self, session_id: UUID, events: Sequence[Event], attempt: int = 0) -> None:
-        """Publish committed events.
+    async def events(self, session_id: UUID, events: Sequence[Event]) -> None:
+        """Publish committed events that no attempt of a task wrote.
 
         Raises:
             QueueUnavailable: Redis did not answer; clients find the events in the log.
         """
-        if not events:
-            return
-        payload = encode_lines(
-            Line(event.seq, str(event.task_id or ""), attempt, event_frame(event))
-            for event in events
-        )
-        try:
-            await self._redis.publish(channel(session_id), payload)
-        except (RedisError, OSError) as error:
-            raise QueueUnavailable(str(error)) from error
+        await self.events_of_many([(session_id, events)])
 
-    async def delta(
-        self, session_id: UUID, task_id: UUID, attempt: int, message: int, offset: int, delta: str
+    async def events_of_many(self, batch: Iterable[tuple[UUID, Sequence[Event]]]) -> None:
+        """The same for several sessions, in one round trip."""
+        async with self._pipeline() as pipe:
+            for session_id, events in batch:
+                lines = [Line(e.seq, str(e.task_id or ""), 0, event_frame(e)) for e in events]
+                if lines:
+                    pipe.publish(channel(session_id), encode_lines(lines))
+
+    async def attempt(
+        self, session_id: UUID, task_id: UUID, attempt: int, entries: Sequence[Event | Delta]
     ) -> None:
-        """Publish a piece of text, and keep the text so far for clients that join later.
+        """Publish what one attempt of a task gave, in its order: committed events and deltas.
 
-        The kept text is written first: whoever subscribes and then reads it has missed nothing.
-        Half of a character, which a model's stream may end a piece with, becomes U+FFFD.
+        The text so far is written before the line that brings it up to date: whoever subscribes
+        first and reads the text then has missed nothing. It goes where its message has ended.
 
         Raises:
             QueueUnavailable: Redis did not answer.
         """
-        key = text_key(task_id)
-        delta = well_formed(delta)
-        line = Line(
-            None, str(task_id), attempt, delta_frame(task_id, attempt, message, offset, delta)
-        )
+        lines = [_line_of_attempt(task_id, attempt, entry) for entry in entries]
+        key = text_key(task_id, attempt)
+        async with self._pipeline() as pipe:
+            for entry in entries:
+                _keep_text(pipe, key, entry)
+            pipe.publish(channel(session_id), encode_lines(lines))
+
+    @asynccontextmanager
+    async def _pipeline(self) -> AsyncIterator[Pipeline]:
         try:
             async with self._redis.pipeline(transaction=False) as pipe:
-                if offset == 0:
-                    pipe.set(key, f"{attempt}:{message}\n{delta}", ex=TEXT_SECONDS)
-                else:
-                    pipe.append(key, delta)
-                    pipe.expire(key, TEXT_SECONDS)
-                pipe.publish(channel(session_id), encode_lines([line]))
+                yield pipe
                 await pipe.execute()
         except (RedisError, OSError) as error:
             raise QueueUnavailable(str(error)) from error
@@ -181,27 +189,48 @@ class Publisher:
             raise QueueUnavailable(str(error)) from error
 
 
+def _keep_text(pipe: Pipeline, key: str, entry: Event | Delta) -> None:
+    if isinstance(entry, Event):
+        if entry.type == "message_end":
+            pipe.delete(key)
+    elif entry.offset == 0:
+        head = f"{entry.message}\n"
+        pipe.set(key, well_formed(head + entry.text), ex=TEXT_SECONDS)
+    else:
+        pipe.append(key, well_formed(entry.text))
+        pipe.expire(key, TEXT_SECONDS)
+
+
+def _line_of_attempt(task_id: UUID, attempt: int, entry: Event | Delta) -> Line:
+    if isinstance(entry, Event):
+        return Line(entry.seq, str(task_id), attempt, event_frame(entry))
+    return Line(None, str(task_id), attempt, delta_frame(task_id, attempt, entry))
+
+
 CANCEL_CHANNEL = "fireside:cancel"
 """Where gateways tell workers of cancelled tasks; a message is `<session>:<task>`."""
 
 
-def text_key(task_id: UUID) -> str:
-    """Where the text so far of a task's unfinished message is kept."""
-    return f"fireside:text:{task_id}"
+def text_key(task_id: UUID, attempt: int) -> str:
+    """Where the text so far of a task's unfinished message is kept.
+
+    Each attempt has its own: one that lost its lease and does not know it yet spoils no other's.
+    """
+    return f"fireside:text:{task_id}:{attempt}"
 
 
-async def text_so_far(redis: Redis, task_id: UUID) -> bytes | None:
-    """A delta frame with offset 0 and the whole text so far, for a client that joins late.
+async def text_so_far(redis: Redis, task_id: UUID, attempt: int) -> Line | None:
+    """A delta with offset 0 and the whole text so far, for a client that joins late.
 
     Raises:
         QueueUnavailable: Redis did not answer.
     """
     try:
-        kept = cast("bytes | None", await redis.get(text_key(task_id)))
+        kept = cast("bytes | None", await redis.get(text_key(task_id, attempt)))
     except (RedisError, OSError) as error:
         raise QueueUnavailable(str(error)) from error
-    head, newline, text = (kept or b"").partition(b"\n")
-    attempt, _, message = head.partition(b":")
-    if not newline or not attempt.isdigit() or not message.isdigit():
+    message, newline, text = (kept or b"").partition(b"\n")
+    if not newline or not message.isdigit():
         return None  # nothing kept, or only the tail of a text whose head ran out
-    return delta_frame(task_id, int(attempt), int(message), 0, text.decode("utf-8", "replace"))
+    text_delta = Delta(int(message), 0, text.decode("utf-8", "replace"))
+    return _line_of_attempt(task_id, attempt, text_delta)

@@ -32,10 +32,13 @@ class Subscription:
     """One listener's share of a session's frames.
 
     `stale` is set where lines were lost, on a new connection to Redis or because the listener
-    fell behind: it must read the log from its last `seq`.
+    fell behind: it must read the log from its last `seq`. A listener that follows the numbers
+    keeps `seen` at the last one it has dealt with, so that one which fell behind unnoticed can be
+    found.
     """
 
     def __init__(self) -> None:
+        self.seen: int | None = None
         self._lines: deque[Line] = deque()
         self._wake = asyncio.Event()
         self._stale = False
@@ -121,11 +124,15 @@ class Follower:
         """The sessions that have a listener."""
         return list(self._followed)
 
+    def listeners(self, session_id: UUID) -> list[Subscription]:
+        """Those who listen to a session now."""
+        followed = self._followed.get(session_id)
+        return list(followed.listeners) if followed else []
+
     def mark_stale(self, session_id: UUID) -> None:
         """Make a session's listeners read the log."""
-        if followed := self._followed.get(session_id):
-            for subscription in followed.listeners:
-                subscription.mark_stale()
+        for subscription in self.listeners(session_id):
+            subscription.mark_stale()
 
     @asynccontextmanager
     async def follow(self, session_id: UUID) -> AsyncIterator[Subscription]:

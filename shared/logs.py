@@ -7,6 +7,9 @@ import structlog
 
 from shared.settings import Settings
 
+_CHATTY = ("celery.worker.strategy", "celery.app.trace", "httpx", "LiteLLM")
+"""Loggers that write a line for every hint or request, which costs more than the hint itself."""
+
 
 def set_up_logs(settings: Settings) -> None:
     """Send structlog's and the standard library's logs to standard error in one format."""
@@ -31,6 +34,8 @@ def set_up_logs(settings: Settings) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=level, force=True)
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(max(level, logging.WARNING))
     structlog.configure(
         processors=[*shared_steps, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),

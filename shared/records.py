@@ -53,7 +53,11 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """The durable record of one accepted action."""
+    """The durable record of one accepted action.
+
+    `leased`: whether a worker holds its session now; a running task without one waits for the
+    next attempt.
+    """
 
     id: UUID
     session_id: UUID
@@ -65,6 +69,7 @@ class Task:
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    leased: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +124,17 @@ class Character:
     soul_version: int
     created_at: datetime
     updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """An API key as far as it is kept: not the key itself."""
+
+    id: UUID
+    user_id: str
+    label: str
+    created_at: datetime
+    revoked_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)

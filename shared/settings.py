@@ -81,6 +81,12 @@ class Settings(BaseSettings):
         le=120,
         description="a quiet WebSocket or SSE stream gets a ping this often",
     )
+    send_seconds: float = Field(
+        default=10,
+        gt=0,
+        le=300,
+        description="a client that does not take a frame for this long is disconnected",
+    )
     poll_seconds: float = Field(
         default=5, gt=0, le=60, description="how often followed sessions are compared with the log"
     )
@@ -90,6 +96,10 @@ class Settings(BaseSettings):
     )
     model_url: str | None = Field(
         default=None, description="base URL of an OpenAI-compatible endpoint"
+    )
+    model_path: Literal["litellm", "direct"] = Field(
+        default="litellm",
+        description="`direct` calls an OpenAI-compatible endpoint without litellm, for less CPU",
     )
     model_api_key: SecretStr | None = Field(
         default=None, description="key for the model where the provider's own variable is not used"
@@ -108,6 +118,10 @@ class Settings(BaseSettings):
         default=300, gt=0, description="longest run of one attempt of a task"
     )
 
+    agent_modules: Words = Field(
+        default=["worker.story", "worker.companion"],
+        description="modules whose `AGENTS` a worker offers",
+    )
     story_folders: Words = Field(
         default=["stories"], description="folders in which stories are found"
     )
@@ -137,7 +151,9 @@ class Settings(BaseSettings):
         default="info", description="least severe log line that is written"
     )
 
-    @field_validator("jwt_algorithms", "allowed_origins", "story_folders", mode="before")
+    @field_validator(
+        "jwt_algorithms", "allowed_origins", "agent_modules", "story_folders", mode="before"
+    )
     @classmethod
     def _split(cls, value: object) -> object:
         return value.replace(",", " ").split() if isinstance(value, str) else value
@@ -176,6 +192,10 @@ class Settings(BaseSettings):
         """Refuse combinations that could not work."""
         if self.heartbeat_seconds * 2 > self.lease_seconds:
             raise ValueError("FIRESIDE_HEARTBEAT_SECONDS must be at most half of the lease")
+        if self.jwt_jwks and not (self.jwt_issuer and self.jwt_audience):
+            raise ValueError(
+                "FIRESIDE_JWT_JWKS needs FIRESIDE_JWT_ISSUER and FIRESIDE_JWT_AUDIENCE beside it"
+            )
 
     @property
     def story_paths(self) -> list[Path]:

@@ -4,9 +4,6 @@
 `scripted_model` the hand on a model without rules.
 """
 
-import importlib.util
-import os
-import sys
 from collections.abc import Iterator
 from itertools import count
 
@@ -15,10 +12,9 @@ import redis
 
 from deploy.local.model import ScriptedModelProcess
 from deploy.local.postgres import NOT_DURABLE, EmbeddedPostgres
-from deploy.local.process import Command, run
-from deploy.local.server import ROOT
 from deploy.local.valkey import EmbeddedValkey
 from deploy.models.control import ScriptedModel
+from shared.migrate import migrate
 
 TEMPLATE = "fireside_template"
 _numbers = count(1)
@@ -35,17 +31,7 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedd
 @pytest.fixture(scope="session")
 def database_template(postgres_server: EmbeddedPostgres) -> str:
     """The name of a migrated, empty database to make copies of."""
-    url = postgres_server.create_database(TEMPLATE)
-    if importlib.util.find_spec("shared.migrate") is not None:
-        migrate = Command(
-            name="migrate",
-            argv=[sys.executable, "-m", "shared.migrate"],
-            env={**os.environ, "DATABASE_URL": url},
-            cwd=ROOT,
-            log=postgres_server.folder / "migrate.log",
-        )
-        code, output = run(migrate)
-        assert code == 0, "\n".join(output)
+    migrate(postgres_server.create_database(TEMPLATE))
     return TEMPLATE
 
 

@@ -5,6 +5,7 @@ LaunchError
 |-- DataFolderError
 |-- ProgramMissingError
 `-- StartFailedError
+    `-- GivenUpError
 Each message is one line that a user can act upon.
 """
 
@@ -36,3 +37,7 @@ class StartFailedError(LaunchError):
     def __init__(self, message: str, *, log: Path | None = None) -> None:
         super().__init__(message)
         self.log = log
+
+
+class GivenUpError(StartFailedError):
+    """A child has crashed too often in a row to be started once more."""

@@ -32,7 +32,6 @@ SETTINGS: Mapping[str, str] = {
 # For tests only: a crash of the machine may break the data. A crash of the server must not, so
 # commits still wait for their write, which costs little without fsync.
 NOT_DURABLE: Mapping[str, str] = {"fsync": "off", "full_page_writes": "off"}
-_LAST_SHUTDOWN = 20.0  # seconds that a server without a launcher may need to end
 _NO_PROCESS = 2**31 - 1  # above every kernel's largest process number
 _STILL_ATTACHED = ("shared memory block", "lock file")
 
@@ -42,6 +41,8 @@ class EmbeddedPostgres(Server):
 
     `settings` are added to SETTINGS as `-c name=value`. After a crash the first start may find
     the old server's processes still attached to its shared memory; it is tried again.
+    `account` is who it runs as if not root; `patience` is how many seconds a predecessor without a
+    launcher may take to shut down.
     """
 
     def __init__(
@@ -52,18 +53,21 @@ class EmbeddedPostgres(Server):
         settings: Mapping[str, str] | None = None,
         database: str = "fireside",
         log: Path | None = None,
+        account: Account | None = None,
+        patience: float = 20.0,
     ) -> None:
         self.folder = folder.absolute()
         self.data = self.folder / "data"
         self.database = database
         self._bin = _binaries()
+        self._patience = patience
         self._settings = {**SETTINGS, **(settings or {})}
         self._secret: str | None = None
         command = Command(
             name="postgres",
             argv=(),
             log=(log or folder / "postgres.log").absolute(),
-            account=unprivileged_account(),
+            account=account or unprivileged_account(),
             stop_signal=signal.SIGINT,  # "fast": ends sessions, then shuts down cleanly
             stop_timeout=30.0,
             orphan_signal=signal.SIGINT,
@@ -113,7 +117,12 @@ class EmbeddedPostgres(Server):
     def wait_ready(self, timeout: float | None = None) -> None:
         """Wait for logins, then see that the database exists."""
         super().wait_ready(timeout)
-        self.create_database(self.database)
+        try:
+            self.create_database(self.database)
+        except psycopg.Error as error:
+            reason = " ".join(str(error).split())
+            message = f"cannot make the database {self.database}: {reason}"
+            raise StartFailedError(message, log=self.command.log) from error
 
     def create_database(self, name: str, *, template: str | None = None) -> str:
         """Make a database (a copy of `template`, which nobody may be using), if absent; returns
@@ -224,7 +233,7 @@ class EmbeddedPostgres(Server):
         shared memory by which Postgres sees that a dead server's sessions are still writing.
         """
         lock = self.data / "postmaster.pid"
-        deadline = time.monotonic() + _LAST_SHUTDOWN
+        deadline = time.monotonic() + self._patience
         while (pid := _first_number(lock)) is not None and _runs_in(pid, self.data):
             if time.monotonic() > deadline:
                 raise DataFolderError(f"another Postgres (process {pid}) is running on {self.data}")

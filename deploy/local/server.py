@@ -50,15 +50,22 @@ class HttpServer(Server):
 
 def answers(url: str, *, timeout: float = 2.0) -> bool:
     """Tell whether a GET of an http URL is answered with 200 within `timeout` seconds."""
+    return fetch(url, timeout=timeout) is not None
+
+
+def fetch(url: str, *, timeout: float = 2.0) -> bytes | None:
+    """Return the body that a GET of an http URL is answered with, None unless with status 200."""
     parts = urllib.parse.urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or HOST, parts.port, timeout=timeout)
     try:
         connection.request("GET", parts.path or "/")
-        return connection.getresponse().status == http.client.OK
+        response = connection.getresponse()
+        body = response.read()
     except (OSError, http.client.HTTPException):
-        return False
+        return None
     finally:
         connection.close()
+    return body if response.status == http.client.OK else None
 
 
 def make_folder(folder: Path) -> bool:

@@ -10,6 +10,7 @@ change the account, 127: cannot run the program.
 
 import ctypes
 import os
+import signal
 import sys
 
 PR_SET_PDEATHSIG = 1
@@ -27,6 +28,7 @@ def main(argv: list[str]) -> None:
     except OSError as error:
         fail(126, f"cannot change to the account for {program[0]}: {error.strerror}")
     die_with(int(options["--parent"]), int(options["--signal"]))
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and exec would pass that on
     try:
         os.execvp(program[0], program)
     except OSError as error:

@@ -45,12 +45,16 @@ def main() -> None:
     parser.add_argument("--script", type=Path, help="a JSON file with rules, as for POST /_script")
     parser.add_argument("--ready-fd", type=int, help="an open file that gets the port when ready")
     options = parser.parse_args()
-    serving = serve(options.host, options.port, script=options.script, ready_fd=options.ready_fd)
     with contextlib.suppress(KeyboardInterrupt):
         try:
-            uvloop.run(serving)
+            script = _read(options.script)
+            uvloop.run(serve(options.host, options.port, script=script, ready_fd=options.ready_fd))
         except (OSError, ValidationError) as error:
             sys.exit(f"the scripted model cannot start: {error}")
+
+
+def _read(file: Path | None) -> Script | None:
+    return None if file is None else Script.model_validate_json(file.read_bytes())
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Accepting and cancelling: what a client's action changes before any worker sees it."""
 
 import hashlib
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -33,6 +34,7 @@ _ACCEPT = text(
         where id = :session and user_id = :user
             and not exists (select from known)
             and (:on_busy <> 'reject' or open_tasks = 0)
+            and (early_cancels = 0 or not :alone)
         returning next_task - 1 as task_seq, next_event - 1 as event_seq,
             open_tasks - 1 as position, early_cancels
     ), task as (
@@ -60,7 +62,7 @@ _ACCEPT = text(
 
 _KNOWN = text(
     """
-    select id, status, queued_seq, position, body_hash from tasks
+    select id, status, queued_seq, position, body_hash, false as fresh from tasks
     where session_id = :session and user_id = :user and client_action_id = :key
     """
 )
@@ -144,9 +146,10 @@ _TAKE_CANCEL = text(
 
 _TASK = text(
     """
-    select id, session_id, status, claims, result, error, usage, created_at, started_at,
-        finished_at
-    from tasks where id = :task and user_id = :user
+    select t.id, t.session_id, t.status, t.claims, t.result, t.error, t.usage, t.created_at,
+        t.started_at, t.finished_at, coalesce(s.lease_until > clock_timestamp(), false)
+    from tasks t join sessions s on s.id = t.session_id
+    where t.id = :task and t.user_id = :user
     """
 )
 
@@ -168,70 +171,73 @@ async def accept(db: Database, user_id: str, session_id: UUID, new: NewAction) -
 
 
 async def _accept(db: Database, user_id: str, session_id: UUID, new: NewAction) -> Accepted:
+    if new.on_busy != "interrupt":
+        # Mostly one statement does it all, and is its own transaction: two round trips less.
+        parameters = _parameters(user_id, session_id, new, alone=True)
+        row = await db.row(_ACCEPT, parameters)
+        if row is not None:
+            return _accepted(row, parameters)
     async with db.transaction() as connection:
         return await accept_within(connection, user_id, session_id, new)
+
+
+def _parameters(user_id: str, session_id: UUID, new: NewAction, *, alone: bool) -> dict[str, Any]:
+    return {
+        "session": session_id,
+        "user": user_id,
+        "key": new.client_action_id,
+        "action": dumps_text(new.action),
+        "body_hash": hashlib.sha256(dumps([new.action, new.on_busy])).digest(),
+        "on_busy": new.on_busy,
+        "alone": alone,
+    }
 
 
 async def accept_within(
     connection: AsyncConnection, user_id: str, session_id: UUID, new: NewAction
 ) -> Accepted:
     """The same inside a transaction of the caller's; may raise IntegrityError for a doubled key."""
-    body_hash = hashlib.sha256(dumps([new.action, new.on_busy])).digest()
-    parameters = {
-        "session": session_id,
-        "user": user_id,
-        "key": new.client_action_id,
-        "action": dumps_text(new.action),
-        "body_hash": body_hash,
-        "on_busy": new.on_busy,
-    }
+    parameters = _parameters(user_id, session_id, new, alone=False)
     row = (await connection.execute(_ACCEPT, parameters)).first()
     if row is None:
-        return await _refused(connection, parameters, session_id, body_hash)
-    if not row.fresh:
-        return _known(row, session_id, body_hash)
-    events = [Event(row.queued_seq, "task_queued", row.id, row.at, row.data)]
+        return await _refused(connection, parameters)
+    accepted = _accepted(row, parameters)
+    if not accepted.fresh:
+        return accepted
     if row.early_cancels and new.client_action_id is not None:
-        events += await _cancel_if_asked_before(connection, parameters, row.id)
-    cancelled = len(events) > 1
-    interrupted = None
-    if new.on_busy == "interrupt" and not cancelled:
+        ended = await _cancel_if_asked_before(connection, parameters, row.id)
+        if ended:
+            return replace(accepted, status="cancelled", events=(*accepted.events, *ended))
+    if new.on_busy == "interrupt":
         interrupted = (await connection.execute(_INTERRUPT, parameters)).scalar()
-    return Accepted(
-        task_id=row.id,
-        session_id=session_id,
-        seq=row.queued_seq,
-        position=row.position,
-        status="cancelled" if cancelled else "queued",
-        fresh=True,
-        events=tuple(events),
-        interrupts=interrupted,
-    )
+        return replace(accepted, interrupts=interrupted)
+    return accepted
 
 
-async def _refused(
-    connection: AsyncConnection, parameters: dict[str, Any], session_id: UUID, body_hash: bytes
-) -> Accepted:
+async def _refused(connection: AsyncConnection, parameters: dict[str, Any]) -> Accepted:
     """Why nothing was accepted. Under `reject`, an action that arrives twice at once finds the
     session busy with itself; a newer snapshot shows that it is known."""
     row = (await connection.execute(_KNOWN, parameters)).first()
     if row is not None:
-        return _known(row, session_id, body_hash)
+        return _accepted(row, parameters)
     if (await connection.execute(_SESSION_EXISTS, parameters)).first() is None:
         raise NotFound("no such session")
     raise SessionBusy("a task of this session is running or waiting")
 
 
-def _known(row: AnyRow, session_id: UUID, body_hash: bytes) -> Accepted:
-    if bytes(row.body_hash) != body_hash:
+def _accepted(row: AnyRow, parameters: dict[str, Any]) -> Accepted:
+    """What a row of `_ACCEPT` or `_KNOWN` says."""
+    if not row.fresh and bytes(row.body_hash) != parameters["body_hash"]:
         raise IdempotencyConflict("this key was used for another action")
+    queued = [Event(row.queued_seq, "task_queued", row.id, row.at, row.data)] if row.fresh else []
     return Accepted(
         task_id=row.id,
-        session_id=session_id,
+        session_id=parameters["session"],
         seq=row.queued_seq,
         position=row.position,
         status=row.status,
-        fresh=False,
+        fresh=row.fresh,
+        events=tuple(queued),
     )
 
 

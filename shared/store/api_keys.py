@@ -6,6 +6,7 @@ from uuid import UUID
 
 from sqlalchemy import text
 
+from shared.records import ApiKey
 from shared.store.database import Database
 
 PREFIX = "fs_"
@@ -17,6 +18,13 @@ _INSERT = text(
     """
 )
 _OWNER = text("select user_id from api_keys where sha256 = :sha256 and revoked_at is null")
+_PAGE = text(
+    """
+    select id, user_id, label, created_at, revoked_at from api_keys
+    where cast(:user as text) is null or user_id = :user
+    order by created_at
+    """
+)
 _REVOKE = text(
     """
     update api_keys set revoked_at = clock_timestamp()
@@ -37,6 +45,11 @@ async def owner(db: Database, key: str) -> str | None:
     """The user that a key belongs to, or None for a key that is unknown or revoked."""
     row = await db.row(_OWNER, {"sha256": _digest(key)})
     return None if row is None else str(row.user_id)
+
+
+async def page(db: Database, user_id: str | None = None) -> list[ApiKey]:
+    """The keys of a user, or, for the operator, of all; oldest first."""
+    return [ApiKey(*row) for row in await db.rows(_PAGE, {"user": user_id})]
 
 
 async def revoke(db: Database, user_id: str, key_id: UUID) -> bool:

@@ -79,6 +79,13 @@ _EVENTS = text(
     """
 )
 
+_RUNNING_TASK = text(
+    """
+    select id, claims from tasks
+    where session_id = :session and user_id = :user and status = 'running'
+    """
+)
+
 _MESSAGES = text(
     """
     with recursive path as (
@@ -199,6 +206,12 @@ async def events_after(
         _EVENTS, {"session": session_id, "user": user_id, "after": after, "limit": limit}
     )
     return [Event(*row) for row in rows]
+
+
+async def running_task(db: Database, user_id: str, session_id: UUID) -> tuple[UUID, int] | None:
+    """The task that runs now and its attempt, or None."""
+    row = await db.row(_RUNNING_TASK, {"session": session_id, "user": user_id})
+    return None if row is None else (row.id, row.claims)
 
 
 async def messages(db: Database, user_id: str, session_id: UUID, *, limit: int) -> list[Message]:

@@ -1,6 +1,7 @@
 """The embedded servers as tests and benchmarks use them."""
 
 import socket
+from pathlib import Path
 
 import psycopg
 import redis
@@ -35,6 +36,16 @@ def test_a_killed_postgres_comes_back_with_its_rows(
 
     with psycopg.connect(postgres_url) as connection:
         assert connection.execute("SELECT n FROM kept").fetchone() == (7,)
+
+
+def test_valkey_keeps_what_it_has_acknowledged(tmp_path: Path) -> None:
+    with EmbeddedValkey(tmp_path / 'a "quoted" name') as server:
+        with redis.Redis.from_url(server.url) as client:
+            client.set("kept", 7)
+        server.kill()
+        server.start()
+        with redis.Redis.from_url(server.url) as client:
+            assert client.get("kept") == b"7"
 
 
 def test_redis_begins_empty_and_wants_its_password(

@@ -2,13 +2,19 @@
 
 import asyncio
 import json
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import aiohttp
 import jsonschema
+import openai
 import pytest
 from pydantic import JsonValue
 
+from deploy.local.server import ROOT
 from deploy.models.control import ControlError, ScriptedModel
 
 HELLO: list[dict[str, str]] = [{"role": "user", "content": "Hello there"}]
@@ -423,3 +429,43 @@ async def test_an_unknown_path_and_an_unknown_wait(
         assert response.status == 422
     with pytest.raises(TimeoutError):
         scripted_model.wait(requests=1, timeout=0.01)
+
+
+def test_it_starts_on_any_port_with_a_script(tmp_path: Path) -> None:
+    script = tmp_path / "script.json"
+    script.write_text('{"rules": [{"name": "from a file", "reply": {"text": "read"}}]}')
+    reading, writing = os.pipe()
+    command = [sys.executable, "-m", "deploy.models.scripted", "--port", "0"]
+    with subprocess.Popen(
+        [*command, "--script", str(script), "--ready-fd", str(writing)],
+        cwd=ROOT,
+        pass_fds=[writing],
+    ) as server:
+        os.close(writing)
+        with os.fdopen(reading) as ready:
+            model = ScriptedModel(f"http://127.0.0.1:{ready.read().strip()}/v1")
+        with openai.OpenAI(base_url=model.url, api_key="k") as client:
+            answer = client.chat.completions.create(
+                model="scripted", messages=[{"role": "user", "content": "x"}]
+            )
+        rules = model.stats().rules
+        server.terminate()
+
+    assert (answer.choices[0].message.content, rules) == ("read", {"from a file": 1})
+
+
+def test_a_script_that_makes_no_sense_stops_the_start(tmp_path: Path) -> None:
+    (tmp_path / "script.json").write_text('{"rules": 7}')
+    command = [sys.executable, "-m", "deploy.models.scripted", "--port", "0"]
+
+    ended = subprocess.run(
+        [*command, "--script", str(tmp_path / "script.json")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("the scripted model cannot start: ")
+    assert "Traceback" not in ended.stderr

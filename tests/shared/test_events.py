@@ -18,6 +18,7 @@ from shared.events import (
     CANCEL_CHANNEL,
     TERMINAL_TYPES,
     TEXT_SECONDS,
+    Delta,
     Line,
     Publisher,
     channel,
@@ -102,7 +103,7 @@ def test_an_events_frame_without_a_task() -> None:
 
 
 def test_a_deltas_frame() -> None:
-    assert loads(delta_frame(TASK, 2, 3, 40, "hé\n")) == {
+    assert loads(delta_frame(TASK, 2, Delta(3, 40, "hé\n"))) == {
         "type": "message_update",
         "task_id": str(TASK),
         "attempt": 2,
@@ -142,13 +143,13 @@ async def test_published_events(redis: Redis, listening: PubSub) -> None:
     publisher = Publisher(redis)
 
     await publisher.events(SESSION, [])
-    await publisher.events(SESSION, events, attempt=2)
+    await publisher.events(SESSION, events)
 
     name, payload = await heard(listening)
     assert name == channel(SESSION).encode()
     assert decode_lines(payload) == [
-        Line(4, str(TASK), 2, event_frame(events[0])),
-        Line(5, "", 2, event_frame(events[1])),
+        Line(4, str(TASK), 0, event_frame(events[0])),
+        Line(5, "", 0, event_frame(events[1])),
     ]
 
 
@@ -158,64 +159,86 @@ async def test_a_published_cancel(redis: Redis, listening: PubSub) -> None:
     assert await heard(listening) == (CANCEL_CHANNEL.encode(), f"{SESSION}:{TASK}".encode())
 
 
-async def test_published_deltas_and_the_text_so_far(redis: Redis, listening: PubSub) -> None:
-    publisher = Publisher(redis)
-    assert await text_so_far(redis, TASK) is None
+def delta_line(attempt: int, delta: Delta) -> Line:
+    return Line(None, str(TASK), attempt, delta_frame(TASK, attempt, delta))
 
-    await publisher.delta(SESSION, TASK, 1, 0, 0, "Once\n")
-    await publisher.delta(SESSION, TASK, 1, 0, 5, "upon \U0001f600")
 
-    got = [await heard(listening), await heard(listening)]
-    assert [decode_lines(payload) for _, payload in got] == [
-        [Line(None, str(TASK), 1, delta_frame(TASK, 1, 0, 0, "Once\n"))],
-        [Line(None, str(TASK), 1, delta_frame(TASK, 1, 0, 5, "upon \U0001f600"))],
+async def test_what_an_attempt_gives_keeps_its_order(redis: Redis, listening: PubSub) -> None:
+    begun = Event(4, "message_start", TASK, AT, {"number": 0})
+    delta = Delta(0, 0, "Once\n")
+
+    await Publisher(redis).attempt(SESSION, TASK, 2, [begun, delta])
+
+    _, payload = await heard(listening)
+    assert decode_lines(payload) == [
+        Line(4, str(TASK), 2, event_frame(begun)),
+        delta_line(2, delta),
     ]
-    so_far = delta_frame(TASK, 1, 0, 0, "Once\nupon \U0001f600")
-    assert await text_so_far(redis, TASK) == so_far
-    assert TEXT_SECONDS - 5 < await redis.ttl(text_key(TASK)) <= TEXT_SECONDS
 
 
-async def test_the_next_message_and_the_next_attempt_begin_the_text_anew(redis: Redis) -> None:
+async def test_the_text_so_far(redis: Redis) -> None:
+    publisher = Publisher(redis)
+    assert await text_so_far(redis, TASK, 1) is None
+
+    await publisher.attempt(SESSION, TASK, 1, [Delta(0, 0, "Once\n")])
+    await publisher.attempt(SESSION, TASK, 1, [Delta(0, 5, "upon \U0001f600")])
+
+    so_far = delta_line(1, Delta(0, 0, "Once\nupon \U0001f600"))
+    assert await text_so_far(redis, TASK, 1) == so_far
+    assert TEXT_SECONDS - 5 < await redis.ttl(text_key(TASK, 1)) <= TEXT_SECONDS
+
+
+async def test_each_attempt_and_each_message_has_a_text_of_its_own(redis: Redis) -> None:
     publisher = Publisher(redis)
     for attempt, message in ((1, 0), (1, 2), (2, 0)):
-        await publisher.delta(SESSION, TASK, attempt, message, 0, "old")
-        await publisher.delta(SESSION, TASK, attempt, message, 0, "new")
-        await publisher.delta(SESSION, TASK, attempt, message, 3, "er")
+        await publisher.attempt(SESSION, TASK, attempt, [Delta(message, 0, "old")])
+        await publisher.attempt(
+            SESSION, TASK, attempt, [Delta(message, 0, "new"), Delta(message, 3, "er")]
+        )
 
-        expected = delta_frame(TASK, attempt, message, 0, "newer")
-        assert await text_so_far(redis, TASK) == expected
+        expected = delta_line(attempt, Delta(message, 0, "newer"))
+        assert await text_so_far(redis, TASK, attempt) == expected
+    assert await text_so_far(redis, TASK, 1) == delta_line(1, Delta(2, 0, "newer"))
+
+
+async def test_the_text_of_a_message_goes_with_its_end(redis: Redis) -> None:
+    publisher = Publisher(redis)
+    await publisher.attempt(SESSION, TASK, 1, [Delta(0, 0, "whole")])
+    await publisher.attempt(SESSION, TASK, 1, [Event(5, "message_end", TASK, AT, {"number": 0})])
+
+    assert await text_so_far(redis, TASK, 1) is None
 
 
 async def test_a_text_whose_beginning_ran_out_is_not_given(redis: Redis) -> None:
-    await Publisher(redis).delta(SESSION, TASK, 1, 0, 5, "tail\nof it")
+    await Publisher(redis).attempt(SESSION, TASK, 1, [Delta(0, 5, "tail\nof it")])
 
-    assert await text_so_far(redis, TASK) is None
+    assert await text_so_far(redis, TASK, 1) is None
 
 
-@pytest.mark.parametrize("kept", [b"", b"\n", b"x", b":\nx", b"1:\nx", b"-1:0\nx", b"1:x\ny"])
+@pytest.mark.parametrize("kept", [b"", b"\n", b"x", b":\nx", b"-1\nx", b"x\ny"])
 async def test_a_kept_text_that_someone_else_wrote(redis: Redis, kept: bytes) -> None:
-    await redis.set(text_key(TASK), kept)
+    await redis.set(text_key(TASK, 1), kept)
 
-    assert await text_so_far(redis, TASK) is None
+    assert await text_so_far(redis, TASK, 1) is None
 
 
 async def test_a_kept_text_that_is_cut_within_a_character(redis: Redis) -> None:
-    await redis.set(text_key(TASK), b"1:0\na\xc3")
+    await redis.set(text_key(TASK, 1), b"0\na\xc3")
 
-    assert await text_so_far(redis, TASK) == delta_frame(TASK, 1, 0, 0, "a\ufffd")
+    assert await text_so_far(redis, TASK, 1) == delta_line(1, Delta(0, 0, "a\ufffd"))
 
 
 async def test_half_a_character_in_a_delta(redis: Redis, listening: PubSub) -> None:
     publisher = Publisher(redis)
 
-    await publisher.delta(SESSION, TASK, 1, 0, 0, "a\ud83d")
-    await publisher.delta(SESSION, TASK, 1, 0, 2, "\0b")
+    await publisher.attempt(SESSION, TASK, 1, [Delta(0, 0, "a\ud83d")])
+    await publisher.attempt(SESSION, TASK, 1, [Delta(0, 2, "\0b")])
 
     _, first = await heard(listening)
-    assert decode_lines(first)[0].frame == delta_frame(TASK, 1, 0, 0, "a\ufffd")
-    so_far = await text_so_far(redis, TASK)
+    assert decode_lines(first) == [delta_line(1, Delta(0, 0, "a\ufffd"))]
+    so_far = await text_so_far(redis, TASK, 1)
     assert so_far is not None
-    assert loads(so_far)["delta"] == "a\ufffd\ufffdb"
+    assert loads(so_far.frame)["delta"] == "a\ufffd\ufffdb"
 
 
 async def test_with_redis_away_all_fails_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,9 +251,9 @@ async def test_with_redis_away_all_fails_quickly(monkeypatch: pytest.MonkeyPatch
     await publisher.events(SESSION, [])
     for attempt in (
         publisher.events(SESSION, [event]),
-        publisher.delta(SESSION, TASK, 1, 0, 0, "x"),
+        publisher.attempt(SESSION, TASK, 1, [Delta(0, 0, "x")]),
         publisher.cancel(SESSION, TASK),
-        text_so_far(redis, uuid4()),
+        text_so_far(redis, uuid4(), 1),
     ):
         with pytest.raises(QueueUnavailable, match=r"127\.0\.0\.1"):
             await attempt

@@ -1,0 +1,117 @@
+"""Telling running work to stop: the abort signal, and waiting that ends with it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Protocol
+
+from agent_core.errors import AbortedError
+
+
+class CancelEvent(Protocol):
+    """What a caller may pass as the cancel signal: an `asyncio.Event` fits."""
+
+    def is_set(self) -> bool:
+        """Whether the work is to stop."""
+
+    async def wait(self) -> object:
+        """Return when the work is to stop."""
+
+
+class AbortSignal(asyncio.Event):
+    """An event that also calls back, so that waiting on it needs no task."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._callbacks: list[Callable[[], None]] = []
+
+    def set(self) -> None:
+        """Raise the signal; the second time changes nothing."""
+        if self.is_set():
+            return
+        super().set()
+        for callback in tuple(self._callbacks):
+            callback()
+
+    def add_callback(self, callback: Callable[[], None]) -> None:
+        """Call `callback` when the signal is set; it must be quick and not raise."""
+        self._callbacks.append(callback)
+
+    def remove_callback(self, callback: Callable[[], None]) -> None:
+        """Forget a callback."""
+        self._callbacks.remove(callback)
+
+
+@asynccontextmanager
+async def signal_from(cancel: CancelEvent | None) -> AsyncIterator[AbortSignal]:
+    """Give an AbortSignal that is set when `cancel` is."""
+    if isinstance(cancel, AbortSignal):
+        yield cancel
+        return
+    signal = AbortSignal()
+    if cancel is None:
+        yield signal
+        return
+    if cancel.is_set():
+        signal.set()
+    watcher = asyncio.create_task(_forward(cancel, signal))
+    try:
+        yield signal
+    finally:
+        watcher.cancel()
+
+
+async def _forward(cancel: CancelEvent, signal: AbortSignal) -> None:
+    await cancel.wait()
+    signal.set()
+
+
+class UntilAbort:
+    """`with UntilAbort(signal):` lets the signal end what is awaited inside, by AbortedError.
+
+    It works as `asyncio.timeout` does: the task is cancelled, and the cancellation is turned
+    into the error on the way out, unless somebody else has cancelled the task, too.
+    """
+
+    __slots__ = ("_cancelling", "_fired", "_handle", "_signal", "_task")
+
+    def __init__(self, signal: AbortSignal) -> None:
+        self._signal = signal
+        self._fired = False
+        self._handle: asyncio.Handle | None = None
+
+    def __enter__(self) -> None:
+        if self._signal.is_set():
+            raise AbortedError
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("UntilAbort needs a running task")
+        self._task = task
+        self._cancelling = task.cancelling()
+        self._signal.add_callback(self._on_abort)
+
+    def _on_abort(self) -> None:
+        # Not at once: the signal may be set by the very task that waits here, and a task that
+        # cancels itself would be cancelled at its next await, which may be outside.
+        self._handle = asyncio.get_running_loop().call_soon(self._cancel)
+
+    def _cancel(self) -> None:
+        self._fired = True
+        self._task.cancel()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._signal.remove_callback(self._on_abort)
+        if self._handle is not None:
+            self._handle.cancel()
+        if not self._fired:
+            return
+        if self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+            raise AbortedError from error

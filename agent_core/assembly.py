@@ -1,0 +1,184 @@
+"""Building an answer from a provider's chunks, as events of the stream protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from agent_core.content import TextContent, ThinkingContent, ToolCall
+from agent_core.errors import ProviderError
+from agent_core.messages import AssistantMessage, StopReason, Usage
+from agent_core.models import Model
+from agent_core.partial_json import partial_arguments, whole_arguments
+from agent_core.streaming import (
+    AssistantMessageEvent,
+    PartialEvent,
+    StreamDone,
+    StreamStart,
+    TextDelta,
+    TextEnd,
+    TextStart,
+    ThinkingDelta,
+    ThinkingEnd,
+    ThinkingStart,
+    ToolCallDelta,
+    ToolCallEnd,
+    ToolCallStart,
+)
+
+_STOP_REASONS: dict[str, StopReason] = {
+    "length": "length",
+    "max_tokens": "length",
+    "tool_calls": "tool_use",
+    "function_call": "tool_use",
+}
+
+
+@dataclass(slots=True)
+class ToolCallPiece:
+    """A piece of a tool call: its first carries id and name, all carry text of the arguments."""
+
+    index: int | None = None
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
+@dataclass(slots=True)
+class ChatChunk:
+    """What a provider sends at once, in no provider's own terms."""
+
+    text: str = ""
+    thinking: str = ""
+    signature: str | None = None
+    tool_calls: list[ToolCallPiece] = field(default_factory=list)
+    finish_reason: str | None = None
+    usage: Usage | None = None
+
+    def has_content(self) -> bool:
+        """Whether there is anything of the answer in it."""
+        return bool(self.text or self.thinking or self.signature or self.tool_calls)
+
+
+class StreamAssembler:
+    """Grows one message from chunks."""
+
+    def __init__(self, model: Model) -> None:
+        self.message = AssistantMessage([], model.id, model.provider)
+        self.began = False
+        self._model = model
+        self._open: TextContent | ThinkingContent | None = None
+        self._calls: dict[int, _GrowingCall] = {}
+        self._finish_reason: str | None = None
+
+    def take(self, chunk: ChatChunk) -> Iterator[PartialEvent]:
+        """Add a chunk and give what it changes."""
+        if chunk.usage is not None:
+            self.message.usage = self._model.price(chunk.usage)
+        self._finish_reason = chunk.finish_reason or self._finish_reason
+        if not chunk.has_content():
+            return
+        if not self.began:
+            self.began = True
+            yield StreamStart(self.message)
+        if chunk.thinking or chunk.signature:
+            yield from self._think(chunk.thinking, chunk.signature)
+        if chunk.text:
+            yield from self._say(chunk.text)
+        for piece in chunk.tool_calls:
+            yield from self._call(piece)
+
+    def finish(self) -> Iterator[AssistantMessageEvent]:
+        """End the message; raises ProviderError for an answer that is none."""
+        reason = self._finish_reason
+        if reason == "content_filter":
+            raise ProviderError("The provider's content filter withheld the answer")
+        if reason is None:
+            raise ProviderError("The model's answer broke off", retryable=True)
+        if not self.began:
+            yield StreamStart(self.message)
+        yield from self._close()
+        for call in self._calls.values():
+            block = call.block
+            block.arguments, block.raw = whole_arguments(call.text)
+            yield ToolCallEnd(call.position, block, self.message)
+        stop_reason = _STOP_REASONS.get(reason, "stop")
+        if stop_reason == "stop" and self._calls:
+            stop_reason = "tool_use"
+        self.message.stop_reason = stop_reason
+        yield StreamDone(stop_reason, self.message)
+
+    def _say(self, delta: str) -> Iterator[PartialEvent]:
+        block = self._open
+        if not isinstance(block, TextContent):
+            yield from self._close()
+            block = self._open = TextContent("")
+            self.message.content.append(block)
+            yield TextStart(self._last(), self.message)
+        block.text += delta
+        yield TextDelta(self._last(), delta, self.message)
+
+    def _think(self, delta: str, signature: str | None) -> Iterator[PartialEvent]:
+        block = self._open
+        if not isinstance(block, ThinkingContent):
+            yield from self._close()
+            block = self._open = ThinkingContent("")
+            self.message.content.append(block)
+            yield ThinkingStart(self._last(), self.message)
+        block.signature = signature or block.signature
+        if delta:
+            block.thinking += delta
+            yield ThinkingDelta(self._last(), delta, self.message)
+
+    def _call(self, piece: ToolCallPiece) -> Iterator[PartialEvent]:
+        key = self._key(piece)
+        call = self._calls.get(key)
+        if call is None:
+            yield from self._close()
+            call = self._calls[key] = _GrowingCall(
+                ToolCall(piece.id, piece.name), len(self.message.content)
+            )
+            self.message.content.append(call.block)
+            yield ToolCallStart(call.position, self.message)
+        if piece.arguments:
+            call.grow(piece.arguments)
+            yield ToolCallDelta(call.position, piece.arguments, self.message)
+
+    def _key(self, piece: ToolCallPiece) -> int:
+        # Some providers count no index: then a new id is a new call.
+        if piece.index is not None:
+            return piece.index
+        for key, call in self._calls.items():
+            if piece.id and call.block.id == piece.id:
+                return key
+        return len(self._calls) if piece.id or not self._calls else len(self._calls) - 1
+
+    def _close(self) -> Iterator[PartialEvent]:
+        """End the text or thinking that is being given."""
+        block, self._open = self._open, None
+        if isinstance(block, TextContent):
+            yield TextEnd(self._last(), block.text, self.message)
+        elif isinstance(block, ThinkingContent):
+            yield ThinkingEnd(self._last(), block.thinking, self.message, block.signature)
+
+    def _last(self) -> int:
+        return len(self.message.content) - 1
+
+
+class _GrowingCall:
+    """A tool call whose arguments are still coming."""
+
+    __slots__ = ("_parse_at", "block", "position", "text")
+
+    def __init__(self, block: ToolCall, position: int) -> None:
+        self.block = block
+        self.position = position
+        self.text = ""
+        self._parse_at = 0
+
+    def grow(self, delta: str) -> None:
+        self.text += delta
+        # Parsing after every piece would be quadratic; a tenth more text at a time is linear.
+        if len(self.text) >= self._parse_at:
+            self.block.arguments = partial_arguments(self.text)
+            self._parse_at = len(self.text) + max(1, len(self.text) // 10)

@@ -1,0 +1,153 @@
+"""OpenAI's chat format, which litellm speaks, too: requests from messages, usage of answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from agent_core.content import ImageContent, TextContent, ThinkingContent, ToolCall, plain_text
+from agent_core.messages import (
+    AssistantMessage,
+    LlmMessage,
+    ToolResultMessage,
+    Usage,
+    UserMessage,
+)
+from agent_core.models import Model
+from agent_core.partial_json import as_text
+from agent_core.streaming import LlmContext, StreamOptions
+from agent_core.tools import AgentTool
+
+
+def chat_messages(
+    model: Model, context: LlmContext, *, signed_thinking: bool
+) -> list[dict[str, Any]]:
+    """Return the system prompt and the messages; images only for a model that can see.
+
+    `signed_thinking` gives thinking back to the model that signed it, in litellm's form.
+    """
+    chat: list[dict[str, Any]] = []
+    if context.system_prompt:
+        chat.append({"role": "system", "content": context.system_prompt})
+    # Tool messages hold text only, so the images of a batch of results follow as the user's.
+    seen: list[ImageContent] = []
+    for message in context.messages:
+        if seen and not isinstance(message, ToolResultMessage):
+            chat.append(_images_of_tools(model, seen))
+            seen = []
+        chat.append(_chat_message(model, message, signed_thinking=signed_thinking))
+        if isinstance(message, ToolResultMessage):
+            seen += [block for block in message.content if isinstance(block, ImageContent)]
+    if seen:
+        chat.append(_images_of_tools(model, seen))
+    return chat
+
+
+def _chat_message(model: Model, message: LlmMessage, *, signed_thinking: bool) -> dict[str, Any]:
+    if isinstance(message, UserMessage):
+        return {"role": "user", "content": _user_parts(model, message)}
+    if isinstance(message, ToolResultMessage):
+        text = plain_text(message.content)
+        return {
+            "role": "tool",
+            "tool_call_id": message.tool_call_id,
+            "content": text or "(see the image)" if message.content else "(no output)",
+        }
+    chat = _assistant(message)
+    # A signature is worth something only to the model that gave it.
+    if signed_thinking and (message.model, message.provider) == (model.id, model.provider):
+        signed = _signed_thinking(message)
+        if signed:
+            chat["thinking_blocks"] = signed
+    return chat
+
+
+def _user_parts(model: Model, message: UserMessage) -> str | list[dict[str, Any]]:
+    if isinstance(message.content, str):
+        return message.content
+    if all(isinstance(block, TextContent) for block in message.content):
+        return plain_text(message.content)
+    return [
+        {"type": "text", "text": block.text}
+        if isinstance(block, TextContent)
+        else _image(model, block)
+        for block in message.content
+    ]
+
+
+def _image(model: Model, image: ImageContent) -> dict[str, Any]:
+    if not model.images:
+        return {"type": "text", "text": "(an image, which this model cannot see)"}
+    url = image.url or f"data:{image.mime_type};base64,{image.data}"
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+def _images_of_tools(model: Model, images: Sequence[ImageContent]) -> dict[str, Any]:
+    parts: list[dict[str, Any]] = [{"type": "text", "text": "Images from the tool results:"}]
+    return {"role": "user", "content": parts + [_image(model, image) for image in images]}
+
+
+def _assistant(message: AssistantMessage) -> dict[str, Any]:
+    chat: dict[str, Any] = {"role": "assistant", "content": message.text or None}
+    calls = [block for block in message.content if isinstance(block, ToolCall)]
+    if calls:
+        chat["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": as_text(call.arguments)},
+            }
+            for call in calls
+        ]
+    elif chat["content"] is None:
+        chat["content"] = ""
+    return chat
+
+
+def _signed_thinking(message: AssistantMessage) -> list[dict[str, Any]]:
+    return [
+        {"type": "thinking", "thinking": block.thinking, "signature": block.signature}
+        for block in message.content
+        if isinstance(block, ThinkingContent) and block.signature
+    ]
+
+
+def tool_definitions(tools: Sequence[AgentTool]) -> list[dict[str, Any]]:
+    """Return the tools as functions."""
+    return [
+        {
+            "type": "function",
+            "function": {
+                "name": tool.name,
+                "description": tool.description,
+                "parameters": dict(tool.schema),
+            },
+        }
+        for tool in tools
+    ]
+
+
+def sampling(model: Model, options: StreamOptions) -> dict[str, Any]:
+    """Return temperature and the cap of the answer, which is always there."""
+    temperature = model.temperature if options.temperature is None else options.temperature
+    cap = model.max_tokens if options.max_tokens is None else options.max_tokens
+    chosen: dict[str, Any] = {"max_tokens": min(cap, model.max_tokens)}
+    if temperature is not None:
+        chosen["temperature"] = temperature
+    return chosen
+
+
+def usage_of(usage: Mapping[str, Any]) -> Usage:
+    """Read a usage; `input` is without what was read from or written to the cache."""
+    prompt = _count(usage, "prompt_tokens")
+    output = _count(usage, "completion_tokens")
+    details = usage.get("prompt_tokens_details") or {}
+    read = _count(details, "cached_tokens") or _count(usage, "prompt_cache_hit_tokens")
+    write = _count(details, "cache_write_tokens") or _count(usage, "cache_creation_input_tokens")
+    total = _count(usage, "total_tokens") or prompt + output
+    return Usage(max(0, prompt - read - write), output, read, write, total)
+
+
+def _count(usage: Mapping[str, Any], name: str) -> int:
+    value = usage.get(name)
+    return value if isinstance(value, int) else 0

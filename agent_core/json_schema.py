@@ -1,0 +1,224 @@
+"""Checking a JSON value against a JSON schema, with the corrections that models need.
+
+Models write `"5"` for 5, `"[1]"` for [1] and 5.0 for 5. A value that fits as it is stays as it
+is; otherwise such slips are corrected, and what still does not fit is reported by its path.
+Known are the keywords that tool schemas use: type, properties, required,
+additionalProperties, items, enum, const, anyOf, oneOf, allOf, $ref within the document, and the
+limits on numbers, lengths and patterns. Other keywords are not checked.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Schema = Mapping[str, Any]
+
+# Far deeper than any tool's schema; ends a $ref that refers to itself.
+_MAX_DEPTH = 64
+
+
+def fit(value: Any, schema: Schema) -> tuple[Any, list[str]]:
+    """Return the value as the schema wants it, and what is wrong with it, a line each."""
+    strict = _Fitter(schema, coerce=False)
+    fitted = strict.visit(value, schema, "", 0)
+    if not strict.problems:
+        return fitted, []
+    lenient = _Fitter(schema, coerce=True)
+    fitted = lenient.visit(value, schema, "", 0)
+    return fitted, lenient.problems
+
+
+class _Fitter:
+    def __init__(self, root: Schema, *, coerce: bool) -> None:
+        self._root = root
+        self._coerce = coerce
+        self.problems: list[str] = []
+
+    def visit(self, value: Any, schema: object, path: str, depth: int) -> Any:
+        if depth > _MAX_DEPTH:
+            return self._problem(path, "is nested too deeply", value)
+        if schema is False:
+            return self._problem(path, "is not allowed", value)
+        if not isinstance(schema, Mapping):
+            return value
+        if "$ref" in schema:
+            value = self.visit(value, self._resolve(schema["$ref"]), path, depth + 1)
+        for part in schema.get("allOf", ()):
+            value = self.visit(value, part, path, depth + 1)
+        for keyword in ("anyOf", "oneOf"):
+            if keyword in schema:
+                value = self._visit_any(value, schema[keyword], path, depth)
+        value = self._typed(value, schema, path)
+        self._check_limits(value, schema, path)
+        if isinstance(value, dict):
+            return self._visit_object(value, schema, path, depth)
+        if isinstance(value, list):
+            return self._visit_array(value, schema, path, depth)
+        return value
+
+    def _visit_any(self, value: Any, branches: list[Schema], path: str, depth: int) -> Any:
+        for coerce in (False, True) if self._coerce else (False,):
+            for branch in branches:
+                attempt = _Fitter(self._root, coerce=coerce)
+                fitted = attempt.visit(value, branch, path, depth + 1)
+                if not attempt.problems:
+                    return fitted
+        return self._problem(path, "must match one of the allowed forms", value)
+
+    def _visit_object(self, value: Any, schema: Schema, path: str, depth: int) -> Any:
+        properties = schema.get("properties", {})
+        rest = schema.get("additionalProperties", True)
+        for name in schema.get("required", ()):
+            if name not in value:
+                self._problem(_join(path, name), f"must have required property '{name}'")
+        fitted = {}
+        for name, item in value.items():
+            wanted = properties.get(name, rest)
+            if wanted is False:
+                self._problem(_join(path, name), "is not a known property")
+                continue
+            fitted[name] = self.visit(item, wanted, _join(path, name), depth + 1)
+        return fitted
+
+    def _visit_array(self, value: list[Any], schema: Schema, path: str, depth: int) -> list[Any]:
+        wanted = schema.get("items", True)
+        return [
+            self.visit(item, wanted, f"{path}[{index}]", depth + 1)
+            for index, item in enumerate(value)
+        ]
+
+    def _typed(self, value: Any, schema: Schema, path: str) -> Any:
+        kinds = schema.get("type")
+        if kinds is None:
+            return value
+        kinds = [kinds] if isinstance(kinds, str) else list(kinds)
+        if any(_is(value, kind) for kind in kinds):
+            return value
+        if self._coerce:
+            for kind in kinds:
+                try:
+                    return _COERCIONS[kind](value)
+                except (KeyError, TypeError, ValueError, RecursionError):
+                    continue
+        return self._problem(path, f"must be {' or '.join(kinds)}", value)
+
+    def _check_limits(self, value: Any, schema: Schema, path: str) -> None:
+        if "enum" in schema and value not in schema["enum"]:
+            choices = ", ".join(json.dumps(choice) for choice in schema["enum"])
+            self._problem(path, f"must be one of {choices}")
+        if "const" in schema and value != schema["const"]:
+            self._problem(path, f"must be {json.dumps(schema['const'])}")
+        for keyword, fails, text in _LIMITS:
+            if keyword in schema and fails(value, schema[keyword]):
+                self._problem(path, f"{text} {schema[keyword]}")
+
+    def _resolve(self, reference: object) -> object:
+        node: Any = self._root
+        for part in str(reference).removeprefix("#").strip("/").split("/"):
+            if part:
+                key = part.replace("~1", "/").replace("~0", "~")
+                node = node.get(key) if isinstance(node, Mapping) else None
+        return node
+
+    def _problem(self, path: str, text: str, value: Any = None) -> Any:
+        self.problems.append(f"{path or 'root'}: {text}")
+        return value
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+_TYPES: dict[str, Callable[[object], bool]] = {
+    "string": lambda value: isinstance(value, str),
+    "number": _is_number,
+    "integer": lambda value: isinstance(value, int) and not isinstance(value, bool),
+    "boolean": lambda value: isinstance(value, bool),
+    "object": lambda value: isinstance(value, dict),
+    "array": lambda value: isinstance(value, list),
+    "null": lambda value: value is None,
+}
+
+
+def _is(value: object, kind: str) -> bool:
+    test = _TYPES.get(kind)
+    return test is not None and test(value)
+
+
+def _to_string(value: object) -> str:
+    if _is_number(value) or isinstance(value, bool):
+        return json.dumps(value)
+    raise TypeError
+
+
+def _to_number(value: object) -> float:
+    if not isinstance(value, str):
+        raise TypeError
+    number = json.loads(value)
+    if not _is_number(number):
+        raise TypeError
+    return float(number) if isinstance(number, float) else int(number)
+
+
+def _to_integer(value: object) -> int:
+    number = value if isinstance(value, float) else _to_number(value)
+    if number != int(number):
+        raise ValueError
+    return int(number)
+
+
+def _to_boolean(value: object) -> bool:
+    words = {"true": True, "false": False}
+    if isinstance(value, str) and value.lower() in words:
+        return words[value.lower()]
+    raise TypeError
+
+
+def _to_null(value: object) -> None:
+    if value not in {"null", ""}:
+        raise TypeError
+
+
+def _parsed(kind: type) -> Callable[[object], Any]:
+    def parse(value: object) -> Any:
+        parsed = json.loads(value) if isinstance(value, str) else None
+        if isinstance(parsed, kind):
+            return parsed
+        raise TypeError
+
+    return parse
+
+
+_COERCIONS: dict[str, Callable[[object], Any]] = {
+    "string": _to_string,
+    "number": _to_number,
+    "integer": _to_integer,
+    "boolean": _to_boolean,
+    "null": _to_null,
+    "object": _parsed(dict),
+    "array": _parsed(list),
+}
+
+
+def _number_limit(fails: Callable[[float, float], bool]) -> Callable[[Any, Any], bool]:
+    return lambda value, limit: _is_number(value) and fails(value, limit)
+
+
+_LIMITS: tuple[tuple[str, Callable[[Any, Any], bool], str], ...] = (
+    ("minimum", _number_limit(lambda value, limit: value < limit), "must be >="),
+    ("maximum", _number_limit(lambda value, limit: value > limit), "must be <="),
+    ("exclusiveMinimum", _number_limit(lambda value, limit: value <= limit), "must be >"),
+    ("exclusiveMaximum", _number_limit(lambda value, limit: value >= limit), "must be <"),
+    ("minLength", lambda v, n: isinstance(v, str) and len(v) < n, "must have a length of at least"),
+    ("maxLength", lambda v, n: isinstance(v, str) and len(v) > n, "must have a length of at most"),
+    ("minItems", lambda v, n: isinstance(v, list) and len(v) < n, "must have items, at least"),
+    ("maxItems", lambda v, n: isinstance(v, list) and len(v) > n, "must have items, at most"),
+    ("pattern", lambda v, p: isinstance(v, str) and not re.search(p, v), "must match pattern"),
+)

@@ -1,0 +1,523 @@
+"""The stateless engine: prompts and a context in, events and new messages out."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import KW_ONLY, dataclass, field
+from types import TracebackType
+from typing import Any, Literal, TypeAlias
+
+from agent_core.abort import AbortSignal, CancelEvent, UntilAbort, signal_from
+from agent_core.completion import stream_completion
+from agent_core.errors import (
+    AbortedError,
+    HookError,
+    NothingToContinueError,
+    UnknownModelError,
+)
+from agent_core.events import (
+    AgentEnd,
+    AgentEvent,
+    AgentStart,
+    MessageEnd,
+    MessageStart,
+    MessageUpdate,
+    TurnEnd,
+    TurnStart,
+)
+from agent_core.hooks import (
+    AfterToolCallHook,
+    BeforeToolCallHook,
+    ConvertToLlm,
+    FinishedTurn,
+    FinishTurn,
+    GetApiKey,
+    GetMessages,
+    NextTurn,
+    PrepareNextTurn,
+    TransformContext,
+    UpcomingTurn,
+)
+from agent_core.journal import StepJournal
+from agent_core.messages import (
+    AssistantMessage,
+    Message,
+    StopReason,
+    ToolResultMessage,
+    Usage,
+    convert_to_llm,
+)
+from agent_core.models import Model
+from agent_core.redaction import error_text
+from agent_core.repair import open_results, repaired
+from agent_core.router import ModelRouter, Task
+from agent_core.streaming import (
+    FinalEvent,
+    LlmContext,
+    StreamDone,
+    StreamError,
+    StreamFn,
+    StreamOptions,
+    StreamStart,
+    ThinkingLevel,
+)
+from agent_core.tool_calls import Emit, ToolBatch
+from agent_core.tools import AgentTool, ExecutionMode, ToolContext, check_names
+
+SteeringPolicy = Literal["finish", "skip"]
+
+
+@dataclass(slots=True)
+class AgentContext:
+    """What a run begins with. The run works on a copy of the list of messages."""
+
+    system_prompt: str = ""
+    messages: list[Message] = field(default_factory=list)
+    tools: list[AgentTool] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class AgentLoopConfig:
+    """How a run goes; all but the first two are optional.
+
+    Times are in seconds; None as a cap means none. `first_step` is the journal's number of the
+    first model call. `has_steering_messages` is asked by the "skip" policy before each call.
+    With `enable_credit_tracking` the run's summed usage comes with `agent_end`. A
+    `model_router` picks the model by `task`, with fallbacks; `model` is not used then.
+    """
+
+    model: Model | None
+    convert_to_llm: ConvertToLlm = convert_to_llm
+    _: KW_ONLY
+    transform_context: TransformContext | None = None
+    get_api_key: GetApiKey | None = None
+    get_steering_messages: GetMessages | None = None
+    has_steering_messages: Callable[[], bool] | None = None
+    get_follow_up_messages: GetMessages | None = None
+    before_tool_call: BeforeToolCallHook | None = None
+    after_tool_call: AfterToolCallHook | None = None
+    prepare_next_turn: PrepareNextTurn | None = None
+    finish_turn: FinishTurn | None = None
+    steering_policy: SteeringPolicy = "finish"
+    tool_execution: ExecutionMode = "parallel"
+    max_parallel_tools: int = 8
+    max_turns: int | None = 50
+    tool_timeout: float | None = 120.0
+    abort_grace: float = 2.0
+    tool_context: ToolContext = field(default_factory=ToolContext)
+    journal: StepJournal | None = None
+    first_step: int = 0
+    reasoning: ThinkingLevel | None = None
+    thinking_budgets: Mapping[str, int] | None = None
+    session_id: str | None = None
+    model_router: ModelRouter | None = None
+    task: Task = "simple"
+    api_key: str | None = None
+    temperature: float | None = None
+    max_tokens: int | None = None
+    max_retry_delay: float = 60.0
+    enable_credit_tracking: bool = False
+
+
+class AgentEventStream:
+    """The events of a run, and its result.
+
+    The run goes on only as far as it is read: after an event it waits until the next one is
+    asked for. Who stops reading early should call `aclose` (or use `async with`), which ends
+    the run and its tools.
+    """
+
+    def __init__(self, start: Callable[[Emit], Awaitable[list[Message]]]) -> None:
+        self._start = start
+        self._handoff = _Handoff()
+        self._task: asyncio.Future[list[Message]] | None = None
+        self._over = False
+
+    def __aiter__(self) -> AsyncIterator[AgentEvent]:
+        return self
+
+    async def __anext__(self) -> AgentEvent:
+        if self._over:
+            raise StopAsyncIteration
+        task = self._running()
+        try:
+            event = await self._handoff.take()
+        except asyncio.CancelledError:
+            await self.aclose()
+            raise
+        if event is None:
+            self._over = True
+            task.result()
+            raise StopAsyncIteration
+        return event
+
+    async def result(self) -> list[Message]:
+        """Run to the end and return the new messages."""
+        async for _ in self:
+            pass
+        return self._running().result()
+
+    async def aclose(self) -> None:
+        """End the run, if it is not over, and wait for its tools to be cancelled."""
+        self._over = True
+        if self._task is not None and not self._task.done():
+            self._task.cancel()
+            await asyncio.wait({self._task})
+
+    async def __aenter__(self) -> AgentEventStream:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    def __del__(self) -> None:
+        task = getattr(self, "_task", None)
+        if task is not None and not task.done():
+            with suppress(RuntimeError):  # the event loop may be closed
+                task.cancel()
+
+    def _running(self) -> asyncio.Future[list[Message]]:
+        if self._task is None:
+            self._task = asyncio.ensure_future(self._start(self._handoff.put))
+            self._task.add_done_callback(self._handoff.end)
+        return self._task
+
+
+class _Handoff:
+    """Passes events from the run to the reader, one at a time and only on demand."""
+
+    def __init__(self) -> None:
+        self._event: AgentEvent | None = None
+        self._given = asyncio.Event()
+        self._wanted = asyncio.Event()
+
+    async def put(self, event: AgentEvent) -> None:
+        self._event = event
+        self._wanted.clear()
+        self._given.set()
+        await self._wanted.wait()
+
+    async def take(self) -> AgentEvent | None:
+        self._wanted.set()
+        await self._given.wait()
+        self._given.clear()
+        event, self._event = self._event, None
+        return event
+
+    def end(self, _: object) -> None:
+        self._given.set()
+
+
+def agent_loop(
+    prompts: Sequence[Message],
+    context: AgentContext,
+    config: AgentLoopConfig,
+    cancel: CancelEvent | None = None,
+    stream_fn: StreamFn | None = None,
+) -> AgentEventStream:
+    """Run the agent on new messages; raises DuplicateToolError."""
+    check_names(context.tools)
+    return AgentEventStream(
+        lambda emit: run_loop(prompts, context, config, emit, cancel, stream_fn)
+    )
+
+
+def agent_loop_continue(
+    context: AgentContext,
+    config: AgentLoopConfig,
+    cancel: CancelEvent | None = None,
+    stream_fn: StreamFn | None = None,
+) -> AgentEventStream:
+    """Run the agent on the context as it is; raises NothingToContinueError, DuplicateToolError.
+
+    Calls without a result at its end get one that says they were interrupted.
+    """
+    if not context.messages:
+        raise NothingToContinueError("No messages to continue from")
+    last = context.messages[-1]
+    if isinstance(last, AssistantMessage) and not last.tool_calls:
+        raise NothingToContinueError("Cannot continue from message role: assistant")
+    return agent_loop([], context, config, cancel, stream_fn)
+
+
+async def run_loop(
+    prompts: Sequence[Message],
+    context: AgentContext,
+    config: AgentLoopConfig,
+    emit: Emit,
+    cancel: CancelEvent | None = None,
+    stream_fn: StreamFn | None = None,
+    *,
+    poll_steering: bool = True,
+) -> list[Message]:
+    """Run to the end, awaiting `emit` for each event, and return the new messages.
+
+    Raises only what the journal or `emit` raises; everything else becomes an error message.
+    `poll_steering` says whether the first turn takes steering messages, too.
+    """
+    async with signal_from(cancel) as signal:
+        run = _Run(context, config, signal, emit, stream_fn)
+        return await run.run(_Plan(prompts, poll_steering=poll_steering))
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What the next turn begins with; `failure` is a hook's that keeps it from being asked."""
+
+    messages: Sequence[Message] = ()
+    failure: HookError | None = None
+    poll_steering: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """A turn that is over; `unanswered` if there are tool results the model has not seen."""
+
+    number: int
+    message: AssistantMessage
+    tool_results: list[ToolResultMessage]
+    unanswered: bool
+
+
+_Request: TypeAlias = tuple[Model, LlmContext, StreamOptions]
+
+
+class _Run:
+    def __init__(
+        self,
+        context: AgentContext,
+        config: AgentLoopConfig,
+        signal: AbortSignal,
+        emit: Emit,
+        stream_fn: StreamFn | None,
+    ) -> None:
+        self._context = AgentContext(
+            context.system_prompt, list(context.messages), list(context.tools)
+        )
+        self._config = config
+        self._signal = signal
+        self._emit = emit
+        self._stream_fn = stream_fn
+        self._model = config.model
+        self._pinned = False  # a hook's choice of a model goes before the router's
+        self._thinking: ThinkingLevel = config.reasoning or "off"
+        self._new: list[Message] = []
+        self._step = config.first_step
+        self._error: str | None = None
+
+    async def run(self, plan: _Plan | None) -> list[Message]:
+        await self._emit(AgentStart())
+        number = 0
+        while plan is not None:
+            number += 1
+            plan = await self._plan_after(await self._turn(number, plan))
+        usage = self._usage() if self._config.enable_credit_tracking else None
+        await self._emit(AgentEnd(list(self._new), self._error, usage))
+        return self._new
+
+    async def _turn(self, number: int, plan: _Plan) -> _Turn:
+        step = self._step
+        await self._emit(TurnStart(step))
+        if number == 1:
+            # Calls that a crash left without a result, before anything else is said.
+            await self._add(open_results(self._context.messages))
+        await self._add(plan.messages)
+        message = await self._answer(plan)
+        batch = ToolBatch(
+            message, self._context, self._config, self._signal, self._emit, self._step
+        )
+        self._step += len(message.tool_calls)
+        done = await batch.run()
+        self._context.messages.extend(done.messages)
+        self._new.extend(done.messages)
+        await self._emit(TurnEnd(message, done.messages, step))
+        return _Turn(number, message, done.messages, bool(done.messages) and not done.terminate)
+
+    async def _plan_after(self, turn: _Turn) -> _Plan | None:
+        """Decide whether there is a further turn, and with which messages."""
+        if turn.message.stop_reason in {"error", "aborted"}:
+            self._error = turn.message.error_message
+            return None
+        config = self._config
+        further = turn.unanswered
+        messages: Sequence[Message] = ()
+        try:
+            verdict = await self._ask(config.finish_turn, self._finished(turn))
+            if verdict == "end":
+                return None
+            further = further or verdict == "continue"
+            # Before the queues are read: what is queued stays queued.
+            if config.max_turns is not None and turn.number >= config.max_turns:
+                self._error = f"Turn limit of {config.max_turns} reached" if further else None
+                return None
+            messages = await self._poll(config.get_steering_messages)
+            if not further and not messages:
+                messages = await self._poll(config.get_follow_up_messages)
+            if not further and not messages:
+                return None
+            await self._prepare(turn.number + 1)
+        except HookError as failure:
+            return _Plan(messages, failure)
+        except AbortedError:
+            return _Plan(messages) if further or messages else None
+        return _Plan(messages)
+
+    def _finished(self, turn: _Turn) -> FinishedTurn:
+        return FinishedTurn(
+            turn.number, turn.message, turn.tool_results, tuple(self._context.messages)
+        )
+
+    async def _prepare(self, number: int) -> None:
+        upcoming = UpcomingTurn(number, tuple(self._context.messages), self._model, self._thinking)
+        changes: NextTurn | None = await self._ask(self._config.prepare_next_turn, upcoming)
+        if changes is None:
+            return
+        if changes.model is not None:
+            self._model = changes.model
+            self._pinned = True
+        if changes.thinking_level is not None:
+            self._thinking = changes.thinking_level
+        if changes.messages is not None:
+            self._context.messages = list(changes.messages)
+
+    # The model
+
+    async def _answer(self, plan: _Plan) -> AssistantMessage:
+        try:
+            if plan.failure is not None:
+                raise plan.failure
+            if plan.poll_steering:
+                await self._add(await self._poll(self._config.get_steering_messages))
+            request = await self._request()
+        except HookError as error:
+            return await self._fail("error", error)
+        except AbortedError as error:
+            return await self._fail("aborted", error)
+        return await self._stream(*request)
+
+    async def _request(self) -> _Request:
+        config = self._config
+        messages = self._context.messages
+        if config.transform_context is not None:
+            messages = await self._ask(config.transform_context, list(messages), self._signal)
+        converted = await self._ask(config.convert_to_llm, list(messages))
+        permitted = [tool for tool in self._context.tools if config.tool_context.allows(tool)]
+        model = self._chosen_model(has_tools=bool(permitted))
+        api_key = config.api_key
+        if config.get_api_key is not None:
+            api_key = await self._ask(config.get_api_key, model.provider) or api_key
+        options = StreamOptions(
+            signal=self._signal,
+            api_key=api_key,
+            session_id=config.session_id,
+            reasoning=None if self._thinking == "off" else self._thinking,
+            thinking_budgets=config.thinking_budgets,
+            max_retry_delay=config.max_retry_delay,
+            temperature=config.temperature,
+            max_tokens=config.max_tokens,
+        )
+        context = LlmContext(self._context.system_prompt, repaired(converted), permitted)
+        return model, context, options
+
+    def _chosen_model(self, *, has_tools: bool) -> Model:
+        """Return the model to call; raises HookError."""
+        config = self._config
+        if config.model_router is not None and not self._pinned:
+            try:
+                return config.model_router.get_model(
+                    has_tools, task=config.task, session_id=config.session_id
+                )
+            except UnknownModelError as error:
+                raise HookError(str(error)) from error
+        if self._model is None:
+            raise HookError("No model is set")
+        return self._model
+
+    async def _stream(
+        self, model: Model, context: LlmContext, options: StreamOptions
+    ) -> AssistantMessage:
+        step = self._step
+        self._step += 1
+        started = False
+        final: FinalEvent | None = None
+        stream_fn, route = self._stream_fn, None
+        router = self._config.model_router
+        if router is not None and not self._pinned:
+            stream_fn = router.stream_fn(stream_fn, task=self._config.task)
+            route = f"route/{self._config.task}"
+        events = stream_completion(
+            model,
+            context,
+            options,
+            stream_fn=stream_fn,
+            journal=self._config.journal,
+            step_no=step,
+            route=route,
+        )
+        async with aclosing(events):
+            async for event in events:
+                if isinstance(event, (StreamDone, StreamError)):
+                    final = event
+                    break
+                if not started:
+                    started = True
+                    await self._emit(MessageStart(event.partial, step))
+                if not isinstance(event, StreamStart):
+                    await self._emit(MessageUpdate(event.partial, event, step))
+        if final is None:
+            raise RuntimeError("stream_completion ended without a final event")
+        message = final.message if isinstance(final, StreamDone) else final.error
+        await self._add([message], started=started, step=step)
+        return message
+
+    async def _fail(self, reason: StopReason, error: Exception) -> AssistantMessage:
+        cause = (error.__cause__ or error) if isinstance(error, HookError) else error
+        message = AssistantMessage(
+            [],
+            model=self._model.id if self._model else "",
+            provider=self._model.provider if self._model else "",
+            stop_reason=reason,
+            error_message=error_text(cause, self._config.api_key),
+        )
+        await self._add([message])
+        return message
+
+    async def _add(
+        self, messages: Sequence[Message], *, started: bool = False, step: int | None = None
+    ) -> None:
+        for message in messages:
+            if not started:
+                await self._emit(MessageStart(message, step))
+            self._context.messages.append(message)
+            self._new.append(message)
+            await self._emit(MessageEnd(message, step))
+
+    # The caller's functions
+
+    async def _ask(self, hook: Callable[..., Any] | None, *arguments: object) -> Any:
+        """Call a hook; raises HookError for what it raises, AbortedError on abort."""
+        if hook is None:
+            return None
+        try:
+            with UntilAbort(self._signal):
+                answer = hook(*arguments)
+                return await answer if inspect.isawaitable(answer) else answer
+        except AbortedError:
+            raise
+        except Exception as error:
+            raise HookError(str(error)) from error
+
+    async def _poll(self, queue: GetMessages | None) -> Sequence[Message]:
+        return list(await self._ask(queue) or ())
+
+    def _usage(self) -> Usage:
+        answers = (message for message in self._new if isinstance(message, AssistantMessage))
+        return sum((answer.usage for answer in answers), Usage())

@@ -1,0 +1,165 @@
+"""The lean way to a model: OpenAI's chat completions straight over pooled connections.
+
+For OpenAI and every server that speaks its protocol, at a small part of litellm's cost.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from typing import Any
+
+from agent_core.assembly import ChatChunk, ToolCallPiece
+from agent_core.attempts import is_retryable, retry_after_seconds, streamed_answer
+from agent_core.chat_format import chat_messages, sampling, tool_definitions, usage_of
+from agent_core.errors import ProviderError
+from agent_core.http_connections import http_session, network_errors
+from agent_core.models import Model
+from agent_core.sse import SseReader
+from agent_core.streaming import AssistantMessageEvent, LlmContext, StreamOptions
+from agent_core.thinking import thinking_level
+
+_BASE_URLS = {
+    "deepseek": "https://api.deepseek.com/v1",
+    "groq": "https://api.groq.com/openai/v1",
+    "mistral": "https://api.mistral.ai/v1",
+    "openai": "https://api.openai.com/v1",
+    "openrouter": "https://openrouter.ai/api/v1",
+    "together_ai": "https://api.together.xyz/v1",
+    "xai": "https://api.x.ai/v1",
+}
+
+_MAX_ERROR_BYTES = 64 * 1024
+
+
+async def stream_openai(
+    model: Model, context: LlmContext, options: StreamOptions
+) -> AsyncGenerator[AssistantMessageEvent, None]:
+    """Call a model over OpenAI's protocol; a StreamFn."""
+    base_url = model.base_url or _BASE_URLS.get(model.provider)
+    if base_url is None:
+        raise ProviderError(f"{model.name} has no base_url")
+    url = f"{base_url.rstrip('/')}/chat/completions"
+    request = json.dumps(_request(model, context, options)).encode()
+    headers = _headers(model, options)
+    events = streamed_answer(model, options, lambda: _chunks(url, request, headers))
+    async with aclosing(events):
+        async for event in events:
+            yield event
+
+
+def _request(model: Model, context: LlmContext, options: StreamOptions) -> dict[str, Any]:
+    request: dict[str, Any] = {
+        "model": model.id,
+        "messages": chat_messages(model, context, signed_thinking=False),
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        **sampling(model, options),
+    }
+    if model.provider == "openai" and model.base_url is None:
+        # The newer models of OpenAI itself know only this name, others only the old one.
+        request["max_completion_tokens"] = request.pop("max_tokens")
+    if context.tools:
+        request["tools"] = tool_definitions(context.tools)
+    level = thinking_level(model, options.reasoning)
+    if level is not None:
+        request["reasoning_effort"] = level
+        request.pop("temperature", None)
+    return request | dict(model.extra)
+
+
+def _headers(model: Model, options: StreamOptions) -> dict[str, str]:
+    headers = {"Content-Type": "application/json", "Accept": "text/event-stream"}
+    key = options.api_key or os.environ.get(f"{model.provider.upper()}_API_KEY")
+    if key:
+        headers["Authorization"] = f"Bearer {key}"
+    return headers | dict(model.headers)
+
+
+async def _chunks(
+    url: str, request: bytes, headers: Mapping[str, str]
+) -> AsyncGenerator[ChatChunk, None]:
+    session = await http_session()
+    reader = SseReader()
+    try:
+        async with session.post(url, data=request, headers=headers) as response:
+            if response.status >= 400:
+                body = await response.content.read(_MAX_ERROR_BYTES)
+                raise _refusal(response.status, response.headers, body)
+            async for piece in response.content.iter_any():
+                for data in reader.feed(piece):
+                    if data.strip() == "[DONE]":
+                        return
+                    yield _chunk(data)
+    except network_errors() as error:
+        text = str(error) or type(error).__name__
+        raise ProviderError(f"Connection failed: {text}", retryable=True) from error
+
+
+def _refusal(status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
+    text = body.decode("utf-8", "replace")
+    try:
+        text = _error_text(json.loads(text)["error"])
+    except (ValueError, LookupError, TypeError):
+        text = text[:500]
+    return ProviderError(
+        f"{status}: {text or 'no reason given'}",
+        status=status,
+        retry_after=retry_after_seconds(headers.get("Retry-After")),
+        retryable=is_retryable(status, text),
+    )
+
+
+def _error_text(error: Any) -> str:
+    if not isinstance(error, Mapping):
+        return str(error)
+    text = str(error.get("message") or error)
+    code = error.get("code")
+    return f"{text} ({code})" if code else text
+
+
+def _chunk(data: str) -> ChatChunk:
+    try:
+        chunk = json.loads(data)
+        if chunk.get("error"):
+            raise _error_in_stream(chunk["error"])
+        return _read_chunk(chunk)
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise ProviderError(
+            f"The server sent what is no chunk of an answer: {data[:200]}"
+        ) from error
+
+
+def _error_in_stream(error: Any) -> ProviderError:
+    code = error.get("code") if isinstance(error, Mapping) else None
+    status = code if isinstance(code, int) else None
+    text = _error_text(error)
+    return ProviderError(
+        text, status=status, retryable=status is None or is_retryable(status, text)
+    )
+
+
+def _read_chunk(chunk: Mapping[str, Any]) -> ChatChunk:
+    usage = chunk.get("usage")
+    read = ChatChunk(usage=usage_of(usage) if usage else None)
+    choices = chunk.get("choices")
+    if not choices:
+        return read
+    choice = choices[0]
+    read.finish_reason = choice.get("finish_reason")
+    delta = choice.get("delta") or {}
+    read.text = delta.get("content") or ""
+    read.thinking = delta.get("reasoning_content") or delta.get("reasoning") or ""
+    for call in delta.get("tool_calls") or ():
+        function = call.get("function") or {}
+        read.tool_calls.append(
+            ToolCallPiece(
+                call.get("index"),
+                call.get("id") or "",
+                function.get("name") or "",
+                function.get("arguments") or "",
+            )
+        )
+    return read

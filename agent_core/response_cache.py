@@ -1,0 +1,94 @@
+"""Answers kept by the exact hash of their request: for retries and idempotency, not for style."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import Any, Protocol
+
+from agent_core.completion import stream_completion
+from agent_core.journal import model_step_hash
+from agent_core.messages import AssistantMessage, Usage
+from agent_core.models import Model
+from agent_core.streaming import (
+    AssistantMessageEvent,
+    LlmContext,
+    StreamDone,
+    StreamFn,
+    StreamOptions,
+)
+
+ONE_HOUR = 3_600.0
+
+
+class ResponseCache(Protocol):
+    """Keeps messages as JSON for a time in seconds."""
+
+    async def get(self, key: str) -> dict[str, Any] | None:
+        """Return what is kept, None for nothing."""
+
+    async def put(self, key: str, message: dict[str, Any], ttl: float) -> None:
+        """Keep a message."""
+
+
+class MemoryCache:
+    """A cache in memory; beyond `max_entries` the one that was longest not asked for goes."""
+
+    def __init__(
+        self, max_entries: int = 1_000, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._max_entries = max_entries
+        self._clock = clock
+        self._kept: OrderedDict[str, tuple[float, dict[str, Any]]] = OrderedDict()
+
+    async def get(self, key: str) -> dict[str, Any] | None:
+        """Return what is kept, None for nothing."""
+        until, message = self._kept.get(key, (0.0, {}))
+        if until <= self._clock():
+            self._kept.pop(key, None)
+            return None
+        self._kept.move_to_end(key)
+        return message
+
+    async def put(self, key: str, message: dict[str, Any], ttl: float) -> None:
+        """Keep a message."""
+        self._kept[key] = (self._clock() + ttl, message)
+        self._kept.move_to_end(key)
+        if len(self._kept) > self._max_entries:
+            self._kept.popitem(last=False)
+
+
+def cached(stream_fn: StreamFn | None, cache: ResponseCache, *, ttl: float = ONE_HOUR) -> StreamFn:
+    """Return a stream function that answers the same request from the cache, at no cost.
+
+    Requests that sample (a temperature above 0 or none at all) are not cached unless
+    `options.use_cache` says so; False keeps any request from it.
+    """
+
+    async def stream(
+        model: Model, context: LlmContext, options: StreamOptions
+    ) -> AsyncGenerator[AssistantMessageEvent, None]:
+        use = is_exact(model, options) if options.use_cache is None else options.use_cache
+        key = model_step_hash(model, context, options) if use else ""
+        kept = await cache.get(key) if use else None
+        if kept is not None:
+            message = AssistantMessage.from_dict(kept)
+            message.usage = Usage()
+            yield StreamDone(message.stop_reason, message)
+            return
+        events = stream_completion(model, context, options, stream_fn=stream_fn)
+        async with aclosing(events):
+            async for event in events:
+                if use and isinstance(event, StreamDone):
+                    await cache.put(key, event.message.to_dict(), ttl)
+                yield event
+
+    return stream
+
+
+def is_exact(model: Model, options: StreamOptions) -> bool:
+    """Whether the model is asked for its most likely answer, not for one of many."""
+    temperature = model.temperature if options.temperature is None else options.temperature
+    return temperature == 0

@@ -1,0 +1,34 @@
+"""Reading server-sent events out of bytes."""
+
+from __future__ import annotations
+
+from agent_core.errors import ProviderError
+
+# Far above any chunk of an answer; a server that sends more without an end is broken.
+_MAX_EVENT_BYTES = 8 * 1024 * 1024
+
+
+class SseReader:
+    """Takes bytes as they come and gives the data of each event that is complete."""
+
+    def __init__(self) -> None:
+        self._buffer = b""
+        self._data: list[str] = []
+
+    def feed(self, piece: bytes) -> list[str]:
+        """Add bytes; raises ProviderError if an event has no end."""
+        self._buffer += piece
+        if len(self._buffer) > _MAX_EVENT_BYTES:
+            raise ProviderError("The server sent an event of more than 8 MiB")
+        *lines, self._buffer = self._buffer.split(b"\n")
+        complete: list[str] = []
+        for line in lines:
+            self._take(line.rstrip(b"\r"), complete)
+        return complete
+
+    def _take(self, line: bytes, complete: list[str]) -> None:
+        if line.startswith(b"data:"):
+            self._data.append(line[5:].removeprefix(b" ").decode("utf-8", "replace"))
+        elif not line and self._data:
+            complete.append("\n".join(self._data))
+            self._data = []

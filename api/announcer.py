@@ -1,0 +1,102 @@
+"""Telling clients and workers what was committed: events and hints, after the commit, unhurried.
+
+A request never waits for Redis. What can't be told is dropped: the sweep hints again, and the log
+has the events.
+"""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+import structlog
+
+from shared.errors import QueueUnavailable
+from shared.events import Publisher
+from shared.queue import Hints
+from shared.records import Event
+
+log = structlog.get_logger(__name__)
+
+MAX_WAITING = 10_000
+"""Announcements that may wait for Redis; the oldest are dropped beyond it."""
+
+_BATCH = 200
+
+
+@dataclass(frozen=True, slots=True)
+class _News:
+    session_id: UUID
+    events: Sequence[Event]
+    hint: bool
+    cancelled: UUID | None
+
+
+class Announcer:
+    """Sends what it is told in the order it is told, many at a time."""
+
+    def __init__(self, hints: Hints, publisher: Publisher) -> None:
+        self._hints = hints
+        self._publisher = publisher
+        self._waiting: deque[_News] = deque(maxlen=MAX_WAITING)
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def waiting(self) -> int:
+        """Announcements that were not sent yet."""
+        return len(self._waiting)
+
+    def tell(
+        self,
+        session_id: UUID,
+        events: Sequence[Event] = (),
+        *,
+        hint: bool = False,
+        cancelled: UUID | None = None,
+    ) -> None:
+        """Announce a change that is committed; never waits.
+
+        Args:
+            hint: the session has something for a worker to do.
+            cancelled: a task that was asked to stop.
+        """
+        self._waiting.append(_News(session_id, events, hint, cancelled))
+        self._wake.set()
+
+    def start(self) -> None:
+        """Begin to send."""
+        self._task = asyncio.create_task(self._send_for_ever(), name="announcer")
+
+    async def stop(self, seconds: float = 2.0) -> None:
+        """Send what waits, for so many seconds at the most, and end."""
+        if self._task is None:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._send_waiting()
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+
+    async def _send_for_ever(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            await self._send_waiting()
+
+    async def _send_waiting(self) -> None:
+        while self._waiting:
+            batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
+            try:
+                # Events first: a worker that has its hint tells more events at once, and listeners
+                # that see a number too high read the log for the one that is still on its way.
+                await self._publisher.events_of_many((n.session_id, n.events) for n in batch)
+                await self._hints.send(dict.fromkeys(n.session_id for n in batch if n.hint))
+                for news in batch:
+                    if news.cancelled is not None:
+                        await self._publisher.cancel(news.session_id, news.cancelled)
+            except QueueUnavailable as error:
+                log.warning("announcements dropped", count=len(batch), error=str(error))

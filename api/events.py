@@ -1,0 +1,106 @@
+"""The event log over HTTP: a page of it as JSON, or a stream (server-sent events)."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Header, Query, Request
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Message, Send
+
+from api import problems, replies
+from api.access import User
+from api.gateway import Gateway, Parts
+from api.problems import Problem
+from api.relay import IDLE, relay
+from api.schemas import EventsBody
+from shared.errors import NotFound, StoreUnavailable
+from shared.events import Line
+from shared.store import sessions
+
+router = APIRouter(tags=["Events"])
+
+STREAM = "text/event-stream"
+
+_MAX_SEQ = 2**53
+"""The largest number that every client can count to."""
+
+Seq = Annotated[int, Query(ge=0, le=_MAX_SEQ)]
+
+
+class EventStream(StreamingResponse):
+    """A stream that ends where the client does not take a piece of it in time."""
+
+    media_type = STREAM
+
+    def __init__(self, content: AsyncIterator[bytes], send_seconds: float) -> None:
+        super().__init__(content, headers={"X-Accel-Buffering": "no"})
+        self._send_seconds = send_seconds
+
+    async def stream_response(self, send: Send) -> None:
+        """Send the stream."""
+
+        async def send_in_time(message: Message) -> None:
+            async with asyncio.timeout(self._send_seconds):
+                await send(message)
+
+        with contextlib.suppress(TimeoutError):
+            await super().stream_response(send_in_time)
+
+
+async def _stream(
+    parts: Gateway, user_id: str, session_id: UUID, after: int
+) -> AsyncIterator[bytes]:
+    """The bytes of a stream; it ends where the session, the server or its database goes."""
+    try:
+        with parts.slots.one(), parts.slots.one_of(user_id):
+            yield b"retry: 1000\n\n"
+            async with aclosing(relay(parts, user_id, session_id, after)) as batches:
+                async for lines in batches:
+                    yield b": ping\n\n" if lines is IDLE else _encode(lines)
+    except (NotFound, StoreUnavailable, Problem):
+        return  # the client comes again with its last id and is told
+
+
+def _encode(lines: Sequence[Line]) -> bytes:
+    return b"".join(
+        b"data: %s\n\n" % line.frame
+        if line.seq is None
+        else b"id: %d\ndata: %s\n\n" % (line.seq, line.frame)
+        for line in lines
+    )
+
+
+@router.get(
+    "/v1/sessions/{session_id}/events",
+    response_model=EventsBody,
+    responses={
+        replies.OK: {"content": {STREAM: {"schema": {"type": "string"}}}},
+        **problems.responses(
+            "unauthorized", "not_found", "invalid_request", "rate_limited", "unavailable"
+        ),
+    },
+)
+async def get_events(
+    request: Request,
+    session_id: UUID,
+    parts: Parts,
+    user: User,
+    after: Seq = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 200,
+    last_event_id: Annotated[int | None, Header(ge=0, le=_MAX_SEQ)] = None,
+) -> Response:
+    """The events after `after`, oldest first; as a stream they go on as they happen."""
+    session = await sessions.get(parts.db, user, session_id)
+    if STREAM in request.headers.get("accept", ""):
+        start = after if last_event_id is None else last_event_id
+        parts.slots.check(user)
+        stream = _stream(parts, user, session_id, start)
+        return EventStream(stream, parts.settings.send_seconds)
+    events = await sessions.events_after(parts.db, user, session_id, after=after, limit=limit)
+    return replies.ok(
+        {"events": events, "head_seq": session.head_seq, "first_seq": session.first_seq}
+    )

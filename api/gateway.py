@@ -1,0 +1,127 @@
+"""What one gateway process holds, and what runs beside its requests."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Annotated, Any, Self
+
+import structlog
+from fastapi import Depends, FastAPI, Request
+from redis.asyncio import Redis
+
+from api.announcer import Announcer
+from api.catalog import Catalog
+from api.identity import Identity
+from api.lag import watch_for_ever
+from api.metrics import Metrics
+from api.slots import Slots
+from api.stopping import Stopping
+from shared.events import Publisher
+from shared.follow import Follower
+from shared.queue import Hints
+from shared.redis_pool import connect_redis
+from shared.settings import Settings
+from shared.store.database import Database
+from shared.sweep import sweep_for_ever
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Gateway:
+    """The connections of this process and its own small states.
+
+    `identity` is None where access is `none`.
+    """
+
+    settings: Settings
+    db: Database
+    redis: Redis
+    hints: Hints
+    announcer: Announcer
+    follower: Follower
+    catalog: Catalog
+    identity: Identity | None
+    slots: Slots
+    metrics: Metrics
+    stopping: Stopping
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """A gateway that has not begun; nothing connects yet."""
+        db = Database.from_settings(settings)
+        redis = connect_redis(settings)
+        hints = Hints(settings, redis)
+        follower = Follower(redis)
+
+        announcer = Announcer(hints, Publisher(redis))
+        slots = Slots(settings.max_sockets, settings.max_sockets_per_user)
+
+        def wake_all() -> None:
+            for session_id in follower.sessions:
+                follower.mark_stale(session_id)
+
+        return cls(
+            settings=settings,
+            db=db,
+            redis=redis,
+            hints=hints,
+            announcer=announcer,
+            follower=follower,
+            catalog=Catalog(db, settings.default_story),
+            identity=Identity(settings, db) if settings.auth == "required" else None,
+            slots=slots,
+            metrics=Metrics(streams_open=lambda: slots.open, waiting=lambda: announcer.waiting),
+            stopping=Stopping(on_stop=wake_all),
+        )
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Run what works beside the requests; close the connections at the end."""
+        beside = [
+            _begin("sweep", sweep_for_ever(self.db, self.hints, every=self.settings.sweep_seconds)),
+            _begin("lag", watch_for_ever(self.db, self.follower, every=self.settings.poll_seconds)),
+        ]
+        self.announcer.start()
+        await self.follower.start()
+        try:
+            with self.stopping.on_signals():
+                yield
+        finally:
+            self.stopping.begin()
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
+            await self.announcer.stop()
+            await self.follower.stop()
+            with contextlib.suppress(OSError):
+                await self.redis.aclose()
+            await self.db.close()
+
+
+def _begin(name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """A task that runs as long as the process; should it end early, the log tells why."""
+
+    def tell(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("background task ended", task=name, exc_info=error)
+
+    task = asyncio.create_task(work, name=name)
+    task.add_done_callback(tell)
+    return task
+
+
+def gateway_of_app(app: FastAPI) -> Gateway:
+    """The gateway that an application runs on."""
+    gateway: Gateway = app.state.gateway
+    return gateway
+
+
+async def _gateway_of(request: Request) -> Gateway:
+    return gateway_of_app(request.app)
+
+
+Parts = Annotated[Gateway, Depends(_gateway_of)]
+"""The gateway, as a parameter of a route."""

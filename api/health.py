@@ -1,0 +1,65 @@
+"""Whether this process lives, and whether it can serve."""
+
+import asyncio
+from collections.abc import Awaitable
+
+import structlog
+from fastapi import APIRouter
+from redis.exceptions import RedisError
+from starlette.responses import Response
+
+from api import problems, replies
+from api.gateway import Gateway, Parts
+from api.problems import Problem
+from api.schemas import HealthBody
+from shared.errors import FiresideError, StoreUnavailable
+from shared.migrate import head_revision
+
+log = structlog.get_logger(__name__)
+
+router = APIRouter(tags=["Health"])
+
+_CHECK_SECONDS = 3.0
+
+
+@router.get("/healthz", response_model=HealthBody)
+async def healthz() -> Response:
+    """The process answers."""
+    return replies.ok({"status": "ok"})
+
+
+@router.get("/readyz", response_model=HealthBody, responses=problems.responses("unavailable"))
+async def readyz(parts: Parts) -> Response:
+    """Postgres and Redis answer, and the schema is this release's."""
+    names = ("postgres", "redis")
+    outcomes = await asyncio.gather(_outcome(_postgres(parts)), _outcome(_redis(parts)))
+    checks = dict(zip(names, outcomes, strict=True))
+    if any(outcome != "ok" for outcome in outcomes) or parts.stopping:
+        raise Problem("unavailable", "Not ready to serve.", {"checks": checks})
+    return replies.ok({"status": "ok", "checks": checks})
+
+
+async def _outcome(check: Awaitable[None]) -> str:
+    try:
+        async with asyncio.timeout(_CHECK_SECONDS):
+            await check
+    except TimeoutError:
+        return "no answer in time"
+    except (FiresideError, RedisError, OSError) as error:
+        log.warning("not ready", error=str(error))
+        return "schema out of date" if isinstance(error, _OldSchema) else "unavailable"
+    return "ok"
+
+
+class _OldSchema(StoreUnavailable):
+    """The schema is not this release's."""
+
+
+async def _postgres(parts: Gateway) -> None:
+    found = await parts.db.revision()
+    if found != head_revision():
+        raise _OldSchema(f"the schema's revision is {found}; run `python -m shared.migrate`")
+
+
+async def _redis(parts: Gateway) -> None:
+    await parts.redis.ping()

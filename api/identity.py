@@ -1,0 +1,96 @@
+"""Who a bearer token belongs to: API keys, and JWTs of an issuer that the operator trusts."""
+
+import hashlib
+import re
+from time import monotonic
+
+import jwt
+
+from api.jwks import SigningKeys
+from api.problems import Problem
+from shared.settings import Settings
+from shared.store import api_keys
+from shared.store.database import Database
+
+_KNOWN_SECONDS = 10.0
+"""How long a key counts as known: a revoked one works for so long at the most."""
+
+_UNKNOWN_SECONDS = 1.0
+_MAX_CACHED = 10_000
+_CLOCK_SKEW_SECONDS = 5
+
+_USER_ID = re.compile(r"[A-Za-z0-9._:@|+=/-]{1,128}")
+
+
+def check_user_id(user_id: str) -> str:
+    """The id itself; raises ValueError where it is too long or has other characters than ids have.
+
+    Letters, digits and ``._:@|+=/-``, as issuers put them into `sub`.
+    """
+    if not _USER_ID.fullmatch(user_id):
+        raise ValueError("a user id has 1 to 128 characters of A-Z a-z 0-9 . _ : @ | + = / -")
+    return user_id
+
+
+class Identity:
+    """Tells users by their tokens."""
+
+    def __init__(self, settings: Settings, db: Database) -> None:
+        self._db = db
+        self._keys = SigningKeys(settings.jwt_jwks) if settings.jwt_jwks else None
+        self._issuer = settings.jwt_issuer
+        self._audience = settings.jwt_audience
+        self._algorithms = settings.jwt_algorithms
+        self._owners: dict[bytes, tuple[str | None, float]] = {}
+
+    async def user_of(self, token: str) -> str:
+        """The user's id.
+
+        Raises:
+            Problem: `unauthorized`, or `unavailable` where the issuer's keys can't be had.
+            StoreUnavailable: Postgres did not answer.
+        """
+        if token.startswith(api_keys.PREFIX):
+            user_id = await self._owner(token)
+        else:
+            user_id = await self._subject(token)
+        if user_id is None:
+            raise Problem("unauthorized", "The token is not valid.")
+        return user_id
+
+    async def _owner(self, key: str) -> str | None:
+        digest = hashlib.sha256(key.encode()).digest()
+        owner, until = self._owners.get(digest, (None, 0.0))
+        if monotonic() < until:
+            return owner
+        owner = await api_keys.owner(self._db, key)
+        if len(self._owners) >= _MAX_CACHED:
+            self._owners.clear()
+        known_for = _UNKNOWN_SECONDS if owner is None else _KNOWN_SECONDS
+        self._owners[digest] = (owner, monotonic() + known_for)
+        return owner
+
+    async def _subject(self, token: str) -> str | None:
+        """The `sub` of a JWT that is ours to trust.
+
+        The algorithm is one of the operator's list and fits the key: neither `none` nor a public
+        key used as a shared secret passes.
+        """
+        if self._keys is None:
+            return None
+        try:
+            key = await self._keys.find(jwt.get_unverified_header(token).get("kid"))
+            if key is None:
+                return None
+            claims = jwt.decode(
+                token,
+                key,
+                algorithms=self._algorithms,
+                issuer=self._issuer,
+                audience=self._audience,
+                leeway=_CLOCK_SKEW_SECONDS,
+                options={"require": ["exp", "iss", "aud", "sub"]},
+            )
+            return check_user_id(claims["sub"])
+        except (jwt.InvalidTokenError, jwt.InvalidKeyError, ValueError):
+            return None

@@ -1,0 +1,72 @@
+"""`python -m api.keys`: make, list and revoke API keys."""
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from uuid import UUID
+
+from api.identity import check_user_id
+from shared.errors import FiresideError
+from shared.settings import get_settings
+from shared.store import api_keys
+from shared.store.database import Database
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; one clear line on failure."""
+    options = _parser().parse_args(arguments)
+    try:
+        return asyncio.run(_with_database(lambda db: _run(db, options)))
+    except (FiresideError, ValueError) as error:
+        sys.stderr.write(f"fireside: {error}\n")
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m api.keys", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    create = commands.add_parser("create", help="make a key; it is shown once")
+    create.add_argument("user", help="id of the user that it acts for")
+    create.add_argument("--label", default="", help="what it is for")
+    listing = commands.add_parser("list", help="show the keys of a user, or of all")
+    listing.add_argument("user", nargs="?", help="id of a user")
+    revoke = commands.add_parser("revoke", help="take a key out of use, within ten seconds")
+    revoke.add_argument("user", help="id of its user")
+    revoke.add_argument("id", type=UUID, help="id of the key, from create or list")
+    return parser
+
+
+async def _with_database(work: Callable[[Database], Awaitable[int]]) -> int:
+    db = Database.from_settings(get_settings())
+    try:
+        return await work(db)
+    finally:
+        await db.close()
+
+
+async def _run(db: Database, options: argparse.Namespace) -> int:
+    if options.user is not None:
+        check_user_id(options.user)
+    match options.command:
+        case "create":
+            key_id, key = await api_keys.create(db, options.user, options.label)
+            _say(f"id   {key_id}\nkey  {key}")
+        case "list":
+            for one in await api_keys.page(db, options.user):
+                state = "revoked" if one.revoked_at else "active"
+                _say(f"{one.id}  {state:8}{one.created_at:%Y-%m-%d}  {one.user_id}  {one.label}")
+        case _:
+            if not await api_keys.revoke(db, options.user, options.id):
+                sys.stderr.write("fireside: the user has no such active key\n")
+                return 1
+            _say("revoked")
+    return 0
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,170 @@
+"""One client's view of a session: what the log has after `after`, then what comes, each once."""
+
+import contextlib
+from collections import deque
+from collections.abc import AsyncGenerator, Sequence
+from uuid import UUID
+
+from api.gateway import Gateway
+from shared.encoding import dumps
+from shared.errors import QueueUnavailable
+from shared.events import Line, event_frame, text_so_far
+from shared.follow import Subscription
+from shared.records import Event
+from shared.store import sessions
+
+_PAGE = 200
+_ATTEMPTS_KEPT = 16
+_STARTS = {"task_started", "task_restarted"}
+
+IDLE: Sequence[Line] = ()
+"""What `relay` gives where nothing came for a while."""
+
+
+async def relay(
+    parts: Gateway, user_id: str, session_id: UUID, after: int | None
+) -> AsyncGenerator[Sequence[Line], None]:
+    """The lines for one client, until the process stops; `IDLE` after a while without any.
+
+    The first lines, perhaps none, come as soon as the client's place in the log is found.
+
+    The subscription stands before the log is read, so that nothing falls between the two.
+
+    Args:
+        after: the last number that the client has; None for only what comes from now on.
+
+    Raises:
+        NotFound: the user has no such session, or it was deleted meanwhile.
+        StoreUnavailable: Postgres did not answer.
+    """
+    async with parts.follower.follow(session_id) as subscription:
+        view = _View(parts, user_id, session_id, subscription)
+        yield await view.join(after)
+        lines: Sequence[Line] = []
+        while not parts.stopping:
+            if lines:
+                yield lines
+            if subscription.take_stale():
+                lines = await view.rejoin()
+            elif view.is_behind():
+                lines = await view.page_of_log()
+            elif (
+                not (lines := view.fresh_lines())
+                and not view.is_behind()
+                and not await subscription.wait(parts.settings.ping_seconds)
+            ):
+                yield IDLE
+
+
+class _View:
+    """Where one client stands: the last number it has seen, and each task's newest attempt.
+
+    While it is behind, the log has more, which goes before anything that was published.
+    """
+
+    def __init__(
+        self, parts: Gateway, user_id: str, session_id: UUID, subscription: Subscription
+    ) -> None:
+        self._behind = False
+        self._parts = parts
+        self._user_id = user_id
+        self._session_id = session_id
+        self._subscription = subscription
+        self._seen = 0
+        self._published: deque[Line] = deque()
+        self._attempts: dict[str, int] = {}
+        self._text_is_due = False
+        self._missed = 0
+
+    def is_behind(self) -> bool:
+        """Whether `page_of_log` is the next thing to do."""
+        return self._behind
+
+    async def join(self, after: int | None) -> Sequence[Line]:
+        """Find the place in the log; a gap where what comes next in it is no longer kept."""
+        session = await sessions.get(self._parts.db, self._user_id, self._session_id)
+        self._see(session.head_seq if after is None else min(after, session.head_seq))
+        gap = self._gap_before(session.first_seq)
+        self._text_is_due = session.status == "running"
+        self._behind = self._text_is_due or session.head_seq > self._seen
+        return gap
+
+    async def rejoin(self) -> Sequence[Line]:
+        """Find the place again after lines were lost."""
+        return await self.join(self._seen)
+
+    async def page_of_log(self) -> Sequence[Line]:
+        """The next page of what the log has, and after the last one the unfinished text."""
+        events = await sessions.events_after(
+            self._parts.db, self._user_id, self._session_id, after=self._seen, limit=_PAGE
+        )
+        lines = [*self._gap_before(events[0].seq if events else 0), *map(self._line, events)]
+        if len(events) < _PAGE:
+            self._behind = False
+            if self._text_is_due:
+                self._text_is_due = False
+                lines += await self._unfinished_text()
+        return lines
+
+    def fresh_lines(self) -> Sequence[Line]:
+        """What was published since the last time, as far as nothing is missing in between."""
+        self._published.extend(self._subscription.take())
+        lines = []
+        while self._published:
+            line = self._published[0]
+            if line.seq is not None and line.seq > self._seen + 1:
+                # Two publishers overtook each other, or a publication was lost: the log has it.
+                # Should it not, somebody has published what was never committed.
+                self._behind = line.seq != self._missed
+                self._missed = line.seq
+                if self._behind:
+                    break
+            self._published.popleft()
+            if self._is_new(line):
+                lines.append(line)
+        return lines
+
+    def _is_new(self, line: Line) -> bool:
+        if line.seq is None:
+            return line.attempt >= self._attempts.get(line.task_id, 0)
+        if line.seq != self._seen + 1:
+            return False
+        self._see(line.seq)
+        self._note_attempt(line.task_id, line.attempt)
+        return True
+
+    def _line(self, event: Event) -> Line:
+        self._see(event.seq)
+        task_id = str(event.task_id or "")
+        attempt = event.data.get("attempt", 0) if event.type in _STARTS else 0
+        self._note_attempt(task_id, attempt)
+        return Line(event.seq, task_id, attempt, event_frame(event))
+
+    def _gap_before(self, first: int) -> Sequence[Line]:
+        if first <= self._seen + 1:
+            return []
+        frame = dumps({"type": "gap", "from": self._seen + 1, "to": first - 1})
+        self._see(first - 1)
+        return [Line(None, "", 0, frame)]
+
+    async def _unfinished_text(self) -> Sequence[Line]:
+        running = await sessions.running_task(self._parts.db, self._user_id, self._session_id)
+        if running is None:
+            return []
+        task_id, attempt = running
+        self._note_attempt(str(task_id), attempt)
+        with contextlib.suppress(QueueUnavailable):
+            if text := await text_so_far(self._parts.redis, task_id, attempt):
+                return [text]
+        return []
+
+    def _see(self, seq: int) -> None:
+        self._seen = seq
+        self._subscription.seen = seq
+
+    def _note_attempt(self, task_id: str, attempt: int) -> None:
+        if attempt <= self._attempts.get(task_id, 0):
+            return
+        self._attempts[task_id] = attempt
+        if len(self._attempts) > _ATTEMPTS_KEPT:
+            del self._attempts[next(iter(self._attempts))]

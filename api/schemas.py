@@ -1,0 +1,374 @@
+"""What clients send and get, as JSON: checked on the way in, described on the way out."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal, TypeAlias
+from uuid import UUID
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
+from pydantic_core import PydanticCustomError
+
+from api.problems import TOO_LARGE
+from api.texts import ClientId, Text, check_object
+from shared.encoding import JsonObject, dumps
+from shared.records import NewAction, OnBusy
+
+MAX_SAY = 16_000
+"""Characters of one `say`."""
+
+MAX_SOUL = 20_000
+"""Characters of a soul."""
+
+_MAX_METADATA = 16_384
+
+_LATER = {"steer", "follow_up", "collect"}
+
+
+class Strict(BaseModel):
+    """A body in which a field that is not known is an error, for it may be a slip of the pen."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+# Actions
+
+
+def _check_say(text: str) -> str:
+    if len(text) > MAX_SAY:
+        raise PydanticCustomError(
+            TOO_LARGE,
+            "must have at most {limit} characters",
+            {"limit": MAX_SAY},
+        )
+    if not text.strip():
+        raise ValueError("must not be empty")
+    return text
+
+
+def _check_on_busy(value: object) -> object:
+    if isinstance(value, str) and value in _LATER:
+        raise ValueError(f"'{value}' is not available in this release")
+    return value
+
+
+ChoiceId = Annotated[Text, Field(min_length=1, max_length=500)]
+"""As the session offered it: a path in the story's own words."""
+
+SayText = Annotated[Text, AfterValidator(_check_say)]
+
+
+class _Action(Strict):
+    on_busy: Annotated[OnBusy, BeforeValidator(_check_on_busy)] = "enqueue"
+    client_action_id: ClientId | None = None
+
+
+class Say(_Action):
+    """The user says something."""
+
+    type: Literal["say"]
+    text: SayText
+
+
+class Choose(_Action):
+    """The user takes one of the choices that the session offers."""
+
+    type: Literal["choose"]
+    choice_id: ChoiceId
+
+
+class Continue(_Action):
+    """The user lets things go on without saying anything."""
+
+    type: Literal["continue"]
+
+
+Action = Annotated[Say | Choose | Continue, Field(discriminator="type")]
+"""What a client may send; more types will come."""
+
+
+def new_action(action: Say | Choose | Continue, key: str | None) -> NewAction:
+    """The action as the store takes it; two that mean the same are the same there."""
+    content = action.model_dump(exclude={"on_busy", "client_action_id"})
+    return NewAction(content, action.on_busy, key)
+
+
+# Frames of a client
+
+
+class AuthFrame(Strict):
+    """The first frame where access control is on."""
+
+    type: Literal["auth"]
+    ticket: Annotated[str, Field(max_length=200)]
+
+
+class ActionFrame(Strict):
+    """An action; `id` is the client's own id for it."""
+
+    type: Literal["action"]
+    id: ClientId
+    action: Action
+
+
+class CancelFrame(Strict):
+    """Cancels a task, by its id or by the client's own id of the action."""
+
+    type: Literal["cancel"]
+    task_id: UUID | None = None
+    client_action_id: ClientId | None = None
+
+
+class PongFrame(Strict):
+    """Answers a ping."""
+
+    type: Literal["pong"]
+
+
+ClientFrame: TypeAlias = AuthFrame | ActionFrame | CancelFrame | PongFrame
+
+CLIENT_FRAME: TypeAdapter[ClientFrame] = TypeAdapter(
+    Annotated[ClientFrame, Field(discriminator="type")]
+)
+
+
+# Bodies of requests
+
+SessionKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,128}$")]
+STORY_KEY = r"^[A-Za-z0-9_-]{1,64}$"
+StoryKey = Annotated[str, Field(pattern=STORY_KEY)]
+Name = Annotated[Text, Field(min_length=1, max_length=100)]
+Title = Annotated[Text, Field(max_length=200)]
+Soul = Annotated[Text, Field(max_length=MAX_SOUL)]
+
+
+def _check_size(value: JsonObject) -> JsonObject:
+    if len(dumps(value)) > _MAX_METADATA:
+        raise ValueError(f"must have at most {_MAX_METADATA} bytes as JSON")
+    return value
+
+
+Metadata = Annotated[dict[str, Any], AfterValidator(check_object), AfterValidator(_check_size)]
+
+
+class SessionRequest(Strict):
+    """A session to be made."""
+
+    agent: Name
+    story: Name | None = None
+    character_id: UUID | None = None
+    key: SessionKey | None = None
+    title: Title = ""
+    metadata: Metadata = {}
+
+
+class CharacterRequest(Strict):
+    """A character to be made."""
+
+    agent: Name
+    name: Name
+    soul: Soul = ""
+
+
+class CharacterPatch(Strict):
+    """What to change of a character."""
+
+    name: Name | None = None
+    soul: Soul | None = None
+
+
+class CancelRequest(Strict):
+    """Which action to cancel; it need not have arrived yet."""
+
+    client_action_id: ClientId
+
+
+class StoryAction(BaseModel):
+    """An action of the story routes."""
+
+    session_id: StoryKey
+    user_input: SayText
+
+
+# Bodies of answers
+
+
+class StoryBody(BaseModel):
+    """A story that an agent plays."""
+
+    name: str
+    title: str
+    description: str
+
+
+class AgentBody(BaseModel):
+    """An agent and its stories; `options` describes what `metadata` it takes."""
+
+    name: str
+    title: str
+    description: str
+    options: JsonObject | None
+    stories: list[StoryBody]
+
+
+class AgentsBody(BaseModel):
+    """What can be played here."""
+
+    agents: list[AgentBody]
+
+
+class ChoiceBody(BaseModel):
+    """A choice that a session offers."""
+
+    id: str
+    text: str
+    tags: list[str] = []
+
+
+class SessionBody(BaseModel):
+    """A session; `state` and `choices` are as its last finished task left them."""
+
+    id: UUID
+    key: str | None
+    agent: str
+    story: str | None
+    character_id: UUID
+    title: str
+    metadata: JsonObject
+    status: Literal["idle", "queued", "running"]
+    head_seq: int
+    first_seq: int
+    state: JsonObject
+    choices: list[ChoiceBody]
+    created_at: datetime
+    updated_at: datetime
+
+
+class NewSessionBody(SessionBody):
+    """The same, with the task that opens it."""
+
+    task_id: UUID
+
+
+class SessionsBody(BaseModel):
+    """A page of sessions, newest first; `next` is the `before` of the next page."""
+
+    sessions: list[SessionBody]
+    next: UUID | None
+
+
+class AcceptedBody(BaseModel):
+    """An action that became a task; `position` counts the tasks before it."""
+
+    task_id: UUID
+    session_id: UUID
+    status: str
+    seq: int
+    position: int
+
+
+class TaskBody(BaseModel):
+    """A task."""
+
+    task_id: UUID
+    session_id: UUID
+    status: Literal["queued", "running", "completed", "failed", "cancelled", "dead"]
+    result: JsonObject | None
+    error: JsonObject | None
+    usage: JsonObject | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class CancelledBody(BaseModel):
+    """The task that was told to stop; null while its action has not arrived."""
+
+    task_id: UUID | None
+    session_id: UUID
+
+
+class EventBody(BaseModel):
+    """An entry of a session's log."""
+
+    seq: int
+    type: str
+    task_id: UUID | None
+    at: datetime
+    data: JsonObject
+
+
+class EventsBody(BaseModel):
+    """A page of the log; `first_seq` is the oldest number that is still kept."""
+
+    events: list[EventBody]
+    head_seq: int
+    first_seq: int
+
+
+class MessageBody(BaseModel):
+    """An entry of a transcript."""
+
+    id: int
+    parent: int | None
+    task_id: UUID
+    message: JsonObject
+    created_at: datetime
+
+
+class MessagesBody(BaseModel):
+    """The newest messages of the current branch, oldest first."""
+
+    messages: list[MessageBody]
+
+
+class CharacterBody(BaseModel):
+    """A character with the newest version of its soul."""
+
+    id: UUID
+    agent: str
+    name: str
+    is_default: bool
+    soul: str
+    soul_version: int
+    created_at: datetime
+    updated_at: datetime
+
+
+class CharactersBody(BaseModel):
+    """A user's characters, newest first."""
+
+    characters: list[CharacterBody]
+
+
+class TicketBody(BaseModel):
+    """A ticket, good for `expires_in` seconds."""
+
+    ticket: str
+    expires_in: int
+
+
+class StoryAccepted(BaseModel):
+    """An action of the story routes that became a task."""
+
+    task_id: UUID
+    status: Literal["processing"]
+
+
+class StoryResult(BaseModel):
+    """What a story task gave."""
+
+    response: str
+    decision: JsonObject | None
+    updated_state: JsonObject
+
+
+class StoryStatus(BaseModel):
+    """How far a story task is."""
+
+    status: Literal["PENDING", "STARTED", "RETRY", "SUCCESS", "FAILURE", "REVOKED"]
+    result: StoryResult | None
+
+
+class HealthBody(BaseModel):
+    """All is well."""
+
+    status: Literal["ok"]

@@ -1,0 +1,53 @@
+"""CPU time and memory of process trees, from /proc (Linux)."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def tree(pid: int) -> list[int]:
+    """The process and all that descend from it."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and (fields := _stat(int(entry.name))):
+            children.setdefault(int(fields[1]), []).append(int(entry.name))
+    found, todo = [], [pid]
+    while todo:
+        one = todo.pop()
+        found.append(one)
+        todo += children.get(one, [])
+    return found
+
+
+def cpu_seconds(roots: Iterable[int]) -> float:
+    """User and system time of the trees, that of reaped children included, in seconds."""
+    ticks = 0
+    for root in roots:
+        for pid in tree(root):
+            if fields := _stat(pid):
+                ticks += sum(int(value) for value in fields[11:15])
+    return ticks / _TICKS
+
+
+def pss_megabytes(roots: Iterable[int]) -> float:
+    """Proportional set size of the trees: shared pages counted once, in MB."""
+    kilobytes = 0
+    for root in roots:
+        for pid in tree(root):
+            try:
+                rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+            except OSError:
+                continue
+            lines = (line.split() for line in rollup.splitlines())
+            kilobytes += sum(int(line[1]) for line in lines if line[0] == "Pss:")
+    return kilobytes * 1024 / 1e6
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat after the name, from the state on; empty if it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []

@@ -1,0 +1,35 @@
+"""A cheap model for talk, a strong one for tasks, a spare one: `python -m examples.router`."""
+
+import asyncio
+
+from agent_core import Agent, AgentOptions, ModelRouter, StreamFn, Task, get_model
+
+
+def models() -> ModelRouter:
+    """Return a router of three models; the order is the order of fallback."""
+    router = ModelRouter(cool_down=30, trip_after=2)
+    router.register("cheap", get_model("openai", "gpt-4o-mini"), ["simple", "summarise"])
+    router.register("strong", get_model("anthropic", "claude-sonnet-4-5"), ["deep", "judge"])
+    router.register("spare", get_model("mistral", "mistral-large-latest"))
+    return router
+
+
+async def ask(question: str, task: Task, stream_fn: StreamFn | None = None) -> str:
+    """Ask the model that fits the task."""
+    agent = Agent(
+        AgentOptions(
+            initial_state={"system_prompt": "Answer briefly."},
+            model_router=models(),
+            task=task,
+            session_id="session-1",
+            stream_fn=stream_fn,
+        )
+    )
+    await agent.prompt(question)
+    answer = agent.state.messages[-1]
+    return f"{getattr(answer, 'model', '')}: {getattr(answer, 'text', '')}{agent.state.error or ''}"
+
+
+if __name__ == "__main__":
+    print(asyncio.run(ask("Who keeps the light?", "simple")))
+    print(asyncio.run(ask("Why does the light turn?", "deep")))

@@ -1,0 +1,38 @@
+"""Say something to an agent while it works: `python -m examples.steering gpt-4o-mini`."""
+
+import asyncio
+import sys
+
+import agent_core as ac
+
+
+@ac.tool(effect="pure", execution_mode="sequential")
+async def look(place: str) -> str:
+    """Look at a place."""
+    return f"Nothing moves at the {place}."
+
+
+async def patrol(model_id: str, stream_fn: ac.StreamFn | None = None) -> ac.Agent:
+    """Send a guard around, and change its way after its first look."""
+    model = ac.get_model("openai", model_id)
+    agent = ac.Agent(
+        ac.AgentOptions(
+            initial_state={"system_prompt": "You are a guard.", "model": model, "tools": [look]},
+            stream_fn=stream_fn,
+            steering_policy="skip",
+        )
+    )
+
+    def interrupt(event: ac.AgentEvent) -> None:
+        if isinstance(event, ac.ToolExecutionEnd) and not event.is_error:
+            agent.steer("Stop! Come back to the gate.")
+
+    agent.subscribe(interrupt)
+    agent.follow_up("Now rest.")
+    await agent.prompt("Look at the harbour, then at the mill.")
+    return agent
+
+
+if __name__ == "__main__":
+    for message in asyncio.run(patrol(sys.argv[1])).state.messages:
+        print(message.to_dict())

@@ -1,0 +1,81 @@
+"""A client of the public interface: httpx and websockets, and what the contract tells clients."""
+
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+
+Frame = dict[str, Any]
+TERMINAL = {"task_completed", "task_failed", "task_cancelled", "task_dead"}
+
+
+class Player:
+    """One session, followed over a WebSocket that may drop at any time."""
+
+    def __init__(self, http: httpx.AsyncClient, session: Frame) -> None:
+        self.http = http
+        self.id: str = session["id"]
+        self.opening: str = session["task_id"]
+        self.events: list[Frame] = []
+        self.after = 0
+
+    @classmethod
+    async def begin(cls, http: httpx.AsyncClient, **body: Any) -> "Player":
+        answer = await http.post("/v1/sessions", json=body)
+        assert answer.status_code == 201, answer.text
+        return cls(http, answer.json())
+
+    async def act(self, action: Frame, key: str | None = None) -> Frame:
+        headers = {} if key is None else {"Idempotency-Key": key}
+        answer = await self.http.post(
+            f"/v1/sessions/{self.id}/actions", json=action, headers=headers
+        )
+        assert answer.status_code in {200, 202}, answer.text
+        accepted: Frame = answer.json()
+        return accepted
+
+    @asynccontextmanager
+    async def socket(self) -> AsyncIterator[ClientConnection]:
+        base = str(self.http.base_url).replace("http", "ws", 1).rstrip("/")
+        async with connect(f"{base}/ws/sessions/{self.id}?after={self.after}") as socket:
+            yield socket
+
+    def take(self, frame: Frame) -> None:
+        if "seq" in frame:
+            self.events.append(frame)
+            self.after = frame["seq"]
+
+    async def follow_until(self, done: Callable[[list[Frame]], bool]) -> None:
+        """Follow, reconnecting with `after`, until the events are what is waited for."""
+        while not done(self.events):
+            try:
+                async with self.socket() as socket:
+                    while not done(self.events):
+                        self.take(json.loads(await socket.recv()))
+            except (ConnectionClosed, OSError):
+                continue
+
+    async def until_ended(self, *tasks: str) -> None:
+        wanted = set(tasks)
+        await self.follow_until(lambda events: wanted <= ended(events).keys())
+
+    async def result(self, task_id: str) -> Frame:
+        """The result of a task that completes."""
+        await self.until_ended(task_id)
+        (event,) = ended(self.events)[task_id]
+        assert event["type"] == "task_completed", event
+        result: Frame = event["data"]["result"]
+        return result
+
+
+def ended(events: list[Frame]) -> dict[str, list[Frame]]:
+    """The terminal events of each task."""
+    found: dict[str, list[Frame]] = {}
+    for event in events:
+        if event["type"] in TERMINAL:
+            found.setdefault(event["task_id"], []).append(event)
+    return found

@@ -1,0 +1,137 @@
+"""A tiny server that speaks OpenAI's chat completions as a stream, by a script."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+
+
+@dataclass
+class Refusal:
+    """An HTTP status instead of an answer."""
+
+    status: int
+    headers: dict[str, str] = field(default_factory=dict)
+    text: str = "refused"
+
+
+class Hang:
+    """In a script: nothing more comes until the client goes away or the test releases it."""
+
+
+class Cut:
+    """In a script: the connection breaks off here."""
+
+
+Piece = dict[str, Any] | str | Hang | Cut
+
+
+class ChatServer:
+    """Answers each request with the next entry of its script and keeps the requests."""
+
+    def __init__(self, script: Sequence[Sequence[Piece] | Refusal]) -> None:
+        self.script = list(script)
+        self.requests: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
+        self.peers: list[object] = []
+        self.arrivals: asyncio.Queue[None] = asyncio.Queue()
+        self.gone = asyncio.Event()
+        self.release = asyncio.Event()
+        self.url = ""
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        entry = self.script[len(self.requests)]
+        self.requests.append(await request.json())
+        self.arrivals.put_nowait(None)
+        self.headers.append({name.lower(): value for name, value in request.headers.items()})
+        self.peers.append(request.transport and request.transport.get_extra_info("peername"))
+        if isinstance(entry, Refusal):
+            body = {"error": {"message": entry.text, "type": "test", "code": None}}
+            return web.json_response(body, status=entry.status, headers=entry.headers)
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        try:
+            for piece in entry:
+                await self._send(request, response, piece)
+        except asyncio.CancelledError:
+            self.gone.set()
+            raise
+        return response
+
+    async def _send(self, request: web.Request, response: web.StreamResponse, piece: Piece) -> None:
+        if isinstance(piece, Hang):
+            await self.release.wait()
+        elif isinstance(piece, Cut):
+            if request.transport is not None:
+                request.transport.abort()
+        else:
+            data = piece if isinstance(piece, str) else f"data: {json.dumps(piece)}\n\n"
+            await response.write(data.encode())
+
+
+@asynccontextmanager
+async def serving(*script: Sequence[Piece] | Refusal) -> AsyncIterator[ChatServer]:
+    server = ChatServer(script)
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", server.answer)
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    host, port = runner.addresses[0][:2]
+    server.url = f"http://{host}:{port}/v1"
+    try:
+        yield server
+    finally:
+        server.release.set()
+        await runner.cleanup()
+
+
+DONE = "data: [DONE]\n\n"
+
+
+def chunk(delta: dict[str, Any] | None = None, finish: str | None = None) -> dict[str, Any]:
+    return {
+        "id": "chatcmpl-1",
+        "object": "chat.completion.chunk",
+        "created": 1,
+        "model": "m",
+        "choices": [{"index": 0, "delta": delta or {}, "finish_reason": finish}],
+    }
+
+
+def usage_chunk(prompt: int, output: int, cached: int = 0) -> dict[str, Any]:
+    return chunk() | {
+        "choices": [],
+        "usage": {
+            "prompt_tokens": prompt,
+            "completion_tokens": output,
+            "total_tokens": prompt + output,
+            "prompt_tokens_details": {"cached_tokens": cached},
+        },
+    }
+
+
+def said(*words: str) -> list[Piece]:
+    """Return a whole answer of some words."""
+    return [
+        chunk({"role": "assistant", "content": ""}),
+        *(chunk({"content": word}) for word in words),
+        chunk(finish="stop"),
+        usage_chunk(100, 20, 40),
+        DONE,
+    ]
+
+
+def call_piece(index: int, call_id: str | None, name: str | None, text: str) -> dict[str, Any]:
+    function = {"arguments": text} | ({"name": name} if name else {})
+    piece: dict[str, Any] = {"index": index, "function": function}
+    if call_id:
+        piece |= {"id": call_id, "type": "function"}
+    return chunk({"tool_calls": [piece]})

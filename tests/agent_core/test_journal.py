@@ -1,0 +1,313 @@
+"""Runs that are recorded step by step and taken up again."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from agent_core import (
+    Agent,
+    AgentEvent,
+    AgentTool,
+    AgentToolResult,
+    JournalError,
+    LlmContext,
+    MemoryJournal,
+    MessageEnd,
+    Model,
+    StepMismatchError,
+    StepRequest,
+    StepStart,
+    StreamOptions,
+    ToolContext,
+    ToolExecutionEnd,
+    ToolResultMessage,
+    UserMessage,
+    complete,
+    stream_completion,
+    tool,
+)
+from agent_core.content import plain_text
+from agent_core.journal import model_step_hash
+from agent_core.testing import SCRIPTED_MODEL, Reply, ScriptedModel, answer, call, calls, failure
+from tests.agent_core.agents import Scripted
+
+
+def agent_with(
+    script: list[Reply], journal: Any, *tools: AgentTool, **options: Any
+) -> tuple[Agent, ScriptedModel, list[AgentEvent]]:
+    scripted = Scripted(script, *tools, journal=journal, **options)
+    return scripted.agent, scripted.model, scripted.events
+
+
+class Counter:
+    """A tool that counts its runs."""
+
+    def __init__(self, effect: Any = "external") -> None:
+        self.runs = 0
+        self.keys: list[str | None] = []
+
+        @tool(effect=effect)
+        async def add(amount: int, ctx: ToolContext) -> str:
+            """Add."""
+            self.runs += 1
+            self.keys.append(ctx.idempotency_key)
+            return f"{self.runs}:{amount}"
+
+        self.tool = add
+
+
+SCRIPT: list[Reply] = [
+    calls(call("c1", "add", amount=1), call("c2", "nope"), call("c3", "add", amount=3)),
+    answer("done"),
+]
+
+
+async def test_steps_are_numbered_by_the_order_of_the_calls() -> None:
+    journal = MemoryJournal("task")
+    counter = Counter()
+    agent, _, _ = agent_with(SCRIPT, journal, counter.tool, first_step=10)
+
+    await agent.prompt("hi")
+
+    kinds = {no: (step.kind, step.name) for no, step in journal.steps.items()}
+    assert kinds == {
+        10: ("model", "test/scripted"),
+        11: ("tool", "add"),
+        13: ("tool", "add"),
+        14: ("model", "test/scripted"),
+    }
+    assert counter.keys == ["task:11", "task:13"]
+
+
+async def test_a_recorded_run_is_replayed_without_calls() -> None:
+    journal = MemoryJournal()
+    counter = Counter()
+    agent, _, first = agent_with(SCRIPT, journal, counter.tool)
+    await agent.prompt(UserMessage("hi", timestamp=1))
+    again, model, second = agent_with([], journal, counter.tool)
+
+    await again.prompt(UserMessage("hi", timestamp=2))
+
+    assert model.requests == []
+    assert counter.runs == 2
+    assert [message.content for message in again.state.messages] == [
+        message.content for message in agent.state.messages
+    ]
+    assert [event.type for event in second] == [
+        event.type for event in first if event.type != "message_update"
+    ]
+
+
+async def test_a_run_goes_on_where_the_record_ends() -> None:
+    journal = MemoryJournal()
+    counter = Counter()
+    agent, _, _ = agent_with(SCRIPT, journal, counter.tool)
+    await agent.prompt("hi")
+    del journal.outputs[4], journal.steps[4]
+    again, model, _ = agent_with([answer("other")], journal, counter.tool)
+
+    await again.prompt("hi")
+
+    assert len(model.requests) == 1
+    assert plain_text(again.state.messages[-1].content) == "other"
+
+
+@pytest.mark.parametrize(("effect", "runs"), [("external", 1), ("state", 2), ("pure", 2)])
+async def test_a_call_that_was_begun_is_repeated_only_if_it_may(effect: Any, runs: int) -> None:
+    journal = MemoryJournal()
+    counter = Counter(effect)
+    agent, _, _ = agent_with([calls(call("c1", "add", amount=1)), "end"], journal, counter.tool)
+    await agent.prompt("hi")
+    for no in (1, 2):
+        journal.outputs.pop(no)
+    journal.steps.pop(2)
+    again, model, events = agent_with(["end"], journal, counter.tool)
+
+    await again.prompt("hi")
+
+    assert counter.runs == runs
+    end = next(event for event in events if isinstance(event, ToolExecutionEnd))
+    assert end.is_error == (effect == "external")
+    if end.is_error:
+        assert "unknown" in plain_text(end.result.content)
+    # The request that follows is another one then, and is made.
+    assert len(model.requests) == 1
+
+
+async def test_another_input_fails_loudly() -> None:
+    journal = MemoryJournal()
+    agent, _, _ = agent_with(["one"], journal)
+    await agent.prompt("hi")
+    again, model, events = agent_with(["two"], journal)
+
+    with pytest.raises(StepMismatchError, match="step 0"):
+        await again.prompt("something else")
+
+    assert model.requests == []
+    assert [event.type for event in events][-1] == "message_end"
+    assert not again.state.is_streaming
+
+
+class Lost(MemoryJournal):
+    """A journal whose lease is lost when step `no` is finished."""
+
+    def __init__(self, no: int, error: Exception) -> None:
+        super().__init__()
+        self.no = no
+        self.error = error
+
+    async def finish(self, step: StepRequest, output: dict[str, Any]) -> None:
+        if step.no == self.no:
+            raise self.error
+        await super().finish(step, output)
+
+
+@pytest.mark.parametrize("error", [JournalError("lease lost"), ConnectionError("gone")])
+async def test_a_lost_lease_ends_the_run_after_its_tools_are_cancelled(error: Exception) -> None:
+    cancelled: list[str] = []
+
+    @tool
+    async def quick() -> str:
+        """End at once."""
+        return "ok"
+
+    @tool
+    async def hang() -> str:
+        """Wait for ever."""
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.append("hang")
+        return "never"
+
+    script: list[Reply] = [calls(call("c1", "quick"), call("c2", "hang"))]
+    agent, model, events = agent_with(script, Lost(1, error), quick, hang)
+
+    with pytest.raises(type(error), match=str(error)):
+        await agent.prompt("hi")
+
+    assert cancelled == ["hang"]
+    assert not any(isinstance(event, ToolExecutionEnd) for event in events)
+    assert len(model.requests) == 1
+    assert not agent.state.is_streaming
+    assert agent.state.pending_tool_calls == set()
+
+
+async def test_a_journal_that_refuses_the_model_step_ends_the_run() -> None:
+    agent, _, events = agent_with(["one"], Lost(0, JournalError("lease lost")))
+
+    with pytest.raises(JournalError, match="lease lost"):
+        await agent.prompt("hi")
+
+    ended = [event.message for event in events if isinstance(event, MessageEnd)]
+    assert [message.role for message in ended] == ["user"]
+
+
+async def test_a_failed_answer_is_not_recorded() -> None:
+    journal = MemoryJournal()
+    agent, _, _ = agent_with([failure("E1")], journal)
+    await agent.prompt("hi")
+    again, _, _ = agent_with(["fine"], journal)
+
+    await again.prompt("hi")
+
+    assert plain_text(again.state.messages[-1].content) == "fine"
+
+
+async def test_what_an_abort_cut_is_not_recorded() -> None:
+    journal = MemoryJournal()
+
+    @tool
+    async def stop() -> str:
+        """Abort, and end well."""
+        agent.abort()
+        return "stopped"
+
+    @tool
+    async def hang() -> str:
+        """Wait for ever."""
+        await asyncio.Event().wait()
+        return "never"
+
+    script: list[Reply] = [calls(call("c1", "stop"), call("c2", "hang"))]
+    agent, _, _ = agent_with(script, journal, stop, hang, abort_grace=0.01)
+
+    await agent.prompt("hi")
+
+    assert sorted(journal.outputs) == [0, 1]
+    results = [m for m in agent.state.messages if isinstance(m, ToolResultMessage)]
+    assert [(r.tool_call_id, plain_text(r.content)) for r in results] == [
+        ("c1", "stopped"),
+        ("c2", "Operation aborted"),
+    ]
+
+
+async def test_a_single_completion_is_journalled_too() -> None:
+    journal = MemoryJournal()
+    context = LlmContext("judge", [UserMessage("is it so?", timestamp=1)])
+    model = ScriptedModel(["yes"])
+
+    first = await complete(SCRIPTED_MODEL, context, stream_fn=model, journal=journal, step_no=3)
+    context.messages[0].timestamp = 2
+    second = await complete(SCRIPTED_MODEL, context, stream_fn=model, journal=journal, step_no=3)
+
+    assert first.text == second.text == "yes"
+    assert len(model.requests) == 1
+    events = [
+        event
+        async for event in stream_completion(
+            SCRIPTED_MODEL, context, stream_fn=model, journal=journal, step_no=3
+        )
+    ]
+    assert [event.type for event in events] == ["done"]
+
+
+def test_the_hash_covers_what_decides_the_answer() -> None:
+    context = LlmContext("sp", [UserMessage("hi", timestamp=1)], [Counter().tool])
+    options = StreamOptions(api_key="k1", session_id="s1")
+    same = LlmContext("sp", [UserMessage("hi", timestamp=2)], [Counter().tool])
+
+    digest = model_step_hash(SCRIPTED_MODEL, context, options)
+
+    assert digest == model_step_hash(SCRIPTED_MODEL, same, StreamOptions(api_key="k2"))
+    others: list[tuple[Model, LlmContext, StreamOptions]] = [
+        (replace(SCRIPTED_MODEL, id="other"), context, options),
+        (SCRIPTED_MODEL, replace(context, system_prompt="other"), options),
+        (SCRIPTED_MODEL, replace(context, messages=[]), options),
+        (SCRIPTED_MODEL, replace(context, tools=[]), options),
+        (SCRIPTED_MODEL, context, replace(options, temperature=0.5)),
+        (SCRIPTED_MODEL, context, replace(options, reasoning="high")),
+    ]
+    assert len({digest, *(model_step_hash(*other) for other in others)}) == 7
+
+
+async def test_an_unknown_model_step_is_run() -> None:
+    class Unsure(MemoryJournal):
+        async def begin(self, step: StepRequest) -> StepStart:
+            return StepStart("unknown")
+
+    agent, model, _ = agent_with(["one"], Unsure())
+
+    await agent.prompt("hi")
+
+    assert len(model.requests) == 1
+
+
+async def test_details_that_are_no_json_are_recorded_as_such() -> None:
+    journal = MemoryJournal()
+
+    @tool
+    async def odd() -> AgentToolResult:
+        """Give details that are no JSON."""
+        return AgentToolResult.text("ok", details={"nan": float("nan"), "set": {1}, "o": object})
+
+    agent, _, _ = agent_with([calls(call("c1", "odd")), "end"], journal, odd)
+
+    await agent.prompt("hi")
+
+    details = journal.outputs[1]["details"]
+    assert (details["nan"], details["set"]) == (None, [1])

@@ -1,0 +1,85 @@
+"""The lean way: what only it has to do for itself."""
+
+from __future__ import annotations
+
+import pytest
+
+from agent_core import LlmContext, Model, StreamError, StreamOptions, UserMessage, stream_model
+from agent_core.http_connections import close_connections, http_session
+from agent_core.openai_stream import _headers, _refusal, _request
+from tests.agent_core.chat_server import Refusal, chunk, serving
+
+CONTEXT = LlmContext("", [UserMessage("hi")])
+
+
+async def test_connections_can_be_closed_and_come_again() -> None:
+    await close_connections()
+    first = await http_session()
+    assert await http_session() is first
+
+    await close_connections()
+
+    assert first.closed
+    assert await http_session() is not first
+
+
+def test_openai_itself_wants_another_name_for_the_cap() -> None:
+    own = _request(Model("gpt", "openai"), CONTEXT, StreamOptions())
+    other = _request(Model("gpt", "openai", base_url="http://h"), CONTEXT, StreamOptions())
+
+    assert "max_completion_tokens" in own
+    assert "max_tokens" in other
+
+
+def test_thinking_takes_no_temperature() -> None:
+    model = Model("o9", "openai", reasoning=True, temperature=0.5)
+    request = _request(model, CONTEXT, StreamOptions(reasoning="low"))
+
+    assert request["reasoning_effort"] == "low"
+    assert "temperature" not in request
+
+
+def test_keys_come_from_the_call_or_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Model("m", "mine", headers={"X": "1"})
+    monkeypatch.delenv("MINE_API_KEY", raising=False)
+
+    assert "Authorization" not in _headers(model, StreamOptions())
+    assert _headers(model, StreamOptions())["X"] == "1"
+    monkeypatch.setenv("MINE_API_KEY", "from-environment")
+    assert _headers(model, StreamOptions())["Authorization"] == "Bearer from-environment"
+    assert _headers(model, StreamOptions(api_key="k"))["Authorization"] == "Bearer k"
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        (b'{"error": {"message": "no such model", "code": "missing"}}', "no such model (missing)"),
+        (b'{"error": "gone"}', "gone"),
+        (b"<html>Bad Gateway</html>", "<html>Bad Gateway</html>"),
+        (b"", "no reason given"),
+    ],
+)
+def test_refusals_are_told_whatever_their_form(body: bytes, text: str) -> None:
+    assert str(_refusal(502, {}, body)) == f"502: {text}"
+
+
+async def test_a_failure_tells_status_and_wait() -> None:
+    async with serving(Refusal(429, {"Retry-After": "3600"})) as server:
+        model = Model("m", "local", base_url=server.url, api="openai")
+        events = [event async for event in stream_model(model, CONTEXT, StreamOptions())]
+
+    (failed,) = events
+    assert isinstance(failed, StreamError)
+    assert (failed.status, failed.retry_after) == (429, 3600.0)
+
+
+async def test_what_is_no_stream_is_a_failure() -> None:
+    async with serving(["data: {broken\n\n"], [chunk({"content": "half"})]) as server:
+        model = Model("m", "local", base_url=server.url, api="openai", max_attempts=1)
+        first = [event async for event in stream_model(model, CONTEXT, StreamOptions())][-1]
+        second = [event async for event in stream_model(model, CONTEXT, StreamOptions())][-1]
+
+    assert isinstance(first, StreamError)
+    assert isinstance(second, StreamError)
+    assert "no chunk of an answer" in str(first.error.error_message)
+    assert "broke off" in str(second.error.error_message)

@@ -1,0 +1,243 @@
+"""Tools made of functions, and the arguments models give them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import pytest
+from pydantic import BaseModel, Field
+
+from agent_core import (
+    AgentTool,
+    AgentToolResult,
+    ToolArgumentsError,
+    ToolCall,
+    ToolContext,
+    ToolDefinitionError,
+    tool,
+)
+from agent_core.arguments import validated_arguments
+from agent_core.json_schema import fit
+from tests.agent_core.agents import text_of
+
+
+class Point(BaseModel):
+    x: int
+    y: int = 0
+
+
+@tool(effect="pure", name="plan_route", label="Plan", execution_mode="sequential", timeout=3)
+async def route(
+    start: Point,
+    stops: Annotated[list[str], Field(description="names of places")],
+    mode: Literal["foot", "boat"] = "foot",
+    *,
+    ctx: ToolContext,
+) -> dict[str, Any]:
+    """Plan a route.
+
+    In two lines.
+    """
+    return {"x": start.x, "stops": stops, "mode": mode, "data": ctx.data}
+
+
+async def run(made: AgentTool, context: ToolContext | None = None, **arguments: Any) -> Any:
+    params = validated_arguments(made, ToolCall("c1", made.name, arguments))
+    return await made.execute("c1", params, context or ToolContext(), lambda _: None)
+
+
+def test_a_function_describes_its_tool() -> None:
+    assert (route.name, route.label, route.effect) == ("plan_route", "Plan", "pure")
+    assert route.description == "Plan a route.\n\nIn two lines."
+    assert (route.execution_mode, route.timeout) == ("sequential", 3)
+    schema = route.schema
+    assert schema["required"] == ["start", "stops"]
+    assert schema["properties"]["stops"]["description"] == "names of places"
+    assert "ctx" not in schema["properties"]
+    assert "title" not in schema
+    assert route.schema is schema
+
+
+async def test_arguments_are_checked_and_mended() -> None:
+    result = await run(
+        route, ToolContext(data=7), start='{"x": "5"}', stops='["mill"]', mode="boat", extra=1
+    )
+
+    assert result.details == {"x": 5, "stops": ["mill"], "mode": "boat", "data": 7}
+    assert text_of(result) == '{"x": 5, "stops": ["mill"], "mode": "boat", "data": 7}'
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ({}, "start: Field required"),
+        ({"start": {"x": "far"}, "stops": []}, "start.x: Input should be a valid integer"),
+        ({"start": {"x": 1}, "stops": "mill"}, "stops: Input should be a valid list"),
+        ({"start": {"x": 1}, "stops": [], "mode": "sled"}, "mode: Input should be 'foot' or"),
+        ({"start": '{"x": "far"}', "stops": []}, "start.x: Input should be a valid integer"),
+    ],
+)
+def test_wrong_arguments_are_told_to_the_model(arguments: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ToolArgumentsError) as caught:
+        validated_arguments(route, ToolCall("c1", "plan_route", arguments))
+
+    lines = str(caught.value).splitlines()
+    assert lines[0] == 'Validation failed for tool "plan_route":'
+    assert any(line.startswith(f"  - {problem}") for line in lines)
+    assert "Received arguments:" in lines
+
+
+def test_arguments_that_are_no_json_are_told() -> None:
+    call = ToolCall("c1", "plan_route", {}, '{"start": ' + "x" * 5_000)
+
+    with pytest.raises(ToolArgumentsError, match="must be a JSON object") as caught:
+        validated_arguments(route, call)
+
+    assert len(str(caught.value)) < 2_300
+    assert "(5010 characters)" in str(caught.value)
+
+
+async def test_what_a_function_may_return() -> None:
+    @tool
+    async def give(what: str) -> Any:
+        """Give."""
+        return {"text": "words", "none": None, "result": AgentToolResult.error("no")}[what]
+
+    assert text_of(await run(give, what="text")) == "words"
+    assert text_of(await run(give, what="none")) == "Done"
+    assert (await run(give, what="result")).is_error
+
+
+def plain(x: int) -> str:
+    return str(x)
+
+
+async def untyped(x) -> str:  # type: ignore[no-untyped-def]
+    return str(x)
+
+
+async def many(*numbers: int) -> str:
+    return str(numbers)
+
+
+async def unknown(x: Missing) -> str:  # type: ignore[name-defined]  # noqa: F821
+    return str(x)
+
+
+@pytest.mark.parametrize(
+    ("function", "problem"),
+    [
+        (plain, "must be an async function"),
+        (untyped, "parameter 'x' has no type"),
+        (many, "must name each of its parameters"),
+        (unknown, "cannot resolve annotations"),
+    ],
+)
+def test_a_function_that_makes_no_tool(function: Any, problem: str) -> None:
+    with pytest.raises(ToolDefinitionError, match=problem):
+        tool(function)
+
+
+def test_a_tool_without_a_docstring_is_described_by_its_name() -> None:
+    @tool
+    async def wave() -> str:
+        return "o/"
+
+    assert wave.description == "wave"
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "n": {"type": "integer", "minimum": 1, "maximum": 9},
+        "x": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
+        "on": {"type": "boolean"},
+        "name": {"type": "string", "minLength": 2, "maxLength": 5, "pattern": "^a"},
+        "list": {"type": "array", "items": {"$ref": "#/$defs/item"}, "minItems": 1, "maxItems": 2},
+        "map": {"type": "object", "additionalProperties": {"type": "integer"}},
+        "kind": {"enum": ["a", "b", 3]},
+        "fixed": {"const": "yes"},
+        "either": {"anyOf": [{"type": "string"}, {"type": "integer"}]},
+        "one": {"oneOf": [{"type": "integer"}, {"type": "null"}]},
+        "both": {"allOf": [{"type": "integer"}, {"minimum": 3}]},
+        "maybe": {"type": ["integer", "null"]},
+        "never": False,
+        "empty": {"type": "array", "items": False},
+        "odd": {"type": "tensor"},
+    },
+    "additionalProperties": False,
+    "$defs": {"item": {"type": "integer"}, "loop": {"$ref": "#/$defs/loop"}},
+}
+
+
+@pytest.mark.parametrize(
+    ("given", "fitted"),
+    [
+        ({"n": "5"}, {"n": 5}),
+        ({"n": 5.0}, {"n": 5}),
+        ({"x": "0.5"}, {"x": 0.5}),
+        ({"on": "True"}, {"on": True}),
+        ({"name": "abc"}, {"name": "abc"}),
+        ({"list": '["1", 2]'}, {"list": [1, 2]}),
+        ({"map": '{"a": "1"}'}, {"map": {"a": 1}}),
+        ({"kind": 3}, {"kind": 3}),
+        ({"fixed": "yes"}, {"fixed": "yes"}),
+        ({"either": 5}, {"either": 5}),
+        ({"either": True}, {"either": "true"}),
+        ({"one": "7"}, {"one": 7}),
+        ({"one": "null"}, {"one": None}),
+        ({"both": "4"}, {"both": 4}),
+        ({"maybe": None}, {"maybe": None}),
+        ({"maybe": "4"}, {"maybe": 4}),
+    ],
+)
+def test_values_are_fitted(given: Any, fitted: Any) -> None:
+    value, problems = fit(given, SCHEMA)
+
+    assert problems == []
+    assert value == fitted
+    assert list(map(type, value.values())) == list(map(type, fitted.values()))
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ([], "root: must be object"),
+        ({"n": 0}, "n: must be >= 1"),
+        ({"n": 10}, "n: must be <= 9"),
+        ({"n": 1.5}, "n: must be integer"),
+        ({"n": "many"}, "n: must be integer"),
+        ({"n": '"5"'}, "n: must be integer"),
+        ({"n": True}, "n: must be integer"),
+        ({"x": 0}, "x: must be > 0"),
+        ({"x": 1}, "x: must be < 1"),
+        ({"on": "perhaps"}, "on: must be boolean"),
+        ({"name": "a"}, "name: must have a length of at least 2"),
+        ({"name": "abcdef"}, "name: must have a length of at most 5"),
+        ({"name": "bcd"}, "name: must match pattern ^a"),
+        ({"name": None}, "name: must be string"),
+        ({"list": []}, "list: must have items, at least 1"),
+        ({"list": [1, 2, 3]}, "list: must have items, at most 2"),
+        ({"list": [1, {}]}, "list[1]: must be integer"),
+        ({"map": {"a": "b"}}, "map.a: must be integer"),
+        ({"map": "[1]"}, "map: must be object"),
+        ({"kind": "c"}, 'kind: must be one of "a", "b", 3'),
+        ({"fixed": "no"}, 'fixed: must be "yes"'),
+        ({"either": []}, "either: must match one of the allowed forms"),
+        ({"one": "x"}, "one: must match one of the allowed forms"),
+        ({"both": 2}, "both: must be >= 3"),
+        ({"never": 1}, "never: is not a known property"),
+        ({"empty": [1]}, "empty[0]: is not allowed"),
+        ({"odd": 1}, "odd: must be tensor"),
+        ({"extra": 1}, "extra: is not a known property"),
+    ],
+)
+def test_what_does_not_fit_is_told_by_its_path(given: Any, problem: str) -> None:
+    assert problem in fit(given, SCHEMA)[1]
+
+
+def test_a_schema_that_goes_in_circles_ends() -> None:
+    schema = SCHEMA | {"properties": {"x": {"$ref": "#/$defs/loop"}}}
+
+    assert "x: is nested too deeply" in fit({"x": 1}, schema)[1]
+    assert fit({"x": 1}, {"properties": {"x": {"$ref": "#/nowhere/0"}}})[1] == []

@@ -1,0 +1,117 @@
+"""Health, readiness, metrics, the pages, and what every answer carries."""
+
+import re
+
+from sqlalchemy import text
+
+from deploy.local.valkey import EmbeddedValkey
+from shared.settings import Settings
+from shared.store.database import Database
+from tests.api.clients import Client
+from tests.api.conftest import serving
+
+
+async def test_a_gateway_that_can_serve_says_so(client: Client) -> None:
+    assert (await client.http.get("/healthz")).json() == {"status": "ok"}
+    assert (await client.http.get("/readyz")).json() == {
+        "status": "ok",
+        "checks": {"postgres": "ok", "redis": "ok"},
+    }
+
+
+async def test_an_old_schema_is_not_ready(client: Client, db: Database) -> None:
+    await db.run(text("update alembic_version set version_num = '0000'"))
+    response = await client.http.get("/readyz")
+
+    assert response.status_code == 503
+    assert response.json()["code"] == "unavailable"
+    assert response.json()["checks"] == {"postgres": "schema out of date", "redis": "ok"}
+
+
+async def test_without_redis_it_is_not_ready_but_lives(
+    frail: Settings, own_valkey: EmbeddedValkey, client: Client
+) -> None:
+    async with serving(frail) as url:
+        own_valkey.kill()
+        ready = await client.http.get(f"{url}/readyz")
+        alive = await client.http.get(f"{url}/healthz")
+        ticket = await client.http.post(f"{url}/v1/ws-tickets")
+        own_valkey.start()
+
+    assert (ready.status_code, ready.json()["checks"]["redis"]) == (503, "unavailable")
+    assert alive.status_code == 200
+    assert (ticket.status_code, ticket.json()["code"]) == (503, "unavailable")
+    assert ticket.headers["retry-after"] == "1"
+
+
+async def test_without_postgres_every_route_says_so(settings: Settings, client: Client) -> None:
+    away = type(settings)(DATABASE_URL="postgresql://nobody:secret@127.0.0.1:1/none")
+    async with serving(away) as url:
+        answers = [
+            await client.http.get(f"{url}/readyz"),
+            await client.http.get(f"{url}/v1/sessions"),
+            await client.http.post(f"{url}/v1/sessions", json={"agent": "companion"}),
+        ]
+        session = "00000000-0000-0000-0000-000000000000"
+        async with Client(client.http, url).socket(session) as socket:
+            code = await socket.closed()
+
+    for answer in answers:
+        assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+        assert "secret" not in answer.text
+    assert code == 1012
+
+
+async def test_metrics_name_routes_not_paths(client: Client) -> None:
+    session = await client.session()
+    await client.act(session["id"], client_action_id="a")
+    await client.act(session["id"], client_action_id="a")
+    await client.http.get("/nothing/here")
+    async with client.socket(session["id"], after=0) as socket:
+        await socket.receive()
+        page = (await client.http.get("/metrics")).text
+
+    assert (
+        'fireside_http_requests_total{method="POST",'
+        'route="/v1/sessions/{session_id}/actions",status="202"} 1.0' in page
+    )
+    assert 'route="none",status="404"' in page
+    assert 'fireside_actions_accepted_total{fresh="true",type="say"} 1.0' in page
+    assert 'fireside_actions_accepted_total{fresh="false",type="say"} 1.0' in page
+    assert "fireside_streams_open 1.0" in page
+    assert session["id"] not in page
+
+
+async def test_every_answer_has_safe_headers(client: Client) -> None:
+    for path in ("/healthz", "/v1/sessions", "/nothing", "/docs", "/metrics"):
+        headers = (await client.http.get(path)).headers
+        assert headers["x-content-type-options"] == "nosniff", path
+        assert headers["x-frame-options"] == "DENY"
+        assert headers["referrer-policy"] == "no-referrer"
+        assert "default-src 'none'" in headers["content-security-policy"]
+        assert "frame-ancestors 'none'" in headers["content-security-policy"]
+    assert (await client.http.get("/v1/sessions")).headers["cache-control"] == "no-store"
+
+
+async def test_the_docs_allow_only_their_own_script(client: Client) -> None:
+    response = await client.http.get("/docs")
+    policy = response.headers["content-security-policy"]
+
+    assert response.text.count("<script>") == policy.count("'sha256-") == 1
+    assert "unsafe-inline" not in re.sub(r"style-src[^;]*", "", policy)
+
+
+async def test_what_is_not_there_is_a_problem(client: Client) -> None:
+    for method, path, status, code in (
+        ("GET", "/nothing", 404, "not_found"),
+        ("GET", "/v1/nothing", 404, "not_found"),
+        ("GET", "/static/../api/app.py", 404, "not_found"),
+        ("GET", "/static/%2e%2e/app.py", 404, "not_found"),
+        ("PUT", "/v1/sessions", 405, "method_not_allowed"),
+        ("DELETE", "/v1/ws-tickets", 405, "method_not_allowed"),
+        ("GET", "/ws/sessions/x", 404, "not_found"),
+    ):
+        response = await client.http.request(method, path)
+        assert (response.status_code, response.json()["code"]) == (status, code), path
+        assert response.headers["content-type"] == "application/problem+json"
+        assert set(response.json()) >= {"type", "title", "status", "detail"}

@@ -1,0 +1,201 @@
+"""The relay under faults: whatever breaks between, each client sees each event exactly once."""
+
+import asyncio
+import random
+import signal
+from typing import Any
+
+import httpx
+
+from deploy.local.valkey import EmbeddedValkey
+from shared.records import NewEvent
+from shared.settings import Settings
+from shared.store.database import Database
+from tests.api.clients import TERMINAL, Client
+from tests.api.conftest import serving
+from tests.api.worker import FakeWorker
+
+
+async def work(worker: FakeWorker, session_id: str, events: int, go_on: asyncio.Event) -> None:
+    """A task that gives many events with text between them, as fast as the test lets it."""
+    claim = await worker.start(session_id)
+    for number in range(events):
+        await worker.stream(claim, number, 0, "Some ")
+        await worker.stream(claim, number, 5, "text.")
+        await worker.write(claim, NewEvent("message_end", {"message": {"number": number}}))
+        if number == events // 2:
+            await go_on.wait()
+    await worker.end(claim, "cancelled")
+
+
+async def follow_with_drops(
+    client: Client, session_id: str, drops: int, seed: int, enough: asyncio.Event
+) -> list[dict[str, Any]]:
+    """All numbered frames that a client collects which loses its connection again and again."""
+    chance = random.Random(seed)
+    frames: list[dict[str, Any]] = []
+    while True:
+        after = frames[-1]["seq"] if frames else 0
+        patience = chance.randint(1, 12) if drops else 10**6
+        async with client.socket(session_id, after=after) as socket:
+            for _ in range(patience):
+                frame = await socket.receive()
+                if "seq" in frame:
+                    frames.append(frame)
+                if frame["type"] in TERMINAL:
+                    return frames
+            socket.connection.transport.abort()  # as a phone does in a tunnel
+        drops -= 1
+        if drops == 0:
+            enough.set()
+
+
+async def test_a_client_that_drops_20_times_sees_each_event_once(
+    client: Client, worker: FakeWorker
+) -> None:
+    session = await client.session()
+    dropped = asyncio.Event()
+    working = asyncio.create_task(work(worker, session["id"], 300, dropped))
+    frames = await follow_with_drops(client, session["id"], 20, seed=7, enough=dropped)
+    await working
+
+    assert [frame["seq"] for frame in frames] == list(range(1, 304))
+    assert frames == await client.log(session["id"])
+
+
+async def test_two_sockets_of_a_session_see_the_same(client: Client, worker: FakeWorker) -> None:
+    session = await client.session()
+    done = asyncio.Event()
+    done.set()
+    async with (
+        client.socket(session["id"], after=0) as one,
+        client.socket(session["id"], after=0) as other,
+    ):
+        await one.joined()
+        await other.joined()
+        await work(worker, session["id"], 20, done)
+        first = [*one.early, *await one.until_end()]
+        second = [*other.early, *await other.until_end()]
+
+    assert first == second
+    assert [frame["type"] for frame in first].count("message_update") == 40
+
+
+async def test_a_killed_redis_loses_no_event(
+    frail: Settings, own_valkey: EmbeddedValkey, db: Database
+) -> None:
+    killed = asyncio.Event()
+    async with (
+        serving(frail) as url,
+        httpx.AsyncClient(base_url=url) as http,
+        FakeWorker.connected(frail, db) as worker,
+    ):
+        client = Client(http, url)
+        session = await client.session()
+        async with client.socket(session["id"], after=0) as socket:
+            await socket.joined()
+            working = asyncio.create_task(work(worker, session["id"], 40, killed))
+            frames = [*socket.early, *await socket.until("message_end")]
+            await asyncio.to_thread(own_valkey.kill)
+            killed.set()
+            await working
+            await asyncio.to_thread(own_valkey.start)
+            frames += await socket.until_end()
+            numbers = [frame["seq"] for frame in frames if "seq" in frame]
+
+            # And what comes after is pushed again, not only found by comparing.
+            await client.act(session["id"])
+            await worker.answer(session["id"])
+            again = await socket.until_end()
+
+    assert numbers == list(range(1, 44))
+    assert [frame["seq"] for frame in again if "seq" in frame] == list(range(44, 49))
+
+
+async def test_a_request_does_not_wait_for_a_dead_redis(
+    frail: Settings, own_valkey: EmbeddedValkey, db: Database
+) -> None:
+    async with (
+        serving(frail) as url,
+        httpx.AsyncClient(base_url=url) as http,
+        FakeWorker.connected(frail, db) as worker,
+    ):
+        client = Client(http, url)
+        session = await client.session()
+        own_valkey.kill()
+        began = asyncio.get_running_loop().time()
+        for number in range(20):
+            await client.act(session["id"], text=f"{number}")
+        took = asyncio.get_running_loop().time() - began
+        async with client.socket(session["id"], after=0) as socket:
+            frames = [await socket.receive() for _ in range(21)]
+            claim = await worker.start(session["id"])
+            await worker.end(claim, "cancelled")
+            frames += await socket.until_end()
+        own_valkey.start()
+
+    assert took < 0.3 * 20
+    assert [frame["seq"] for frame in frames] == list(range(1, 24))
+
+
+async def test_a_frozen_redis_holds_nobody_up(
+    frail: Settings, own_valkey: EmbeddedValkey, db: Database
+) -> None:
+    async with serving(frail) as url, httpx.AsyncClient(base_url=url, timeout=5) as http:
+        client = Client(http, url)
+        session = await client.session()
+        own_valkey.signal(signal.SIGSTOP)
+        began = asyncio.get_running_loop().time()
+        for number in range(20):
+            await client.act(session["id"], text=f"{number}")
+        took = asyncio.get_running_loop().time() - began
+        own_valkey.signal(signal.SIGCONT)
+
+    assert took < 0.3 * 20
+
+
+async def test_1000_doubled_actions_become_1000_tasks(client: Client) -> None:
+    session = await client.session()
+
+    async def send_all(order: int) -> dict[str, str]:
+        names = [f"a{number}" for number in range(1000)]
+        random.Random(order).shuffle(names)
+        acks: dict[str, str] = {}
+        async with client.socket(session["id"], after=0) as socket:
+
+            async def send() -> None:
+                for name in names:
+                    action = {"type": "say", "text": name}
+                    await socket.send({"type": "action", "id": name, "action": action})
+
+            sending = asyncio.create_task(send())
+            while len(acks) < len(names):
+                frame = await socket.receive()
+                if frame["type"] == "ack":
+                    acks[frame["id"]] = frame["task_id"]
+            await sending
+        return acks
+
+    one, other = await asyncio.gather(send_all(1), send_all(2))
+    log = await client.log(session["id"]) + await client.log(session["id"], after=1000)
+
+    assert one == other
+    assert len(set(one.values())) == 1000
+    assert [event["seq"] for event in log] == list(range(1, 1002))
+    assert {event["data"]["client_action_id"] for event in log[1:]} == set(one)
+
+
+async def test_listeners_that_come_and_go_leave_one_that_hears(
+    client: Client, worker: FakeWorker
+) -> None:
+    session = await client.session()
+    for _ in range(30):
+        async with client.socket(session["id"], after=0) as socket:
+            await socket.joined()
+    async with client.socket(session["id"], after=1) as socket:
+        await socket.joined()
+        claim = await worker.start(session["id"])
+        await worker.stream(claim, 0, 0, "Pushed")
+        frames = await socket.until("message_update")
+
+    assert [frame["type"] for frame in frames] == ["task_started", "message_update"]

@@ -1,0 +1,311 @@
+/** Reading and talking, through everything that can happen to a connection. */
+
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+
+import {
+  PHONE,
+  Reader,
+  base,
+  control,
+  isStub,
+  launch,
+  throwsDice,
+  uncontrolled,
+  unscripted,
+} from "../reader.mjs";
+
+let browser;
+before(async () => {
+  browser = await launch();
+});
+after(() => browser.close());
+
+/** @param {string[]} texts */
+function assertGrows(texts) {
+  assert.ok(texts.length >= 3, `seen only in ${texts.length} steps`);
+  texts.slice(1).forEach((text, index) => assert.ok(text.length > texts[index].length));
+}
+
+test("a story: choices, a throw, free words that stream in", async () => {
+  const reader = await Reader.arrive(browser);
+  await reader.beginStory();
+  assert.equal((await reader.shown()).length, 1);
+
+  await reader.choose(isStub ? 2 : 1);
+  await reader.page.locator(".said:not(.ghost)").first().waitFor();
+  await reader.settle();
+  if (isStub) {
+    assert.match(await reader.page.locator(".throw").innerText(), /14\s+Wits 16 against 12\s+Success/);
+    assert.equal(await reader.page.locator(".badge").first().textContent(), "Takes a throw: Wits 12");
+  }
+  await reader.choose(1);
+  await reader.page.locator(".said:not(.ghost)").nth(1).waitFor();
+  await reader.settle();
+
+  const seen = await reader.growth(async () => {
+    await reader.say("I ask her name, *quietly*, and wait.");
+    await reader.page.locator(".passage.open").waitFor();
+    await reader.settle();
+  });
+  assertGrows(seen);
+  const told = await reader.agrees();
+  assert.deepEqual(
+    told.map(({ role }) => role),
+    ["assistant", "user", "assistant", "user", "assistant", "user", "assistant"],
+  );
+  await reader.leave();
+});
+
+test("what a story shares stands in the panel", { skip: unscripted }, async () => {
+  const reader = await Reader.arrive(browser);
+  await reader.beginStory();
+  const panel = reader.page.locator("#panel");
+  assert.match(await panel.innerText(), /Nerve\s+3[\s\S]*Has key\s+no/);
+
+  await reader.choose(1);
+  await panel.locator(".changed").waitFor();
+  assert.match(await panel.innerText(), /Nerve\s+2/);
+  await reader.leave();
+});
+
+test("the server dies in the middle of an answer and comes back", { skip: uncontrolled }, async () => {
+  const reader = await Reader.arrive(browser);
+  await reader.beginStory();
+  await reader.choose(1);
+  await reader.page.locator(".said:not(.ghost)").waitFor();
+  await reader.settle();
+
+  await reader.say("I tell her everything that happened since.");
+  await reader.page.locator(".passage.open").waitFor();
+  const restarted = control("/restart", { down: 0.8 });
+  await reader.connection("waiting");
+  assert.match(await reader.page.locator("#connection").innerText(), /Reconnecting in \d+ s/);
+  await restarted;
+  await reader.settle();
+
+  await reader.agrees();
+  await reader.leave();
+});
+
+test("words written while the server is away are sent once it is back", { skip: uncontrolled }, async () => {
+  const reader = await Reader.arrive(browser);
+  await reader.beginCompanion();
+  const restarted = control("/restart", { down: 1.5 });
+  await reader.connection("waiting");
+  await reader.say("Are you still there?");
+  assert.equal(await reader.page.locator(".said.ghost").textContent(), "You: Are you still there?");
+  await restarted;
+  await reader.page.locator(".said:not(.ghost)").waitFor();
+  await reader.settle();
+
+  const told = await reader.agrees();
+  assert.equal(told.filter(({ role }) => role === "user").length, 1);
+  await reader.leave();
+});
+
+test("a companion on a phone, killed and restarted in the middle", { skip: uncontrolled }, async () => {
+  const reader = await Reader.arrive(browser, { viewport: PHONE, hasTouch: true, isMobile: true });
+  await reader.beginCompanion();
+  await reader.say("Which one would you keep?");
+  await reader.page.locator(".passage.open").waitFor();
+  await control("/restart", { down: 0.3 });
+  await reader.settle();
+
+  await reader.agrees();
+  const width = await reader.page.evaluate(() => document.documentElement.scrollWidth);
+  assert.equal(width, PHONE.width);
+  await reader.leave();
+});
+
+test("a companion on a phone: the answer streams, a second one follows", async () => {
+  const reader = await Reader.arrive(browser, { viewport: PHONE, hasTouch: true, isMobile: true });
+  await reader.beginCompanion();
+  const seen = await reader.growth(async () => {
+    await reader.say("Tell me something.");
+    await reader.page.locator(".passage.open").waitFor();
+    await reader.settle();
+  });
+  assertGrows(seen);
+  await reader.say("And roll a die for me, please.");
+  await reader.page.locator(".said:not(.ghost)").nth(1).waitFor();
+  await reader.settle();
+  if (throwsDice) {
+    assert.match(await reader.page.locator(".throw").innerText(), /\d+\s+on a die of 20 sides/);
+  }
+
+  await reader.agrees();
+  await reader.leave();
+});
+
+test("a session is found again on the shelf, and by its address", async () => {
+  const reader = await Reader.arrive(browser);
+  await reader.beginStory();
+  await reader.choose(1);
+  await reader.page.locator(".said:not(.ghost)").waitFor();
+  await reader.settle();
+  const before = await reader.agrees();
+  const address = reader.page.url();
+
+  await reader.page.locator(".brand").click();
+  await reader.page.locator(`.row[href="${new URL(address).hash}"]`).click();
+  await reader.page.locator(".said").waitFor();
+  assert.deepEqual(await reader.shown(), before);
+
+  await reader.page.reload();
+  await reader.page.locator(".said").waitFor();
+  await reader.settle();
+  assert.deepEqual(await reader.shown(), before);
+  assert.ok(await reader.page.locator(".choice").first().isVisible());
+  await reader.leave();
+});
+
+test("a page that is reloaded in the middle of an answer goes on with it", async () => {
+  const reader = await Reader.arrive(browser);
+  await reader.beginCompanion();
+  await reader.say("Tell me about the sea.");
+  await reader.page.locator(".passage.open").waitFor();
+  await reader.page.reload();
+  await reader.page.locator(".said").waitFor();
+  await reader.settle();
+
+  await reader.agrees();
+  await reader.leave();
+});
+
+test("offline is told at once, and left again", async () => {
+  const reader = await Reader.arrive(browser);
+  await reader.beginCompanion();
+  await reader.context.setOffline(true);
+  await reader.connection("offline");
+  assert.equal(await reader.page.locator("#connection").innerText(), "Offline");
+  await reader.context.setOffline(false);
+  await reader.settle();
+  await reader.leave();
+});
+
+test("an answer can be stopped", async () => {
+  const reader = await Reader.arrive(browser);
+  await reader.beginCompanion();
+  await reader.say("Tell me a long one.");
+  await reader.page.locator(".passage.open").waitFor();
+  await reader.page.locator("#stop").click();
+  await reader.page.locator(".note", { hasText: "Stopped" }).waitFor();
+  await reader.settle();
+
+  await reader.agrees();
+  assert.equal(await reader.page.evaluate(() => document.activeElement?.id), "transcript");
+  await reader.leave();
+});
+
+test("two windows on one session show the same", async () => {
+  const reader = await Reader.arrive(browser);
+  await reader.beginCompanion();
+  const other = await Reader.arrive(browser);
+  await other.page.goto(reader.page.url());
+  await other.page.locator(".passage").waitFor();
+  await other.settle();
+
+  await reader.say("Do you hear me twice?");
+  await other.page.locator(".said:not(.ghost)").waitFor();
+  await Promise.all([reader.settle(), other.settle()]);
+
+  assert.deepEqual(await other.shown(), await reader.agrees());
+  await reader.leave();
+  await other.leave();
+});
+
+test("a worker that dies leaves no unfinished words behind", { skip: unscripted }, async () => {
+  const reader = await Reader.arrive(browser);
+  await reader.beginCompanion();
+  await reader.say("Hold on to this thought.");
+  await reader.page.locator(".passage.open").waitFor();
+  await control("/kill-worker");
+  await reader.settle();
+
+  await reader.agrees();
+  await reader.leave();
+});
+
+test("an action whose ack was lost is taken once", { skip: unscripted }, async () => {
+  const reader = await Reader.arrive(browser);
+  await reader.beginCompanion();
+  await control("/settings", { lost_acks: 2 });
+  await reader.say("Say that again?");
+  await reader.connection("waiting");
+  await reader.page.locator(".passage").nth(1).waitFor();
+  await reader.settle();
+
+  const accepted = await (await fetch(`${process.env.FIRESIDE_PAGE_CONTROL}/accepted`)).json();
+  assert.equal(accepted[reader.sessionId], 2); // the opening, and this
+  const told = await reader.agrees();
+  assert.equal(told.filter(({ role }) => role === "user").length, 1);
+  assert.equal(await reader.page.evaluate(() => sessionStorage.length), 0);
+  await reader.leave();
+});
+
+test("events that are forgotten meanwhile are no gap in the text", { skip: unscripted }, async () => {
+  const reader = await Reader.arrive(browser);
+  await reader.beginCompanion();
+  const other = await Reader.arrive(browser);
+  await other.page.goto(reader.page.url());
+  await other.page.locator(".passage").waitFor();
+  await other.settle();
+  await reader.context.setOffline(true);
+  await reader.connection("offline");
+
+  await other.say("Meanwhile, in another window.");
+  await other.page.locator(".said:not(.ghost)").waitFor();
+  await other.settle();
+  await control("/forget");
+  await reader.context.setOffline(false);
+  await reader.page.locator(".said").waitFor();
+  await reader.settle();
+
+  assert.deepEqual(await reader.agrees(), await other.agrees());
+  await reader.leave();
+  await other.leave();
+});
+
+test("what a story says is text, never markup", { skip: unscripted }, async () => {
+  const reader = await Reader.arrive(browser);
+  await reader.beginCompanion();
+  const words = "<img src=x onerror=document.title='gone'><b>bold</b> & <script>1</script>";
+  await reader.say(words);
+  await reader.page.locator(".said:not(.ghost)").waitFor();
+  await reader.settle();
+
+  assert.equal((await reader.shown())[1].text, words);
+  assert.equal(await reader.page.locator("#transcript :is(img, b, script)").count(), 0);
+  await reader.leave();
+});
+
+test("a story comes to its end, and begins once more", { skip: unscripted }, async () => {
+  const reader = await Reader.arrive(browser);
+  await reader.beginStory();
+  const first = reader.sessionId;
+  for (let turn = 0; turn < 3; turn += 1) {
+    await reader.choose(1);
+    await reader.page.locator(".said:not(.ghost)").nth(turn).waitFor();
+    await reader.settle();
+  }
+  assert.match(await reader.page.locator("#ending").innerText(), /The end/);
+  await reader.agrees();
+
+  await reader.page.getByRole("button", { name: "Read it once more" }).click();
+  await reader.page.locator(".choice").first().waitFor();
+  await reader.settle();
+  assert.notEqual(reader.sessionId, first);
+  assert.equal((await reader.agrees()).length, 1);
+  await reader.leave();
+});
+
+test("the page asks nobody else for anything, and its policy holds", async () => {
+  const response = await fetch(base);
+  const policy = response.headers.get("content-security-policy") ?? "";
+  for (const rule of ["default-src 'none'", "script-src 'self'", "style-src 'self'"]) {
+    assert.ok(policy.includes(rule), rule);
+  }
+  assert.ok(!policy.includes("unsafe"));
+  assert.doesNotMatch(await response.text(), /<script(?![^>]*src=)|<style|style=|\son\w+=|https?:/);
+});

@@ -1,0 +1,100 @@
+"""The same scenarios against real processes: a gateway, a worker, and both of them killed."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+from deploy.models.control import ScriptedModel
+from tests.acceptance.fleet import Fleet
+from tests.browser.node import HERE, run
+
+STORIES = HERE.parents[1] / "stories"
+
+ANSWER = (
+    "You say it into the fog \N{FOGGY}, and the fog keeps most of it.\n\nWhat is left comes back "
+    "from the water as if *somebody else* had said it, and na\u00efvely meant every word. You wait "
+    "a while longer, and count the lamps that you can see, and then those that you cannot."
+)
+
+DICE = {"name": "roll_dice", "arguments": {"sides": 20}}
+
+# Slow enough that a reader sees it grow, and that it can be killed in the middle.
+TELLING = {"text": ANSWER, "delay": 0.04}
+
+
+def script(model: ScriptedModel) -> None:
+    """Have the model talk at the pace of a model, and throw a die when it is asked to."""
+    model.script(
+        {
+            "match": {"user": "roll a die", "tools": True},
+            "turns": [{"tool_calls": [DICE]}, TELLING],
+        },
+        {"match": {"json": False}, "reply": TELLING},
+    )
+
+
+@contextmanager
+def control(fleet: Fleet) -> Iterator[str]:
+    """Where `POST /restart {"down": seconds}` kills the fleet and starts it again."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            for child in [*fleet.gateways, *fleet.workers]:
+                child.kill()
+            time.sleep(asked.get("down", 0))
+            for child in [*fleet.gateways, *fleet.workers]:
+                child.start()
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    # One thread for all requests: the processes that it starts end with it, not before.
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        for child in [*fleet.workers, *fleet.gateways]:
+            child.stop()
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_scenarios(
+    node: str,
+    browser: dict[str, str],
+    tmp_path: Path,
+    postgres_url: str,
+    redis_url: str,
+    scripted_model: ScriptedModel,
+) -> None:
+    script(scripted_model)
+    with Fleet(
+        tmp_path,
+        postgres=postgres_url,
+        redis=redis_url,
+        model=scripted_model.url,
+        story_folders=str(STORIES),
+    ) as fleet:
+        fleet.add_gateway()
+        fleet.add_worker()
+        with control(fleet) as url:
+            env = {
+                **browser,
+                "FIRESIDE_PAGE_URL": fleet.url,
+                "FIRESIDE_PAGE_CONTROL": url,
+                "FIRESIDE_PAGE_DICE": "1",
+                "FIRESIDE_PAGE_PATIENCE": "60000",
+            }
+            for file in ("reading", "failures", "access"):
+                run(node, f"scenarios/{file}.test.mjs", env)

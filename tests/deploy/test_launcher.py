@@ -1,0 +1,132 @@
+"""The launcher with real servers: what the user sees, what is kept, and that nothing is left
+behind.
+"""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from deploy.local.server import answers
+from tests.deploy.launches import CRASHING, MIGRATING, Launch, Watch
+
+
+def test_it_comes_up_and_ends_with_ctrl_c(tmp_path: Path) -> None:
+    with Launch(tmp_path / "home") as launch:
+        url = launch.line_with("ready after").split()[-1]
+        launch.ready()
+        assert url == f"http://127.0.0.1:{launch.port}/"
+        assert answers(f"{url}healthz")
+        tree = Watch(launch.tree())
+
+        launch.signal(signal.SIGINT)
+        ended = launch.ended()
+
+    assert (ended.code, ended.errors) == (0, [])
+    assert ended.lines[-2:] == ["fireside: stopping ...", "fireside: stopped"]
+    assert tree.left_after(0) == []
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
+def test_it_ends_while_starting(home: Path, signum: signal.Signals) -> None:
+    with Launch(home, migrate=["sleep", "600"]) as launch:
+        launch.line_with("starting")
+        tree = Watch(launch.tree())
+        launch.signal(signum)
+
+        assert launch.ended().code == 0
+    assert tree.left_after(10) == []
+
+
+def test_a_second_start_finds_what_the_first_has_left(home: Path) -> None:
+    for _ in range(2):
+        with Launch(home, migrate=MIGRATING) as launch:
+            launch.ready()
+            launch.signal(signal.SIGTERM)
+            assert launch.ended().code == 0
+
+    printed = (home / "logs" / "migrate.log").read_text().splitlines()
+    assert printed == ["runs: (1,)", "runs: (2,)"]
+
+
+def test_a_killed_launcher_leaves_no_process(home: Path) -> None:
+    with Launch(home) as launch:
+        launch.ready()
+        parts = ("postgres -D", "io worker", "valkey-server", "gateway", "worker", "sleep 600")
+        watch = Watch(launch.tree_with(*parts))
+        launch.signal(signal.SIGKILL)
+
+        assert watch.left_after(20) == []
+    with Launch(home, migrate=MIGRATING) as again:
+        again.ready()
+
+
+def test_a_crashed_child_is_started_again(home: Path) -> None:
+    with Launch(home) as launch:
+        launch.ready()
+        for name, part in (
+            ("postgres", "postgres -D"),
+            ("valkey", "valkey"),
+            ("gateway", "gateway"),
+        ):
+            pid = launch.child(part)
+            os.kill(pid, signal.SIGKILL)
+            assert "signal 9" in launch.line_with(f"{name} ended unexpectedly")
+            launch.line_with(f"{name} is running again")
+            assert launch.child(part) != pid
+        launch.signal(signal.SIGTERM)
+
+        assert launch.ended().code == 0
+
+
+def test_a_child_that_always_crashes_is_given_up(home: Path) -> None:
+    with Launch(home, worker=[*CRASHING, str(home / "crash")]) as launch:
+        launch.ready()
+        tree = Watch(launch.tree())
+        (home / "crash").touch()
+        ended = launch.ended()
+
+    assert ended.code == 1
+    log = home / "logs" / "worker.log"
+    assert ended.errors[0] == (
+        f"fireside: worker ended 4 times in a row, last with exit code 1 (log: {log})"
+    )
+    assert ended.errors[-1] == "  no room on the hearth"
+    assert tree.left_after(0) == []
+
+
+def test_a_child_that_crashes_at_once_stops_the_start(home: Path) -> None:
+    with Launch(home, gateway=CRASHING) as launch:
+        ended = launch.ended()
+
+    assert ended.code == 1
+    assert ended.errors == [
+        "fireside: gateway ended with exit code 1 instead of starting: no room on the hearth "
+        f"(log: {home / 'logs' / 'gateway.log'})"
+    ]
+
+
+def test_failing_migrations_stop_the_start(home: Path) -> None:
+    with Launch(home, migrate=CRASHING) as launch:
+        ended = launch.ended()
+
+    log = home / "logs" / "migrate.log"
+    assert ended.code == 1
+    assert ended.errors == [
+        f"fireside: the database could not be migrated: no room on the hearth (log: {log})"
+    ]
+
+
+def test_a_second_launcher_on_the_same_folder_is_refused(home: Path) -> None:
+    with Launch(home) as first:
+        first.ready()
+        with Launch(home) as second:
+            ended = second.ended()
+
+        assert ended.code == 1
+        assert ended.errors == [
+            f"fireside: Fireside is already running on {home} (process {first.pid})"
+        ]
+        first.signal(signal.SIGTERM)
+        assert first.ended().code == 0

@@ -1,0 +1,121 @@
+"""What a registered agent is: the seam between the task runner and the agents of a deployment."""
+
+import importlib
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
+from uuid import UUID
+
+from agent_core import AbortSignal, AgentEvent, Message, Model, StepJournal, StreamFn
+from shared.encoding import JsonObject
+from shared.errors import FiresideError, SettingsError
+from shared.records import CatalogEntry
+from shared.settings import Settings
+
+
+class TaskFailed(FiresideError):
+    """A task can't be done, for a reason that the client may be told; the session goes on.
+
+    Args:
+        code: stable, for programs.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+ReadStory: TypeAlias = Callable[[str], Awaitable[str]]
+"""Gives the compiled JSON of a story's version by its hash; raises NotFound."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What a deployment gives all of its agents: the model with its key, the kept stories.
+
+    Without a `stream_fn` the model is called in the way that it says itself. `tool_seconds` is the
+    longest run of one tool call.
+    """
+
+    model: Model
+    api_key: str | None
+    read_story: ReadStory
+    stream_fn: StreamFn | None = None
+    tool_seconds: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class RunningTask:
+    """All that an agent may know and use while it answers one action.
+
+    `state` is the session's private state as the last task left it, `history` the newest messages
+    of the current branch, `earlier` how many the session has before them. What an agent tells
+    `emit` reaches clients; `journal` keeps its model and tool calls; `signal` is set when the user
+    cancels.
+    """
+
+    user_id: str
+    session_id: UUID
+    task_id: UUID
+    action: JsonObject
+    story: str | None
+    story_hash: str | None
+    character: JsonObject
+    metadata: JsonObject
+    state: JsonObject
+    view: JsonObject
+    history: Sequence[Message]
+    resources: Resources
+    emit: Callable[[AgentEvent], None]
+    journal: StepJournal
+    signal: AbortSignal
+    earlier: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of an action.
+
+    `state` is kept for the next task; `public` and `choices` are what a client may see.
+    """
+
+    text: str
+    state: JsonObject
+    public: JsonObject = field(default_factory=dict)
+    choices: Sequence[JsonObject] = ()
+    decision: JsonObject | None = None
+
+
+class RegisteredAgent(Protocol):
+    """A named behaviour that sessions are made with."""
+
+    @property
+    def entry(self) -> CatalogEntry:
+        """What clients are shown of it."""
+
+    async def run(self, task: RunningTask) -> Answer:
+        """Answer one action; may raise TaskFailed."""
+
+
+AgentFactory: TypeAlias = Callable[[Settings], RegisteredAgent]
+"""Builds an agent once per worker process; may raise SettingsError."""
+
+
+def load_agents(settings: Settings) -> Mapping[str, RegisteredAgent]:
+    """Build the agents that the modules of FIRESIDE_AGENT_MODULES list as `AGENTS`, by name.
+
+    Raises:
+        SettingsError: a module can't be imported or lists none, or a name is taken twice.
+    """
+    agents: dict[str, RegisteredAgent] = {}
+    for module in settings.agent_modules:
+        try:
+            factories: Sequence[AgentFactory] = importlib.import_module(module).AGENTS
+        except (ImportError, AttributeError) as error:
+            raise SettingsError(f"FIRESIDE_AGENT_MODULES: {module}: {error}") from error
+        for factory in factories:
+            agent = factory(settings)
+            if agent.entry.name in agents:
+                raise SettingsError(f"two agents are named {agent.entry.name}")
+            agents[agent.entry.name] = agent
+    return agents

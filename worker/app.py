@@ -1,0 +1,67 @@
+"""The worker's Celery app: `celery -A worker.app worker`."""
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import structlog
+from celery import signals
+
+from shared.errors import FiresideError
+from shared.logs import set_up_logs
+from shared.queue import ADVANCE, make_celery
+from shared.settings import get_settings
+from worker.host import Host
+from worker.start import start_host
+
+log = structlog.get_logger(__name__)
+
+app = make_celery(get_settings())
+
+
+@dataclass(slots=True)
+class _Process:
+    """What this process has: the host from its start to its end."""
+
+    host: Host | None = None
+
+
+_process = _Process()
+
+
+@app.task(name=ADVANCE)
+def advance(session_id: str) -> None:
+    """The hint: this session has something to do. Anyone may have put it into the queue."""
+    try:
+        wanted = UUID(session_id)
+    except (ValueError, AttributeError, TypeError):
+        log.warning("malformed hint", hint=repr(session_id)[:80])
+        return
+    if _process.host is not None:
+        _process.host.submit(wanted)
+
+
+@signals.setup_logging.connect
+def _set_up_logging(**_: Any) -> None:
+    set_up_logs(get_settings())
+
+
+@signals.worker_init.connect
+def _start(**_: Any) -> None:
+    try:
+        _process.host = start_host(get_settings())
+    except FiresideError as error:
+        sys.exit(f"fireside: the worker can't start: {error}")
+
+
+@signals.worker_shutting_down.connect
+def _close(**_: Any) -> None:
+    if _process.host is not None:
+        _process.host.close()
+
+
+@signals.worker_shutdown.connect
+def _drain(**_: Any) -> None:
+    if _process.host is not None:
+        _process.host.drain()

@@ -1,0 +1,311 @@
+"""The worker process: one event loop in a thread, with every session that it holds.
+
+Celery's threads only hand a session over. The loop claims it, runs it, renews all leases with one
+statement a second, hears of cancelled tasks, and hands over what is left when the process stops.
+"""
+
+import asyncio
+import functools
+import os
+import signal as signals
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import structlog
+import uvloop
+from redis.exceptions import RedisError
+
+from agent_core import AbortSignal, JournalError, Model
+from shared.errors import FiresideError
+from shared.events import CANCEL_CHANNEL, Publisher
+from shared.queue import Hints
+from shared.records import Claim, Written
+from shared.redis_pool import connect_redis
+from shared.settings import Settings
+from shared.store import catalog, leases
+from shared.store.database import Database
+from shared.sweep import sweep_for_ever
+from worker.agents import RegisteredAgent, Resources
+from worker.attempt import run_attempt
+from worker.postgres_tasks import PostgresTasks
+from worker.task_log import TaskLog
+
+log = structlog.get_logger(__name__)
+
+HISTORY_MESSAGES = 200
+"""How many messages of a session an attempt starts with at the most."""
+
+
+@dataclass(slots=True)
+class _Held:
+    """A session that this process runs."""
+
+    claim: Claim
+    task_log: TaskLog
+    signal: AbortSignal
+    renewed_at: float
+    run: asyncio.Task[Written] | None = None
+
+    def lose(self, reason: str) -> None:
+        self.task_log.lose(reason)
+        self.stop()
+
+    def stop(self) -> None:
+        if self.run is not None:
+            self.run.cancel()
+
+
+class Host:
+    """Runs sessions until it is told to stop.
+
+    Args:
+        agents: what this worker can run, by name.
+        model, api_key: what agents call, and with which key.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        agents: Mapping[str, RegisteredAgent],
+        model: Model,
+        api_key: str | None,
+    ) -> None:
+        self._settings = settings
+        self._agents = agents
+        self._model = model
+        self._api_key = api_key
+        self._slots = threading.BoundedSemaphore(settings.max_in_flight)
+        self._held: dict[UUID, _Held] = {}
+        self._advancing: dict[UUID, asyncio.Task[None]] = {}
+        self._closing = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ready = threading.Event()
+        self._stop: asyncio.Event
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run_loop, name="host", daemon=True)
+
+    # -- called from Celery's threads -----------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the loop; returns when it runs. Raises what kept it from starting."""
+        self._thread.start()
+        self._ready.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    def submit(self, session_id: UUID) -> None:
+        """Hand a session to the loop; blocks while all slots are taken (the backpressure)."""
+        while not self._slots.acquire(timeout=0.5):
+            if self._closing.is_set():
+                return
+        if self._closing.is_set() or self._loop is None:
+            self._slots.release()
+            return
+        self._loop.call_soon_threadsafe(self._begin, session_id)
+
+    def close(self) -> None:
+        """Take no more sessions; those that run go on."""
+        self._closing.set()
+
+    def drain(self) -> None:
+        """Let what runs end within the budget, hand over the rest, and stop the loop."""
+        self.close()
+        if self._loop is not None and self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stop.set)
+            self._thread.join()
+
+    # -- on the loop ------------------------------------------------------------------------------
+
+    def _run_loop(self) -> None:
+        try:
+            uvloop.run(self._serve())
+        except BaseException as error:
+            self._failure = error
+            log.exception("the worker's loop ended")
+        finally:
+            self._ready.set()
+
+    async def _serve(self) -> None:
+        settings = self._settings
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        self._db = Database.from_settings(settings)
+        self._redis = connect_redis(settings)
+        self._publisher = Publisher(self._redis)
+        self._hints = Hints(settings, self._redis)
+        self._resources = Resources(
+            self._model,
+            self._api_key,
+            functools.partial(catalog.compiled_story, self._db),
+            tool_seconds=settings.tool_seconds,
+        )
+        self._store = PostgresTasks(self._db, self._publisher, lease_seconds=settings.lease_seconds)
+        services = [
+            asyncio.ensure_future(service)
+            for service in (
+                self._heartbeat(),
+                self._hear_cancels(),
+                sweep_for_ever(self._db, self._hints, every=settings.sweep_seconds),
+                self._stop.wait(),
+            )
+        ]
+        self._ready.set()
+        try:
+            done, _ = await asyncio.wait(services, return_when=asyncio.FIRST_COMPLETED)
+            if not self._stop.is_set():
+                # Without its heartbeat a worker would only lose what it runs.
+                log.error("a service of the worker ended", services=[repr(one) for one in done])
+                self.close()
+                os.kill(os.getpid(), signals.SIGTERM)
+            await self._hand_over()
+        finally:
+            for service in services:
+                service.cancel()
+            await asyncio.gather(*services, return_exceptions=True)
+            await self._redis.aclose()
+            await self._db.close()
+
+    def _begin(self, session_id: UUID) -> None:
+        if session_id in self._advancing or self._closing.is_set():
+            # The task that holds it looks for more when it is done: this hint says nothing new.
+            self._slots.release()
+            return
+        task = asyncio.get_running_loop().create_task(self._advance(session_id))
+        self._advancing[session_id] = task
+        task.add_done_callback(lambda _: self._finished(session_id))
+
+    def _finished(self, session_id: UUID) -> None:
+        del self._advancing[session_id]
+        self._slots.release()
+
+    async def _advance(self, session_id: UUID) -> None:
+        """Run the session's open tasks, one after the other, as long as it can be claimed."""
+        try:
+            more = True
+            while more and not self._closing.is_set():
+                claim = await leases.claim(
+                    self._db,
+                    session_id,
+                    lease_seconds=self._settings.lease_seconds,
+                    history=HISTORY_MESSAGES,
+                )
+                more = claim is not None and await self._run(claim)
+        except FiresideError as error:
+            # Nothing is lost: the sweep finds the session again.
+            log.warning("session left", session_id=str(session_id), error=str(error))
+        except Exception:
+            log.exception("session left", session_id=str(session_id))
+
+    async def _run(self, claim: Claim) -> bool:
+        """Run one claimed task; whether the session has more."""
+        session_id = claim.fence.session_id
+        signal = AbortSignal()
+        if claim.cancel_requested:
+            signal.set()
+        task_log = TaskLog(claim, self._store, on_lost=lambda: held.stop())  # noqa: PLW0108 - not yet there
+        held = _Held(claim, task_log, signal, time.monotonic())
+        self._held[session_id] = held
+        try:
+            held.run = asyncio.ensure_future(
+                run_attempt(
+                    claim,
+                    task_log,
+                    self._agents,
+                    resources=self._resources,
+                    signal=signal,
+                    task_seconds=self._settings.task_seconds,
+                    max_attempts=self._settings.max_attempts,
+                )
+            )
+            await asyncio.wait({held.run})
+        finally:
+            del self._held[session_id]
+        if held.run.cancelled():
+            log.warning("attempt lost", task_id=str(claim.task_id), attempt=claim.attempt)
+            return False
+        error = held.run.exception()
+        if isinstance(error, JournalError):
+            log.warning("attempt lost", task_id=str(claim.task_id), error=str(error))
+            return False
+        if error is not None:
+            raise error
+        return held.run.result().open_tasks > 0
+
+    async def _heartbeat(self) -> None:
+        """Renew every lease; stop the runs whose lease is gone or can't be renewed in time."""
+        while True:
+            await asyncio.sleep(self._settings.heartbeat_seconds)
+            fences = [held.claim.fence for held in self._held.values()]
+            if fences:
+                began = time.monotonic()
+                try:
+                    pulse = await leases.heartbeat(
+                        self._db, fences, lease_seconds=self._settings.lease_seconds
+                    )
+                except FiresideError as error:
+                    log.warning("heartbeat failed", error=str(error))
+                    self._stop_overdue()
+                else:
+                    self._apply(pulse, {fence.session_id: fence for fence in fences}, began)
+
+    def _apply(self, pulse: leases.Pulse, fences: Mapping[UUID, Any], began: float) -> None:
+        for session_id, fence in fences.items():
+            held = self._held.get(session_id)
+            if held is None or held.claim.fence != fence:
+                continue
+            if session_id not in pulse.held:
+                held.lose("the lease is another worker's")
+                continue
+            held.renewed_at = began
+            if session_id in pulse.cancelled:
+                held.signal.set()
+
+    def _stop_overdue(self) -> None:
+        """The database's clock decides who holds a lease; this one only says when to doubt it."""
+        now = time.monotonic()
+        for held in list(self._held.values()):
+            if now - held.renewed_at > self._settings.lease_seconds:
+                held.lose("the lease could not be renewed in time")
+
+    async def _hear_cancels(self) -> None:
+        while True:
+            try:
+                async with self._redis.pubsub() as pubsub:
+                    await pubsub.subscribe(CANCEL_CHANNEL)
+                    async for message in pubsub.listen():
+                        if message["type"] == "message":
+                            self._cancel(message["data"])
+            except (RedisError, OSError) as error:
+                log.warning("cancel channel lost", error=str(error))
+            await asyncio.sleep(1.0)
+
+    def _cancel(self, data: bytes) -> None:
+        session, _, task = data.decode(errors="replace").partition(":")
+        for held in self._held.values():
+            if (str(held.claim.fence.session_id), str(held.claim.task_id)) == (session, task):
+                held.signal.set()
+
+    async def _hand_over(self) -> None:
+        """Wait for what runs, up to the budget; then give the leases back, so that others go on."""
+        if self._advancing:
+            log.info("draining", sessions=len(self._advancing))
+            await asyncio.wait(self._advancing.values(), timeout=self._settings.drain_seconds)
+        left = list(self._held.values())
+        for held in left:
+            held.lose("handed over: this worker stops")
+        if self._advancing:
+            await asyncio.wait(self._advancing.values())
+        if left:
+            log.info("handing over", sessions=len(left))
+            await asyncio.gather(*(self._release(held.claim) for held in left))
+
+    async def _release(self, claim: Claim) -> None:
+        try:
+            if await leases.release(self._db, claim.fence):
+                await self._hints.send([claim.fence.session_id])
+        except FiresideError as error:
+            log.warning("lease left to run out", error=str(error))

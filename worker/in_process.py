@@ -1,0 +1,142 @@
+"""Sessions in this process's memory: the same agents without gateway, queue, Redis or Postgres.
+
+For tests, notebooks and a small bot. What the process forgets when it ends is gone.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from uuid import UUID, uuid4
+
+from agent_core import AbortSignal
+from shared.encoding import JsonObject, dumps, loads
+from shared.events import Delta
+from shared.records import Claim, Event, Fence, NewEvent, Outcome, Step, Written
+from worker.agents import RegisteredAgent, Resources
+from worker.attempt import run_attempt
+from worker.task_log import TaskLog
+
+
+@dataclass(slots=True)
+class MemorySession:
+    """A session that nobody else knows: its log, transcript, journal and state."""
+
+    agent: str
+    story: str | None = None
+    story_hash: str | None = None
+    character: JsonObject = field(default_factory=lambda: {"name": "", "soul": ""})
+    id: UUID = field(default_factory=uuid4)
+    state: JsonObject = field(default_factory=dict)
+    view: JsonObject = field(default_factory=lambda: {"state": {}, "choices": []})
+    events: list[Event] = field(default_factory=list)
+    messages: list[JsonObject] = field(default_factory=list)
+    steps: dict[tuple[int, int], Step] = field(default_factory=dict)
+    tasks: int = 0
+
+
+class MemoryTasks:
+    """The TaskStore of one MemorySession. JSON goes in and out, as it would with Postgres."""
+
+    def __init__(
+        self, session: MemorySession, listener: Callable[[Event | Delta], None] | None = None
+    ) -> None:
+        self._session = session
+        self._listener = listener
+
+    async def write(
+        self, claim: Claim, events: Sequence[NewEvent], steps: Sequence[Step]
+    ) -> Written:
+        """Append events and journal steps."""
+        first_seq, at = len(self._session.events) + 1, datetime.now(UTC)
+        for number, event in enumerate(events):
+            data = loads(dumps(event.data))
+            self._session.events.append(
+                Event(first_seq + number, event.type, claim.task_id, at, data)
+            )
+        for step in steps:
+            self._session.steps[claim.task_seq, step.no] = step
+        return Written(first_seq, at, 1)
+
+    async def end(self, claim: Claim, outcome: Outcome) -> Written:
+        """End the task."""
+        written = await self.write(claim, outcome.events, outcome.steps)
+        self._session.messages += loads(dumps(list(outcome.messages)))
+        if outcome.state is not None:
+            self._session.state = loads(dumps(outcome.state))
+        if outcome.view is not None:
+            self._session.view = loads(dumps(outcome.view))
+        return replace(written, open_tasks=0)
+
+    async def tell(self, claim: Claim, entries: Sequence[Event | Delta]) -> None:
+        """Pass entries on to the listener."""
+        if self._listener is not None:
+            for entry in entries:
+                self._listener(entry)
+
+
+class InProcess:
+    """Runs actions of memory sessions, one at a time for each session.
+
+    Args:
+        agents: what can be run, by name.
+        resources: what they are given.
+    """
+
+    def __init__(
+        self,
+        agents: Mapping[str, RegisteredAgent],
+        resources: Resources,
+        *,
+        task_seconds: float = 300,
+        listener: Callable[[Event | Delta], None] | None = None,
+    ) -> None:
+        self._agents = agents
+        self._resources = resources
+        self._task_seconds = task_seconds
+        self._listener = listener
+        self._locks: dict[UUID, asyncio.Lock] = {}
+
+    async def act(
+        self, session: MemorySession, action: JsonObject, *, signal: AbortSignal | None = None
+    ) -> Event:
+        """Run an action; its terminal event."""
+        async with self._locks.setdefault(session.id, asyncio.Lock()):
+            session.tasks += 1
+            claim = _claim(session, action)
+            stopped = asyncio.Event()
+            store = MemoryTasks(session, self._listener)
+            task_log = TaskLog(claim, store, on_lost=stopped.set)
+            await run_attempt(
+                claim,
+                task_log,
+                self._agents,
+                resources=self._resources,
+                signal=signal or AbortSignal(),
+                task_seconds=self._task_seconds,
+                max_attempts=1,
+            )
+            return session.events[-1]
+
+
+def _claim(session: MemorySession, action: JsonObject) -> Claim:
+    return Claim(
+        fence=Fence(session.id, 1, uuid4()),
+        user_id="local",
+        agent=session.agent,
+        story=session.story,
+        story_hash=session.story_hash,
+        character=session.character,
+        metadata={},
+        state=session.state,
+        view=session.view,
+        next_message=len(session.messages) + 1,
+        head_message=len(session.messages) or None,
+        task_id=uuid4(),
+        task_seq=session.tasks,
+        action=action,
+        attempt=1,
+        attempts=1,
+        cancel_requested=False,
+        messages=list(session.messages),
+    )

@@ -1,0 +1,73 @@
+"""Starting a worker: agents and stories are announced, then the host runs."""
+
+import asyncio
+
+import structlog
+
+from agent_core import Model, get_model
+from agent_core.litellm_stream import preload
+from shared.errors import SettingsError
+from shared.migrate import head_revision
+from shared.settings import Settings
+from shared.store import catalog
+from shared.store.database import Database
+from worker.agents import RegisteredAgent, load_agents
+from worker.host import Host
+from worker.publish import publish_stories
+
+log = structlog.get_logger(__name__)
+
+
+def start_host(settings: Settings) -> Host:
+    """Make the process ready and start its loop.
+
+    Raises:
+        FiresideError: a setting is wrong, or Postgres is away or not migrated.
+    """
+    agents = load_agents(settings)
+    asyncio.run(_announce(settings, list(agents.values())))
+    if settings.model_path == "litellm":
+        preload()  # seconds of CPU: before the first task, not in it
+    host = Host(settings, agents, model_of(settings), _key(settings))
+    host.start()
+    return host
+
+
+def model_of(settings: Settings) -> Model:
+    """The model that the settings name, `provider/id` as litellm writes it.
+
+    Raises:
+        SettingsError: the name has no provider.
+    """
+    provider, slash, model_id = settings.model.partition("/")
+    if not slash or not provider or not model_id:
+        raise SettingsError("FIRESIDE_MODEL: must be provider/model, for example openai/gpt-5-mini")
+    return get_model(
+        provider,
+        model_id,
+        base_url=settings.model_url,
+        api="openai" if settings.model_path == "direct" else "litellm",
+        first_token_timeout=settings.model_first_token_seconds,
+        stall_timeout=settings.model_stall_seconds,
+        max_attempts=settings.model_retries + 1,
+    )
+
+
+def _key(settings: Settings) -> str | None:
+    key = settings.model_api_key
+    return None if key is None else key.get_secret_value()
+
+
+async def _announce(settings: Settings, agents: list[RegisteredAgent]) -> None:
+    db = Database.from_settings(settings)
+    try:
+        revision = await db.revision()
+        if revision is None or revision < head_revision():
+            raise SettingsError(
+                f"the database's schema is {revision or 'missing'}, this release needs "
+                f"{head_revision()}: run python -m shared.migrate"
+            )
+        stories = await publish_stories(db, settings)
+        await catalog.announce(db, [*(agent.entry for agent in agents), *stories])
+    finally:
+        await db.close()

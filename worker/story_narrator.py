@@ -1,0 +1,98 @@
+"""What the narrator is told: the story's text and the dice are the truth, it only tells them."""
+
+from collections.abc import Sequence
+
+from agent_core import AssistantMessage, LlmContext, UserMessage
+from worker.agents import RunningTask
+from worker.ink.engine import Choice
+from worker.memories import recent
+from worker.narration import written
+from worker.story_calls import StoryCalls
+from worker.story_prompts import PLAYER_MARKS, SCENE_CHARACTERS, clip, facts, listed, quoted, told
+from worker.story_scene import Scene, Throw
+
+NARRATOR = f"""\
+You narrate an interactive story. What the story's own text and the dice say is the truth: you tell
+it and contradict nothing of it.
+
+- Write in the second person, in the tense and the tone of the scene.
+- If there is new text of the story, tell all that happens in it, with its names and what is said in
+  it, joined to what the player wrote. Add no event to it.
+- If there is none, the player did something that no choice provides for. Answer in two to four
+  sentences: what they notice, what others say, what comes of a small deed. Invent no place, person,
+  object or event that would change the story, and leave every choice open.
+- If a throw decided, tell its success or failure as it fell, without numbers.
+- Make no choice for the player, list none, and never say that one was made.
+- Never step out of the story to instruct or to explain. Write the narration alone, no headings.
+
+{PLAYER_MARKS}"""
+
+
+async def tell(
+    calls: StoryCalls,
+    task: RunningTask,
+    *,
+    before: Scene,
+    after: Scene,
+    deed: str,
+    choice: Choice | None,
+    throw: Throw | None,
+    memories: Sequence[str] = (),
+) -> AssistantMessage:
+    """Tell what came of a player's words, in the narrator's or else in the story's own.
+
+    Args:
+        before, after: the same scene twice where no choice was taken.
+        deed: what the player wrote.
+
+    Raises AbortedError, and what the journal raises.
+    """
+    context = LlmContext(
+        system_prompt=f"{NARRATOR}\n\n{facts(after.rules)}",
+        messages=[
+            *told(recent(task)),
+            UserMessage(_moment(before, after, deed, choice, throw, memories)),
+        ],
+    )
+    return await calls.narrate(context, written(_plainly(after, choice), "ink"))
+
+
+def _moment(
+    before: Scene,
+    after: Scene,
+    deed: str,
+    choice: Choice | None,
+    throw: Throw | None,
+    memories: Sequence[str],
+) -> str:
+    parts = []
+    if memories:
+        parts.append("From earlier:\n" + "\n".join(memories))
+    parts.append(f"The scene so far:\n{clip(before.text, SCENE_CHARACTERS)}")
+    if choice is not None:
+        parts.append(f"What the player did, in the story's words: {choice.text}")
+    if throw is not None:
+        parts.append(f"A throw decided: {_outcome(throw)}.")
+    if choice is None:
+        parts.append("There is no new text of the story.")
+    else:
+        new = clip(after.turn.text, SCENE_CHARACTERS)
+        parts.append(f"The new text of the story:\n{new or '(none)'}")
+    parts.append(f"What stays open:\n{listed(after.turn.choices)}")
+    parts.append(quoted(deed))
+    return "\n\n".join(parts)
+
+
+def _outcome(throw: Throw) -> str:
+    stat = f" with {throw.check.stat}" if throw.check.stat else ""
+    fell = "success" if throw.success else "failure"
+    return f"{throw.total:g}{stat} against {throw.check.dc}, a {fell}"
+
+
+def _plainly(scene: Scene, choice: Choice | None) -> str:
+    """What is told without a narrator: ink's words, or a shrug and what could be done instead."""
+    if choice is not None:
+        return scene.turn.text or scene.text
+    if scene.turn.ended:
+        return scene.rules.shrug
+    return f"{scene.rules.shrug}\n\n{listed(scene.turn.choices)}"

@@ -1,0 +1,346 @@
+"""What one attempt of a task gives: its events in order, its deltas, its journal, its messages.
+
+Everything passes through one outbox, so that the log, the frames and the journal agree. Durable
+entries are grouped: those of one moment are one fenced write. Nothing here knows SQL or Redis.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, TypeAlias
+from uuid import UUID
+
+import structlog
+
+from agent_core import (
+    AgentEvent,
+    AssistantMessage,
+    JournalError,
+    StepRequest,
+    StepStart,
+    TextContent,
+    TextDelta,
+    Usage,
+)
+from shared.encoding import JsonObject
+from shared.errors import FiresideError, LeaseLost
+from shared.events import Delta
+from shared.records import Claim, Event, NewEvent, Outcome, Step, Written
+from worker.takeover import recall, settled_events
+
+log = structlog.get_logger(__name__)
+
+GROUP_SECONDS = 0.02
+"""How long a durable entry may wait for others, where nobody waits for it."""
+
+DELTA_SECONDS = 0.1
+DELTA_PIECES = 40
+"""Deltas leave after this long or this many pieces, whichever comes first."""
+
+Status: TypeAlias = Literal["completed", "failed", "cancelled", "dead"]
+
+
+class TaskStore(Protocol):
+    """Where an attempt is written and told: Postgres and Redis, or this process's memory."""
+
+    async def write(
+        self, claim: Claim, events: Sequence[NewEvent], steps: Sequence[Step]
+    ) -> Written:
+        """Append events and journal steps; raises LeaseLost."""
+
+    async def end(self, claim: Claim, outcome: Outcome) -> Written:
+        """End the task; raises LeaseLost."""
+
+    async def tell(self, claim: Claim, entries: Sequence[Event | Delta]) -> None:
+        """Tell clients; never raises, for they can find events in the log."""
+
+
+class AttemptLostError(JournalError):
+    """This attempt may write no more: its lease is gone, or Postgres is."""
+
+
+class TaskLog:
+    """The event sink and the step journal of one attempt.
+
+    Args:
+        claim: the session and the task; its steps and events are what earlier attempts left.
+        store: where the attempt is written.
+        on_lost: called once when a write fails for good; the run must then stop.
+    """
+
+    def __init__(self, claim: Claim, store: TaskStore, *, on_lost: Callable[[], None]) -> None:
+        self._claim = claim
+        self._store = store
+        self._on_lost = on_lost
+        self._outbox: list[NewEvent | Delta] = []
+        self._steps: dict[int, Step] = {}
+        self._memos = {step.no: step for step in claim.steps}
+        self._settled, self._messages = settled_events(claim.events)
+        self._ordinals: Counter[str] = Counter()
+        self._number = -1
+        self._open: _OpenMessage | None = None
+        self._pieces = 0
+        self._lock = asyncio.Lock()
+        self._timer: asyncio.TimerHandle | None = None
+        self._flush_at = 0.0
+        self._flushes: set[asyncio.Task[None]] = set()
+        self._lost: AttemptLostError | None = None
+        self.usage = Usage()
+
+    # -- events -------------------------------------------------------------------------------
+
+    def __call__(self, event: AgentEvent) -> None:
+        """Take an event of the agent; the listener that an Agent is given."""
+        match event.type:
+            case "message_start":
+                self._message_start(event.message)
+            case "message_update":
+                if isinstance(event.assistant_message_event, TextDelta):
+                    self._delta(event.assistant_message_event.delta)
+            case "message_end":
+                self._message_end(event.message.to_dict())
+            case "agent_start" | "turn_start" | "turn_end" | "agent_end":
+                # What a turn's end and a run's end repeat stands in the messages already.
+                self.record(event.type, {})
+            case "tool_execution_start" | "tool_execution_update" | "tool_execution_end":
+                data = event.to_dict()
+                del data["type"]
+                self._append(event.type, data, event.tool_call_id)
+
+    def record(self, kind: str, data: JsonObject) -> None:
+        """Take an event of the task itself."""
+        self._ordinals[kind] += 1
+        self._append(kind, data, self._ordinals[kind])
+
+    def _message_start(self, message: Any) -> None:
+        self._number += 1
+        self._open = _OpenMessage(self._number)
+        data: JsonObject = message.to_dict()
+        if isinstance(message, AssistantMessage):
+            # Its text comes as deltas, and whole at its end: not twice.
+            data["content"] = []
+        self._append("message_start", {"message": data, "number": self._number}, self._number)
+
+    def _delta(self, text: str) -> None:
+        if self._open is None or self._lost is not None or not text:
+            return
+        delta = Delta(self._open.number, self._open.length, text)
+        first = self._open.length == 0
+        self._open.pieces.append(text)
+        self._open.length += len(text)
+        last = self._outbox[-1] if self._outbox else None
+        if isinstance(last, Delta) and last.message == delta.message:
+            self._outbox[-1] = Delta(last.message, last.offset, last.text + text)
+        else:
+            self._outbox.append(delta)
+        self._pieces += 1
+        self._flush_in(0 if first or self._pieces >= DELTA_PIECES else DELTA_SECONDS)
+
+    def _message_end(self, data: JsonObject) -> None:
+        number = self._number
+        self._open = None
+        if self._append("message_end", {"message": data, "number": number}, number):
+            self._messages.append(data)
+
+    def _append(self, kind: str, data: JsonObject, key: object) -> bool:
+        """Put an event into the outbox, unless an earlier attempt has written it already."""
+        if self._settled[kind, key] > 0:
+            self._settled[kind, key] -= 1
+            return False
+        self._outbox.append(NewEvent(kind, data))
+        self._flush_in(GROUP_SECONDS)
+        return True
+
+    # -- journal ------------------------------------------------------------------------------
+
+    async def begin(self, step: StepRequest) -> StepStart:
+        """Take up a step, or give what an earlier attempt made of it.
+
+        Only a tool with effects elsewhere waits until its beginning is written: for anything else
+        a beginning that is lost means that it runs again.
+        """
+        if (memo := self._memos.get(step.no)) is not None:
+            known = recall(memo, step)
+            if known is not None:
+                if known.output is not None:
+                    self._count_usage(step, known.output)
+                return known
+        self._check()
+        self._steps[step.no] = _step(step, "started")
+        key = f"{self._claim.task_id}:{step.no}"
+        if step.effect == "external":
+            await self.flush()
+        else:
+            self._flush_in(0)
+        return StepStart("run", idempotency_key=key)
+
+    async def finish(self, step: StepRequest, output: dict[str, Any]) -> None:
+        """Keep what a step gave. That of an external tool is written before this returns."""
+        self._check()
+        self._count_usage(step, output)
+        self._steps[step.no] = _step(step, "done", output)
+        if step.effect == "external":
+            await self.flush()
+        else:
+            self._flush_in(GROUP_SECONDS)
+
+    def _count_usage(self, step: StepRequest, output: JsonObject) -> None:
+        if step.kind == "model":
+            self.usage += Usage.from_dict(output["usage"])
+
+    # -- writing ------------------------------------------------------------------------------
+
+    def _flush_in(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        at = loop.time() + seconds
+        if self._timer is not None:
+            if self._flush_at <= at:
+                return
+            self._timer.cancel()
+        self._flush_at = at
+        self._timer = loop.call_at(at, self._start_flush)
+
+    async def flush(self) -> None:
+        """Write and tell what waits.
+
+        A task of its own does it: a caller that is cancelled must not cut a write off, for then
+        nobody would know whether it was committed.
+
+        Raises:
+            AttemptLostError: the attempt may write no more.
+        """
+        await asyncio.shield(self._start_flush())
+
+    def _start_flush(self) -> asyncio.Task[None]:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        task = asyncio.get_running_loop().create_task(self._write_out())
+        self._flushes.add(task)
+        task.add_done_callback(self._flushed)
+        return task
+
+    def _flushed(self, task: asyncio.Task[None]) -> None:
+        self._flushes.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._lose(error)
+
+    async def _write_out(self) -> None:
+        async with self._lock:
+            self._check()
+            entries, steps = self._take()
+            events = [entry for entry in entries if isinstance(entry, NewEvent)]
+            if events or steps:
+                try:
+                    written = await self._store.write(self._claim, events, steps)
+                except FiresideError as error:
+                    # It may have been committed all the same: writing it again could double it.
+                    # The next attempt reads what stands in the log.
+                    raise self._lose(error) from error
+                told = _numbered(entries, self._claim.task_id, written)
+            else:
+                told = [entry for entry in entries if isinstance(entry, Delta)]
+            if told:
+                await self._store.tell(self._claim, told)
+
+    async def end(
+        self,
+        status: Status,
+        *,
+        data: JsonObject,
+        state: JsonObject | None = None,
+        view: JsonObject | None = None,
+    ) -> Written:
+        """End the task: the last events, all messages and the terminal event in one write.
+
+        Args:
+            data: the terminal event's, and the task's `result` or `error` with it.
+
+        Raises:
+            AttemptLostError: the attempt may write no more.
+        """
+        if self._open is not None:
+            # Log and transcript keep what clients have seen of a message that was cut off.
+            text = TextContent("".join(self._open.pieces))
+            self._message_end(AssistantMessage([text], stop_reason="aborted").to_dict())
+        async with self._lock:
+            self._check()
+            if self._timer is not None:
+                self._timer.cancel()
+            entries, steps = self._take()
+            entries.append(NewEvent(f"task_{status}", data))
+            outcome = Outcome(
+                status=status,
+                events=[entry for entry in entries if isinstance(entry, NewEvent)],
+                messages=self._messages,
+                steps=steps,
+                state=state,
+                view=view,
+                result=data.get("result"),
+                error=data.get("error"),
+                usage=self.usage.to_dict(),
+            )
+            try:
+                written = await self._store.end(self._claim, outcome)
+            except FiresideError as error:
+                raise self._lose(error) from error
+            self._lost = AttemptLostError("the task has ended")
+            await self._store.tell(self._claim, _numbered(entries, self._claim.task_id, written))
+            return written
+
+    def lose(self, reason: str) -> None:
+        """Write no more from now on: the lease is another worker's, or is given back."""
+        self._lose(LeaseLost(reason))
+
+    def message_ids(self) -> list[int]:
+        """The ids that the messages will have in the transcript."""
+        first = self._claim.next_message
+        return list(range(first, first + len(self._messages)))
+
+    def _take(self) -> tuple[list[NewEvent | Delta], list[Step]]:
+        entries, self._outbox = self._outbox, []
+        steps, self._steps = list(self._steps.values()), {}
+        self._pieces = 0
+        return entries, steps
+
+    def _check(self) -> None:
+        if self._lost is not None:
+            raise self._lost
+
+    def _lose(self, error: BaseException) -> AttemptLostError:
+        if self._lost is None:
+            self._lost = AttemptLostError(f"{type(error).__name__}: {error}")
+            if self._timer is not None:
+                self._timer.cancel()
+            self._on_lost()
+        return self._lost
+
+
+@dataclass(slots=True)
+class _OpenMessage:
+    """A message between its start and its end, with the text that clients have seen of it."""
+
+    number: int
+    pieces: list[str] = field(default_factory=list)
+    length: int = 0
+
+
+def _step(
+    step: StepRequest, status: Literal["started", "done"], output: JsonObject | None = None
+) -> Step:
+    return Step(step.no, step.kind, step.name, step.effect, step.input_hash, status, output)
+
+
+def _numbered(
+    entries: Sequence[NewEvent | Delta], task_id: UUID, written: Written
+) -> list[Event | Delta]:
+    seq = written.first_seq
+    numbered: list[Event | Delta] = []
+    for entry in entries:
+        if isinstance(entry, NewEvent):
+            numbered.append(Event(seq, entry.type, task_id, written.at, entry.data))
+            seq += 1
+        else:
+            numbered.append(entry)
+    return numbered
