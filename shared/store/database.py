@@ -7,7 +7,7 @@ from typing import Any, Self, TypeAlias
 
 import psycopg
 from psycopg.types.json import set_json_loads
-from sqlalchemy import Row, TextClause, event, text
+from sqlalchemy import Row, TextClause, text
 from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -45,17 +45,19 @@ class Database:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
-        # One statement is one transaction already: autocommit saves BEGIN and COMMIT.
-        self._single = engine.execution_options(isolation_level="AUTOCOMMIT")
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Self:
-        """A pool as the settings say; nothing connects before the first statement."""
+    def from_settings(cls, settings: Settings, *, wait_seconds: float = 10) -> Self:
+        """A pool as the settings say; nothing connects before the first statement.
+
+        Args:
+            wait_seconds: how long a caller waits for a connection when all are lent out.
+        """
         engine = create_async_engine(
             driver_url(settings.database_url.get_secret_value()),
             pool_size=settings.database_pool,
             max_overflow=0,
-            pool_timeout=10,
+            pool_timeout=wait_seconds,
             pool_use_lifo=True,
             hide_parameters=True,  # what users wrote has no place in error messages
             connect_args={
@@ -68,30 +70,30 @@ class Database:
                 "async_creator_fn": _connect,
             },
         )
-        event.listen(engine.sync_engine, "connect", _set_up_connection)
         return cls(engine)
 
     async def rows(self, statement: TextClause, parameters: Parameters | None = None) -> Rows:
         """Run one statement as its own transaction; all rows that it gives."""
-        async with _translated(), self._single.connect() as connection:
+        async with _translated(), self._engine.connect() as connection:
             return (await connection.execute(statement, parameters or {})).fetchall()
 
     async def row(
         self, statement: TextClause, parameters: Parameters | None = None
     ) -> AnyRow | None:
         """Run one statement as its own transaction; its first row, or None."""
-        async with _translated(), self._single.connect() as connection:
+        async with _translated(), self._engine.connect() as connection:
             return (await connection.execute(statement, parameters or {})).first()
 
     async def run(self, statement: TextClause, parameters: Parameters | None = None) -> int:
         """Run one statement as its own transaction; the number of rows it touched."""
-        async with _translated(), self._single.connect() as connection:
+        async with _translated(), self._engine.connect() as connection:
             return (await connection.execute(statement, parameters or {})).rowcount
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
         """Several statements that hold together; commits at the end of the block."""
         async with _translated(), self._engine.begin() as connection:
+            await connection.exec_driver_sql("begin")
             yield connection
 
     async def close(self) -> None:
@@ -114,13 +116,13 @@ def driver_url(url: str) -> str:
 
 
 async def _connect(*arguments: Any, **options: Any) -> psycopg.AsyncConnection[Any]:
-    """Connect; a caller that is cancelled meanwhile leaves nothing open.
+    """Make a connection; a caller that is cancelled meanwhile leaves nothing open.
 
     The driver keeps the socket of a connection whose making was cancelled until the garbage
     collector comes by, and Postgres waits a minute for the log-in to go on. So it is made all
     the same, and closed.
     """
-    making = asyncio.create_task(psycopg.AsyncConnection.connect(*arguments, **options))
+    making = asyncio.create_task(_make_connection(*arguments, **options))
     try:
         return await asyncio.shield(making)
     except asyncio.CancelledError:
@@ -128,18 +130,24 @@ async def _connect(*arguments: Any, **options: Any) -> psycopg.AsyncConnection[A
         raise
 
 
+async def _make_connection(*arguments: Any, **options: Any) -> psycopg.AsyncConnection[Any]:
+    """One statement is one transaction already, so connections commit by themselves for good.
+
+    Were it switched for each use, a caller that is cancelled at the switch would leave its
+    connection lent out until the garbage collector comes by.
+    """
+    connection = await psycopg.AsyncConnection.connect(*arguments, autocommit=True, **options)
+    try:
+        await connection.execute(SESSION_SETTINGS)
+    except BaseException:
+        await connection.close()
+        raise
+    return connection
+
+
 def _drop(making: asyncio.Task[psycopg.AsyncConnection[Any]]) -> None:
     if not making.cancelled() and making.exception() is None:
         making.result().pgconn.finish()
-
-
-def _set_up_connection(connection: Any, _record: object) -> None:
-    previous = connection.autocommit
-    connection.autocommit = True
-    cursor = connection.cursor()
-    cursor.execute(SESSION_SETTINGS)
-    cursor.close()
-    connection.autocommit = previous
 
 
 @asynccontextmanager

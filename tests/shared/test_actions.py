@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
+import psycopg
 import pytest
 from sqlalchemy import text
 
@@ -14,6 +15,7 @@ from shared.records import NewEvent as New
 from shared.store import actions, leases, sessions
 from shared.store.database import Database
 from tests.shared.invariants import broken
+from tests.shared.locks import lock_waiters
 from tests.shared.sessions import ME, claimed, finish, new_session, say
 from tests.shared.tables import dump
 
@@ -141,19 +143,23 @@ async def test_a_key_belongs_to_its_session(db: Database) -> None:
 
 
 @pytest.mark.parametrize("on_busy", ["enqueue", "interrupt", "reject"])
-async def test_twenty_times_at_once_is_once(db: Database, on_busy: Any) -> None:
+async def test_many_times_at_once_is_once(
+    db: Database, watcher: psycopg.AsyncConnection[Any], on_busy: Any
+) -> None:
     session = await new_session(db, started=True)
     new = NewAction(SAY.action, on_busy=on_busy, client_action_id="k")
+    async with watcher.transaction():
+        await watcher.execute("select from sessions where id = %s for update", (session,))
+        accepting = [asyncio.create_task(actions.accept(db, ME, session, new)) for _ in range(20)]
+        await lock_waiters(watcher, 20)
 
-    accepted = await asyncio.gather(*(actions.accept(db, ME, session, new) for _ in range(20)))
+    accepted = await asyncio.gather(*accepting)
 
     (first,) = [one for one in accepted if one.fresh]
     assert [one for one in accepted if not one.fresh] == [
         replace(first, fresh=False, events=())
     ] * 19
-    assert await db.row(
-        text("select count(*) from tasks where session_id = :s"), {"s": session}
-    ) == (2,)
+    assert await db.row(text("select count(*) from tasks")) == (2,)
     assert await broken(db) == []
 
 
@@ -302,21 +308,31 @@ async def test_a_cancel_twenty_times_at_once_is_one_event(db: Database) -> None:
     assert await broken(db) == []
 
 
-async def test_a_cancel_and_a_claim_at_once(db: Database) -> None:
-    for _ in range(10):
-        session = await new_session(db, started=True)
-        task = await say(db, session)
+@pytest.mark.parametrize("first", ["claim", "cancel"])
+async def test_a_cancel_and_a_claim_at_once(
+    db: Database, watcher: psycopg.AsyncConnection[Any], first: str
+) -> None:
+    session = await new_session(db, started=True)
+    task = await say(db, session)
+    both: dict[str, asyncio.Task[Any]] = {}
+    async with watcher.transaction():
+        await watcher.execute("select from sessions where id = %s for update", (session,))
+        for count, name in enumerate(sorted(["claim", "cancel"], key=lambda one: one != first)):
+            both[name] = asyncio.create_task(
+                leases.claim(db, session, lease_seconds=9, history=1)
+                if name == "claim"
+                else actions.cancel_task(db, ME, task)
+            )
+            await lock_waiters(watcher, count + 1)
 
-        claim, (_, events) = await asyncio.gather(
-            leases.claim(db, session, lease_seconds=9, history=1),
-            actions.cancel_task(db, ME, task),
-        )
+    claim, (_, events) = await both["claim"], await both["cancel"]
 
-        if claim is None:
-            assert (await status(db, task), len(events)) == ("cancelled", 1)
-        else:
-            assert (claim.task_id, await status(db, task), events) == (task, "running", [])
-        assert await broken(db) == []
+    if first == "claim":
+        assert (claim.task_id, await status(db, task), events) == (task, "running", [])
+        assert (await leases.heartbeat(db, [claim.fence], lease_seconds=9)).cancelled == {session}
+    else:
+        assert (claim, await status(db, task), len(events)) == (None, "cancelled", 1)
+    assert await broken(db) == []
 
 
 async def test_cancel_by_the_clients_own_id(db: Database) -> None:

@@ -6,7 +6,7 @@ import os
 import random
 import stat
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
@@ -14,7 +14,6 @@ import psycopg
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError, ProgrammingError
-from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import QueuePool
 
 from deploy.local.ports import free_port
@@ -23,8 +22,9 @@ from shared.errors import InvalidRequest, StoreUnavailable
 from shared.records import NewAction
 from shared.settings import load_settings
 from shared.store import actions, api_keys, leases
-from shared.store.database import Database, driver_url
+from shared.store.database import Database
 from tests.shared.invariants import broken
+from tests.shared.locks import lock_waiters
 from tests.shared.sessions import new_session
 
 ONE = text("select 1")
@@ -52,16 +52,6 @@ async def busy(watcher: psycopg.AsyncConnection[Any]) -> int:
     return int(row[0])
 
 
-async def waiting_for_a_lock(watcher: psycopg.AsyncConnection[Any]) -> bool:
-    cursor = await watcher.execute(
-        """
-        select count(*) from pg_stat_activity
-        where datname = current_database() and wait_event_type = 'Lock'
-        """
-    )
-    return await cursor.fetchone() == (1,)
-
-
 def checked_out(db: Database) -> int:
     pool = db._engine.sync_engine.pool
     assert isinstance(pool, QueuePool)
@@ -75,6 +65,9 @@ async def nothing_left(db: Database, watcher: psycopg.AsyncConnection[Any]) -> N
         return await busy(watcher) == 0
 
     await until(quiet)
+    for _ in range(100):
+        if checked_out(db):
+            await asyncio.sleep(0)
     assert checked_out(db) == 0
 
 
@@ -143,21 +136,26 @@ async def test_a_database_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     await db.close()
 
 
-async def test_a_pool_that_is_exhausted(postgres_url: str) -> None:
-    engine = create_async_engine(
-        driver_url(postgres_url), pool_size=2, max_overflow=0, pool_timeout=0.05
-    )
-    db = Database(engine)
+@pytest.fixture
+async def small(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Database]:
+    """A pool of two connections that is soon tired of waiting."""
+    monkeypatch.setenv("DATABASE_URL", postgres_url)
+    monkeypatch.setenv("FIRESIDE_DATABASE_POOL", "2")
+    database = Database.from_settings(load_settings(), wait_seconds=0.1)
+    yield database
+    await database.close()
 
-    async with db.transaction(), db.transaction():
+
+async def test_a_pool_that_is_exhausted(small: Database) -> None:
+
+    async with small.transaction(), small.transaction():
         with pytest.raises(StoreUnavailable, match="no connection to Postgres became free in time"):
-            await db.row(ONE)
+            await small.row(ONE)
         with pytest.raises(StoreUnavailable, match="no connection to Postgres became free in time"):
-            async with db.transaction():
+            async with small.transaction():
                 pass
 
-    assert await db.row(ONE) == (1,)
-    await db.close()
+    assert await small.row(ONE) == (1,)
 
 
 async def test_a_restart_of_postgres(db: Database, postgres_server: EmbeddedPostgres) -> None:
@@ -272,6 +270,34 @@ async def test_cancelled_while_connecting(db: Database) -> None:
         gc.enable()
 
 
+async def test_cancelled_at_each_turn_of_the_loop(
+    db: Database, watcher: psycopg.AsyncConnection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The driver gives way wherever it may, as it does when the loop is busy.
+    monkeypatch.setattr("psycopg.waiting.MAX_BUSY_TIME", 0)
+
+    async def transaction() -> None:
+        async with db.transaction() as connection:
+            await connection.execute(ONE)
+
+    async def single() -> None:
+        await db.row(ONE)
+
+    gc.disable()
+    try:
+        for use in (transaction, single):
+            for turns in range(40):
+                await single()  # a connection is at hand: the last one was given up
+                task = asyncio.create_task(use())
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                task.cancel()
+                await asyncio.wait([task])
+                await nothing_left(db, watcher)
+    finally:
+        gc.enable()
+
+
 async def test_cancelled_while_a_statement_runs(
     db: Database, watcher: psycopg.AsyncConnection[Any]
 ) -> None:
@@ -298,7 +324,7 @@ async def test_cancelled_while_waiting_for_a_session(
         task = asyncio.create_task(
             leases.claim(db, session, lease_seconds=3, history=1), name="claim"
         )
-        await until(lambda: waiting_for_a_lock(watcher))
+        await lock_waiters(watcher)
         await cancelled(task)
 
     await nothing_left(db, watcher)
@@ -327,19 +353,15 @@ async def test_cancelled_between_two_statements(
     assert await leases.claim(db, session, lease_seconds=3, history=1) is not None
 
 
-async def test_cancelled_while_waiting_for_a_connection(postgres_url: str) -> None:
-    engine = create_async_engine(driver_url(postgres_url), pool_size=1, max_overflow=0)
-    db = Database(engine)
-
-    async with db.transaction():
-        waiting = [asyncio.create_task(db.row(ONE)) for _ in range(5)]
+async def test_cancelled_while_waiting_for_a_connection(small: Database) -> None:
+    async with small.transaction(), small.transaction():
+        waiting = [asyncio.create_task(small.row(ONE)) for _ in range(5)]
         await asyncio.sleep(0)
         for task in waiting[:4]:
             await cancelled(task)
 
     assert await waiting[4] == (1,)
-    assert checked_out(db) == 0
-    await db.close()
+    assert checked_out(small) == 0
 
 
 async def test_cancelled_at_any_moment(db: Database, watcher: psycopg.AsyncConnection[Any]) -> None:

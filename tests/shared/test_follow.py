@@ -160,8 +160,9 @@ async def test_the_last_listener_goes_while_a_new_one_comes(
 async def test_a_listener_that_comes_right_after_the_last_one_went(
     redis: Redis, follower: Follower
 ) -> None:
-    session = uuid4()
+    sessions = [uuid4(), uuid4()]
     for number in range(100):
+        session = sessions[number // 2 % 2]
         started = time.monotonic()
         async with follower.follow(session) as subscription:
             assert time.monotonic() - started < 1

@@ -28,6 +28,7 @@ from shared.records import (
 from shared.store import actions, characters, leases, sessions
 from shared.store.database import Database
 from tests.shared.invariants import broken
+from tests.shared.locks import lock_waiters
 from tests.shared.sessions import LEASE, ME, claimed, completed, finish, new_session, say
 from tests.shared.tables import dump
 
@@ -211,21 +212,6 @@ async def test_a_task_accepted_while_a_claim_waits_is_seen(
         await lock_waiters(watcher)
 
     assert (await claiming).task_id == accepted.task_id
-
-
-async def lock_waiters(watcher: psycopg.AsyncConnection[Any], count: int = 1) -> None:
-    """Return once so many connections wait for a lock."""
-    for _ in range(500):
-        cursor = await watcher.execute(
-            """
-            select count(*) from pg_stat_activity
-            where datname = current_database() and wait_event_type = 'Lock'
-            """
-        )
-        if await cursor.fetchone() == (count,):
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("nobody waits for a lock")
 
 
 async def test_tasks_run_in_their_order(db: Database) -> None:

@@ -13,6 +13,7 @@ from shared.records import Accepted, Event, Message, NewEvent, NewSession, Outco
 from shared.store import characters, leases, sessions
 from shared.store.database import Database
 from tests.shared.invariants import broken
+from tests.shared.locks import lock_waiters
 from tests.shared.sessions import LEASE, ME, claimed, completed, finish, new_session, say
 from tests.shared.tables import TABLES, dump
 
@@ -131,7 +132,7 @@ async def test_a_character_that_is_deleted_while_its_session_is_made(
         making = asyncio.create_task(
             sessions.create(db, ME, replace(NEW, character_id=character.id), "Ember")
         )
-        await a_lock_is_waited_for(watcher)
+        await lock_waiters(watcher)
 
     with pytest.raises(InvalidRequest):
         await making
@@ -145,7 +146,7 @@ async def test_the_default_character_is_deleted_while_a_session_is_made(
     async with watcher.transaction():
         await watcher.execute("delete from characters where id = %s", (session.character_id,))
         making = asyncio.create_task(sessions.create(db, ME, NEW, "Ember"))
-        await a_lock_is_waited_for(watcher)
+        await lock_waiters(watcher)
 
     made, _, _ = await making
 
@@ -167,20 +168,6 @@ async def test_keyed_sessions_made_and_deleted_at_once(db: Database) -> None:
         await make()
         await asyncio.gather(*(one() for one in [make, delete, make, delete, make]))
         assert await broken(db) == []
-
-
-async def a_lock_is_waited_for(watcher: psycopg.AsyncConnection[Any]) -> None:
-    for _ in range(500):
-        cursor = await watcher.execute(
-            """
-            select count(*) from pg_stat_activity
-            where datname = current_database() and wait_event_type = 'Lock'
-            """
-        )
-        if await cursor.fetchone() == (1,):
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("nobody waits for a lock")
 
 
 async def test_status(db: Database) -> None:
@@ -304,21 +291,25 @@ async def test_of_many_deletes_at_once_one_deletes(db: Database) -> None:
     assert sorted(type(one).__name__ for one in results) == ["NoneType"] + ["NotFound"] * 9
 
 
-async def test_a_session_that_is_deleted_while_its_worker_writes(db: Database) -> None:
-    for _ in range(5):
+async def test_a_session_that_is_deleted_while_its_worker_writes(
+    db: Database, watcher: psycopg.AsyncConnection[Any]
+) -> None:
+    for _ in range(3):
         session = await new_session(db)
         claim = await claimed(db, session)
-
-        await asyncio.gather(
-            *(
-                leases.write(db, claim, [NewEvent("turn_start", {})], lease_seconds=LEASE)
-                for _ in range(6)
-            ),
-            sessions.delete(db, ME, session),
-            *(leases.heartbeat(db, [claim.fence], lease_seconds=LEASE) for _ in range(6)),
-            leases.end(db, claim, replace(completed(), messages=[{"n": 1}])),
-            return_exceptions=True,
-        )
+        async with watcher.transaction():
+            await watcher.execute("select from sessions where id = %s for update", (session,))
+            everything = [
+                asyncio.create_task(one)
+                for one in (
+                    leases.write(db, claim, [NewEvent("turn_start", {})], lease_seconds=LEASE),
+                    sessions.delete(db, ME, session),
+                    leases.write(db, claim, [NewEvent("turn_end", {})], lease_seconds=LEASE),
+                    leases.end(db, claim, replace(completed(), messages=[{"n": 1}])),
+                )
+            ]
+            await lock_waiters(watcher, 4)
+        await asyncio.gather(*everything, return_exceptions=True)
 
         found = await dump(db)
         assert [found[table] for table in ("sessions", "tasks", "events", "messages")] == [[]] * 4

@@ -445,7 +445,7 @@ def test_any_order_of_steps(postgres_url: str, monkeypatch: pytest.MonkeyPatch) 
             run_state_machine_as_test(
                 Here,
                 settings=settings(
-                    max_examples=80,
+                    max_examples=60,
                     stateful_step_count=40,
                     deadline=None,
                     suppress_health_check=[HealthCheck.too_slow],
