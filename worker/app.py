@@ -53,6 +53,10 @@ def _start(**_: Any) -> None:
         _process.host = start_host(get_settings())
     except FiresideError as error:
         sys.exit(f"fireside: the worker can't start: {error}")
+    except Exception as error:
+        # Celery would only log it, and take hints for a host that is not there.
+        log.exception("the worker can't start")
+        raise SystemExit(1) from error
 
 
 @signals.worker_shutting_down.connect
@@ -62,6 +66,8 @@ def _close(**_: Any) -> None:
 
 
 @signals.worker_shutdown.connect
-def _drain(**_: Any) -> None:
+def _drain(sender: Any = None, **_: Any) -> None:
     if _process.host is not None:
         _process.host.drain()
+        if _process.host.failure is not None and sender is not None:
+            sender.exitcode = 1  # whoever started this process must see that it broke

@@ -6,20 +6,27 @@ from collections.abc import Mapping
 import structlog
 
 from agent_core import AbortSignal, JournalError, StepMismatchError, message_from_dict
-from shared.encoding import JsonObject
+from shared.encoding import JsonObject, dumps
 from shared.errors import FiresideError
 from shared.records import Claim, Written
 from worker.agents import Answer, RegisteredAgent, Resources, RunningTask, TaskFailed
-from worker.task_log import TaskLog
+from worker.task_log import AttemptLostError, TaskLog
 
 log = structlog.get_logger(__name__)
 
 CANCEL_GRACE_SECONDS = 3.0
 """How long an agent may take to end by itself after the user cancelled."""
 
+STOP_SECONDS = 2.0
+"""How long an agent that was cancelled may take to clean up; then it is left behind."""
+
 
 class Cancelled(FiresideError):
     """The user cancelled the task."""
+
+
+class AgentLeftError(Exception):
+    """An agent ended in a way that would have ended more than its task."""
 
 
 async def run_attempt(
@@ -49,6 +56,9 @@ async def run_attempt(
     try:
         async with asyncio.timeout(task_seconds):
             answer = await _answer(claim, task_log, agents, resources, signal)
+            view: JsonObject = {"state": answer.public, "choices": list(answer.choices)}
+            result = {"text": answer.text, "decision": answer.decision, **view}
+            dumps([answer.state, result])  # what is no JSON is the agent's failure, not Postgres's
     except Cancelled:
         return await task_log.end("cancelled", data={})
     except TaskFailed as failure:
@@ -59,24 +69,13 @@ async def run_attempt(
     except StepMismatchError as mismatch:
         log.exception("an agent did not repeat itself", agent=claim.agent, error=str(mismatch))
         return await task_log.end("failed", data=_error("step_mismatch", str(mismatch)))
-    except JournalError:
+    except AttemptLostError:
         raise
     except Exception as error:
         log.exception("agent failed", agent=claim.agent, task_id=str(claim.task_id))
         message = f"the agent failed ({type(error).__name__})"
         return await task_log.end("failed", data=_error("agent_failed", message))
-    return await _complete(task_log, answer)
-
-
-async def _complete(task_log: TaskLog, answer: Answer) -> Written:
-    view: JsonObject = {"state": answer.public, "choices": list(answer.choices)}
-    task_log.record("state_changed", view)
-    result: JsonObject = {
-        "text": answer.text,
-        "messages": task_log.message_ids(),
-        "decision": answer.decision,
-        **view,
-    }
+    result["messages"] = task_log.message_ids()
     data: JsonObject = {"result": result, "usage": task_log.usage.to_dict()}
     return await task_log.end("completed", data=data, state=answer.state, view=view)
 
@@ -91,26 +90,52 @@ async def _answer(
     agent = agents.get(claim.agent)
     if agent is None:
         raise TaskFailed("agent_unknown", f"this worker has no agent {claim.agent!r}")
-    running = asyncio.ensure_future(agent.run(_running_task(claim, task_log, resources, signal)))
+    running = asyncio.ensure_future(
+        _run_agent(agent, _running_task(claim, task_log, resources, signal))
+    )
     cancelled = asyncio.ensure_future(signal.wait())
     try:
         await asyncio.wait({running, cancelled}, return_when=asyncio.FIRST_COMPLETED)
         if signal.is_set():
             await asyncio.wait({running}, timeout=CANCEL_GRACE_SECONDS)
             raise Cancelled
-        return await running
+        if running.cancelled():
+            # Nobody asked for it: were it raised as it is, it would look like a lost attempt.
+            raise AgentLeftError("the agent cancelled itself")
+        return running.result()
     finally:
         cancelled.cancel()
         await _ended(running)
 
 
+async def _run_agent(agent: RegisteredAgent, task: RunningTask) -> Answer:
+    try:
+        return await agent.run(task)
+    except SystemExit as error:
+        # It would end the loop, and with it every other session of this process.
+        raise AgentLeftError("the agent asked the process to exit") from error
+
+
 async def _ended(running: asyncio.Future[Answer]) -> None:
-    """See to it that nothing of the agent goes on, whatever it raises on its way out."""
+    """See to it that nothing of the agent goes on, whatever it raises on its way out.
+
+    One that blocks its cancellation is left behind: it can write no more once the attempt is
+    over, and must keep neither its session nor the end of the process waiting.
+    """
+    running.add_done_callback(_retrieve)
     if not running.done():
         running.cancel()
-        await asyncio.wait({running})
-    if not running.cancelled() and isinstance(running.exception(), JournalError):
-        await running
+        await asyncio.wait({running}, timeout=STOP_SECONDS)
+    if not running.done():
+        log.error("an agent does not let itself be cancelled", agent=repr(running))
+    elif not running.cancelled() and isinstance(running.exception(), JournalError):
+        running.result()
+
+
+def _retrieve(running: asyncio.Future[Answer]) -> None:
+    """An exception that nobody looks at would be reported as lost when it is collected."""
+    if not running.cancelled():
+        running.exception()
 
 
 def _running_task(

@@ -5,12 +5,13 @@ statement a second, hears of cancelled tasks, and hands over what is left when t
 """
 
 import asyncio
+import contextlib
 import functools
 import os
 import signal as signals
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -19,7 +20,7 @@ import structlog
 import uvloop
 from redis.exceptions import RedisError
 
-from agent_core import AbortSignal, JournalError, Model
+from agent_core import AbortSignal, Model
 from shared.errors import FiresideError
 from shared.events import CANCEL_CHANNEL, Publisher
 from shared.queue import Hints
@@ -32,9 +33,12 @@ from shared.sweep import sweep_for_ever
 from worker.agents import RegisteredAgent, Resources
 from worker.attempt import run_attempt
 from worker.postgres_tasks import PostgresTasks
-from worker.task_log import TaskLog
+from worker.task_log import AttemptLostError, TaskLog
 
 log = structlog.get_logger(__name__)
+
+STUBBORN_SECONDS = 1.0
+"""How long a stopping process waits for its loop, when all it had to do there is done."""
 
 HISTORY_MESSAGES = 200
 """How many messages of a session an attempt starts with at the most."""
@@ -42,7 +46,7 @@ HISTORY_MESSAGES = 200
 
 @dataclass(slots=True)
 class _Held:
-    """A session that this process runs."""
+    """A session that this process runs; `renewed_at` is this machine's monotonic clock."""
 
     claim: Claim
     task_log: TaskLog
@@ -51,8 +55,9 @@ class _Held:
     run: asyncio.Task[Written] | None = None
 
     def lose(self, reason: str) -> None:
-        self.task_log.lose(reason)
-        self.stop()
+        """Stop the run, unless its end is being written: that write finds out by itself."""
+        if not self.task_log.ending:
+            self.task_log.lose(reason)
 
     def stop(self) -> None:
         if self.run is not None:
@@ -65,6 +70,8 @@ class Host:
     Args:
         agents: what this worker can run, by name.
         model, api_key: what agents call, and with which key.
+
+    `failure` is what ended its work without being asked to; the process is then told to end.
     """
 
     def __init__(
@@ -81,11 +88,13 @@ class Host:
         self._slots = threading.BoundedSemaphore(settings.max_in_flight)
         self._held: dict[UUID, _Held] = {}
         self._advancing: dict[UUID, asyncio.Task[None]] = {}
+        self._hinted_again: set[UUID] = set()
         self._closing = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ready = threading.Event()
+        self._over = threading.Event()
         self._stop: asyncio.Event
-        self._failure: BaseException | None = None
+        self.failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run_loop, name="host", daemon=True)
 
     # -- called from Celery's threads -----------------------------------------------------------
@@ -94,18 +103,16 @@ class Host:
         """Start the loop; returns when it runs. Raises what kept it from starting."""
         self._thread.start()
         self._ready.wait()
-        if self._failure is not None:
-            raise self._failure
+        if self.failure is not None:
+            raise self.failure
 
     def submit(self, session_id: UUID) -> None:
         """Hand a session to the loop; blocks while all slots are taken (the backpressure)."""
         while not self._slots.acquire(timeout=0.5):
             if self._closing.is_set():
                 return
-        if self._closing.is_set() or self._loop is None:
+        if self._closing.is_set() or not self._call(self._begin, session_id):
             self._slots.release()
-            return
-        self._loop.call_soon_threadsafe(self._begin, session_id)
 
     def close(self) -> None:
         """Take no more sessions; those that run go on."""
@@ -114,9 +121,20 @@ class Host:
     def drain(self) -> None:
         """Let what runs end within the budget, hand over the rest, and stop the loop."""
         self.close()
-        if self._loop is not None and self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._stop.set)
-            self._thread.join()
+        if self._loop is not None:
+            self._call(self._stop.set)
+            self._over.wait()
+            # An agent that blocks its cancellation keeps the thread; it must not keep the process.
+            self._thread.join(STUBBORN_SECONDS)
+
+    def _call(self, function: Callable[..., object], *arguments: object) -> bool:
+        """Have the loop call something; False where it has ended."""
+        try:
+            assert self._loop is not None
+            self._loop.call_soon_threadsafe(function, *arguments)
+        except RuntimeError:
+            return False
+        return True
 
     # -- on the loop ------------------------------------------------------------------------------
 
@@ -124,10 +142,19 @@ class Host:
         try:
             uvloop.run(self._serve())
         except BaseException as error:
-            self._failure = error
             log.exception("the worker's loop ended")
+            self._fail(error)
         finally:
+            self._over.set()
             self._ready.set()
+
+    def _fail(self, error: BaseException | None) -> None:
+        """End the process: it would go on to take hints, and do nothing."""
+        if self.failure is None:
+            self.failure = error or RuntimeError("a service of the worker ended")
+            self.close()
+            if self._ready.is_set():
+                os.kill(os.getpid(), signals.SIGTERM)
 
     async def _serve(self) -> None:
         settings = self._settings
@@ -148,6 +175,7 @@ class Host:
             asyncio.ensure_future(service)
             for service in (
                 self._heartbeat(),
+                self._stop_overdue(),
                 self._hear_cancels(),
                 sweep_for_ever(self._db, self._hints, every=settings.sweep_seconds),
                 self._stop.wait(),
@@ -156,22 +184,25 @@ class Host:
         self._ready.set()
         try:
             done, _ = await asyncio.wait(services, return_when=asyncio.FIRST_COMPLETED)
+            budget = self._settings.drain_seconds
             if not self._stop.is_set():
-                # Without its heartbeat a worker would only lose what it runs.
-                log.error("a service of the worker ended", services=[repr(one) for one in done])
-                self.close()
-                os.kill(os.getpid(), signals.SIGTERM)
-            await self._hand_over()
+                error = next((one.exception() for one in done), None)
+                log.error("a service of the worker ended", exc_info=error)
+                self._fail(error)
+                budget = 0.0  # without its heartbeat a worker would only lose what it runs
+            await self._hand_over(budget)
         finally:
             for service in services:
                 service.cancel()
             await asyncio.gather(*services, return_exceptions=True)
             await self._redis.aclose()
             await self._db.close()
+            self._over.set()
 
     def _begin(self, session_id: UUID) -> None:
         if session_id in self._advancing or self._closing.is_set():
-            # The task that holds it looks for more when it is done: this hint says nothing new.
+            # Whether the task that holds it had looked for more already, nobody here can know.
+            self._hinted_again.add(session_id)
             self._slots.release()
             return
         task = asyncio.get_running_loop().create_task(self._advance(session_id))
@@ -180,6 +211,7 @@ class Host:
 
     def _finished(self, session_id: UUID) -> None:
         del self._advancing[session_id]
+        self._hinted_again.discard(session_id)
         self._slots.release()
 
     async def _advance(self, session_id: UUID) -> None:
@@ -187,27 +219,37 @@ class Host:
         try:
             more = True
             while more and not self._closing.is_set():
+                self._hinted_again.discard(session_id)
+                began = time.monotonic()
                 claim = await leases.claim(
                     self._db,
                     session_id,
                     lease_seconds=self._settings.lease_seconds,
                     history=HISTORY_MESSAGES,
                 )
-                more = claim is not None and await self._run(claim)
+                if claim is not None and self._closing.is_set():
+                    await self._release([claim])
+                    return
+                more = claim is not None and await self._run(claim, began)
+                more = more or session_id in self._hinted_again
         except FiresideError as error:
             # Nothing is lost: the sweep finds the session again.
             log.warning("session left", session_id=str(session_id), error=str(error))
         except Exception:
             log.exception("session left", session_id=str(session_id))
 
-    async def _run(self, claim: Claim) -> bool:
-        """Run one claimed task; whether the session has more."""
+    async def _run(self, claim: Claim, began: float) -> bool:
+        """Run one claimed task; whether the session has more.
+
+        Args:
+            began: when the lease was asked for, so that it is never believed to last too long.
+        """
         session_id = claim.fence.session_id
         signal = AbortSignal()
         if claim.cancel_requested:
             signal.set()
         task_log = TaskLog(claim, self._store, on_lost=lambda: held.stop())  # noqa: PLW0108 - not yet there
-        held = _Held(claim, task_log, signal, time.monotonic())
+        held = _Held(claim, task_log, signal, began)
         self._held[session_id] = held
         try:
             held.run = asyncio.ensure_future(
@@ -222,21 +264,21 @@ class Host:
                 )
             )
             await asyncio.wait({held.run})
+            await task_log.close()
         finally:
             del self._held[session_id]
-        if held.run.cancelled():
-            log.warning("attempt lost", task_id=str(claim.task_id), attempt=claim.attempt)
+        if held.run.cancelled() or isinstance(held.run.exception(), AttemptLostError):
+            log.warning(
+                "attempt lost",
+                task_id=str(claim.task_id),
+                attempt=claim.attempt,
+                error=str(task_log.lost),
+            )
             return False
-        error = held.run.exception()
-        if isinstance(error, JournalError):
-            log.warning("attempt lost", task_id=str(claim.task_id), error=str(error))
-            return False
-        if error is not None:
-            raise error
         return held.run.result().open_tasks > 0
 
     async def _heartbeat(self) -> None:
-        """Renew every lease; stop the runs whose lease is gone or can't be renewed in time."""
+        """Renew every lease, hear of cancels, and stop the runs whose lease is gone."""
         while True:
             await asyncio.sleep(self._settings.heartbeat_seconds)
             fences = [held.claim.fence for held in self._held.values()]
@@ -248,7 +290,6 @@ class Host:
                     )
                 except FiresideError as error:
                     log.warning("heartbeat failed", error=str(error))
-                    self._stop_overdue()
                 else:
                     self._apply(pulse, {fence.session_id: fence for fence in fences}, began)
 
@@ -264,12 +305,17 @@ class Host:
             if session_id in pulse.cancelled:
                 held.signal.set()
 
-    def _stop_overdue(self) -> None:
-        """The database's clock decides who holds a lease; this one only says when to doubt it."""
-        now = time.monotonic()
-        for held in list(self._held.values()):
-            if now - held.renewed_at > self._settings.lease_seconds:
-                held.lose("the lease could not be renewed in time")
+    async def _stop_overdue(self) -> None:
+        """Stop the runs whose lease was not renewed in time, also while a heartbeat hangs.
+
+        The database's clock decides who holds a lease; this one only says when to doubt it.
+        """
+        while True:
+            await asyncio.sleep(self._settings.heartbeat_seconds)
+            now = time.monotonic()
+            for held in list(self._held.values()):
+                if now - held.renewed_at > self._settings.lease_seconds:
+                    held.lose("the lease could not be renewed in time")
 
     async def _hear_cancels(self) -> None:
         while True:
@@ -289,23 +335,34 @@ class Host:
             if (str(held.claim.fence.session_id), str(held.claim.task_id)) == (session, task):
                 held.signal.set()
 
-    async def _hand_over(self) -> None:
-        """Wait for what runs, up to the budget; then give the leases back, so that others go on."""
+    async def _hand_over(self, budget: float) -> None:
+        """Wait for what runs, up to `budget` seconds; then give the leases back to others."""
         if self._advancing:
             log.info("draining", sessions=len(self._advancing))
-            await asyncio.wait(self._advancing.values(), timeout=self._settings.drain_seconds)
+            await asyncio.wait(self._advancing.values(), timeout=budget)
         left = list(self._held.values())
-        for held in left:
-            held.lose("handed over: this worker stops")
+        await asyncio.gather(*(self._give_up(held) for held in left))
         if self._advancing:
             await asyncio.wait(self._advancing.values())
         if left:
             log.info("handing over", sessions=len(left))
-            await asyncio.gather(*(self._release(held.claim) for held in left))
+            await self._release([held.claim for held in left])
 
-    async def _release(self, claim: Claim) -> None:
+    async def _give_up(self, held: _Held) -> None:
+        """Stop a run; what it has finished is kept for the next attempt."""
+        if not held.task_log.ending:
+            with contextlib.suppress(AttemptLostError):
+                await held.task_log.flush()
+            held.lose("handed over: this worker stops")
+
+    async def _release(self, claims: Sequence[Claim]) -> None:
+        """Give leases back and tell others; where that fails they run out, or the sweep tells."""
         try:
-            if await leases.release(self._db, claim.fence):
-                await self._hints.send([claim.fence.session_id])
+            released = await asyncio.gather(
+                *(leases.release(self._db, claim.fence) for claim in claims)
+            )
+            await self._hints.send(
+                claim.fence.session_id for claim, done in zip(claims, released, strict=True) if done
+            )
         except FiresideError as error:
-            log.warning("lease left to run out", error=str(error))
+            log.warning("not all was handed over", error=str(error))

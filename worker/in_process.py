@@ -5,6 +5,7 @@ For tests, notebooks and a small bot. What the process forgets when it ends is g
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
@@ -33,6 +34,7 @@ class MemorySession:
     messages: list[JsonObject] = field(default_factory=list)
     steps: dict[tuple[int, int], Step] = field(default_factory=dict)
     tasks: int = 0
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False, compare=False)
 
 
 class MemoryTasks:
@@ -95,48 +97,51 @@ class InProcess:
         self._resources = resources
         self._task_seconds = task_seconds
         self._listener = listener
-        self._locks: dict[UUID, asyncio.Lock] = {}
 
     async def act(
         self, session: MemorySession, action: JsonObject, *, signal: AbortSignal | None = None
     ) -> Event:
         """Run an action; its terminal event."""
-        async with self._locks.setdefault(session.id, asyncio.Lock()):
+        async with session.lock:
             session.tasks += 1
             claim = _claim(session, action)
-            stopped = asyncio.Event()
             store = MemoryTasks(session, self._listener)
-            task_log = TaskLog(claim, store, on_lost=stopped.set)
-            await run_attempt(
-                claim,
-                task_log,
-                self._agents,
-                resources=self._resources,
-                signal=signal or AbortSignal(),
-                task_seconds=self._task_seconds,
-                max_attempts=1,
-            )
+            # Nobody else can take this session; what can't be written shows at the task's end.
+            task_log = TaskLog(claim, store, on_lost=lambda: None)
+            try:
+                await run_attempt(
+                    claim,
+                    task_log,
+                    self._agents,
+                    resources=self._resources,
+                    signal=signal or AbortSignal(),
+                    task_seconds=self._task_seconds,
+                    max_attempts=1,
+                )
+            finally:
+                await task_log.close()
             return session.events[-1]
 
 
 def _claim(session: MemorySession, action: JsonObject) -> Claim:
+    """A claim with copies: an agent that changes what it was given changes no session."""
     return Claim(
         fence=Fence(session.id, 1, uuid4()),
         user_id="local",
         agent=session.agent,
         story=session.story,
         story_hash=session.story_hash,
-        character=session.character,
+        character=deepcopy(session.character),
         metadata={},
-        state=session.state,
-        view=session.view,
+        state=deepcopy(session.state),
+        view=deepcopy(session.view),
         next_message=len(session.messages) + 1,
         head_message=len(session.messages) or None,
         task_id=uuid4(),
         task_seq=session.tasks,
-        action=action,
+        action=deepcopy(action),
         attempt=1,
         attempts=1,
         cancel_requested=False,
-        messages=list(session.messages),
+        messages=deepcopy(session.messages),
     )

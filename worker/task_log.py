@@ -6,9 +6,9 @@ entries are grouped: those of one moment are one fenced write. Nothing here know
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 from uuid import UUID
 
 import structlog
@@ -24,7 +24,7 @@ from agent_core import (
     Usage,
 )
 from shared.encoding import JsonObject
-from shared.errors import FiresideError, LeaseLost
+from shared.errors import LeaseLost
 from shared.events import Delta
 from shared.records import Claim, Event, NewEvent, Outcome, Step, Written
 from worker.takeover import recall, settled_events
@@ -37,6 +37,8 @@ GROUP_SECONDS = 0.02
 DELTA_SECONDS = 0.1
 DELTA_PIECES = 40
 """Deltas leave after this long or this many pieces, whichever comes first."""
+
+T = TypeVar("T")
 
 Status: TypeAlias = Literal["completed", "failed", "cancelled", "dead"]
 
@@ -66,7 +68,9 @@ class TaskLog:
     Args:
         claim: the session and the task; its steps and events are what earlier attempts left.
         store: where the attempt is written.
-        on_lost: called once when a write fails for good; the run must then stop.
+        on_lost: called once when the attempt may write no more; the run must then stop.
+
+    `ending` says that the terminal event is on its way: nothing else decides the task any more.
     """
 
     def __init__(self, claim: Claim, store: TaskStore, *, on_lost: Callable[[], None]) -> None:
@@ -84,8 +88,10 @@ class TaskLog:
         self._lock = asyncio.Lock()
         self._timer: asyncio.TimerHandle | None = None
         self._flush_at = 0.0
-        self._flushes: set[asyncio.Task[None]] = set()
+        self._next_flush: asyncio.Task[None] | None = None
+        self._writes: set[asyncio.Task[Any]] = set()
         self._lost: AttemptLostError | None = None
+        self.ending = False
         self.usage = Usage()
 
     # -- events -------------------------------------------------------------------------------
@@ -145,6 +151,8 @@ class TaskLog:
 
     def _append(self, kind: str, data: JsonObject, key: object) -> bool:
         """Put an event into the outbox, unless an earlier attempt has written it already."""
+        if self._lost is not None:
+            return False
         if self._settled[kind, key] > 0:
             self._settled[kind, key] -= 1
             return False
@@ -213,30 +221,39 @@ class TaskLog:
         await asyncio.shield(self._start_flush())
 
     def _start_flush(self) -> asyncio.Task[None]:
+        """The flush that will take what waits; while one writes, at most one more waits."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        task = asyncio.get_running_loop().create_task(self._write_out())
-        self._flushes.add(task)
-        task.add_done_callback(self._flushed)
+        if self._next_flush is None:
+            self._next_flush = self._own(self._write_out())
+        return self._next_flush
+
+    def _own(self, write: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Have a task of its own do a write."""
+        task = asyncio.get_running_loop().create_task(write)
+        self._writes.add(task)
+        task.add_done_callback(self._written)
         return task
 
-    def _flushed(self, task: asyncio.Task[None]) -> None:
-        self._flushes.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._lose(error)
+    def _written(self, task: asyncio.Task[Any]) -> None:
+        self._writes.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever waited for it has it; nobody need have
 
     async def _write_out(self) -> None:
         async with self._lock:
+            self._next_flush = None
             self._check()
             entries, steps = self._take()
             events = [entry for entry in entries if isinstance(entry, NewEvent)]
             if events or steps:
                 try:
                     written = await self._store.write(self._claim, events, steps)
-                except FiresideError as error:
+                except Exception as error:
                     # It may have been committed all the same: writing it again could double it.
-                    # The next attempt reads what stands in the log.
+                    # The next attempt reads what stands in the log. Whatever the error is, the
+                    # write that waits for the lock must not go on as if this one had been made.
                     raise self._lose(error) from error
                 told = _numbered(entries, self._claim.task_id, written)
             else:
@@ -254,12 +271,25 @@ class TaskLog:
     ) -> Written:
         """End the task: the last events, all messages and the terminal event in one write.
 
+        A task of its own does it, as with `flush`.
+
         Args:
             data: the terminal event's, and the task's `result` or `error` with it.
+            view: what clients may see from now on; a `state_changed` tells them.
 
         Raises:
             AttemptLostError: the attempt may write no more.
         """
+        self.ending = True
+        return await asyncio.shield(self._own(self._write_end(status, data, state, view)))
+
+    async def _write_end(
+        self,
+        status: Status,
+        data: JsonObject,
+        state: JsonObject | None,
+        view: JsonObject | None,
+    ) -> Written:
         if self._open is not None:
             # Log and transcript keep what clients have seen of a message that was cut off.
             text = TextContent("".join(self._open.pieces))
@@ -269,6 +299,9 @@ class TaskLog:
             if self._timer is not None:
                 self._timer.cancel()
             entries, steps = self._take()
+            if view is not None:
+                # Never in an earlier write: whoever hears of it must find the view changed.
+                entries.append(NewEvent("state_changed", view))
             entries.append(NewEvent(f"task_{status}", data))
             outcome = Outcome(
                 status=status,
@@ -283,7 +316,7 @@ class TaskLog:
             )
             try:
                 written = await self._store.end(self._claim, outcome)
-            except FiresideError as error:
+            except Exception as error:
                 raise self._lose(error) from error
             self._lost = AttemptLostError("the task has ended")
             await self._store.tell(self._claim, _numbered(entries, self._claim.task_id, written))
@@ -292,6 +325,18 @@ class TaskLog:
     def lose(self, reason: str) -> None:
         """Write no more from now on: the lease is another worker's, or is given back."""
         self._lose(LeaseLost(reason))
+
+    @property
+    def lost(self) -> AttemptLostError | None:
+        """Why the attempt may write no more, or None while it may."""
+        return self._lost
+
+    async def close(self) -> None:
+        """Wait for the writes that are on their way; whoever gives up the lease comes after."""
+        if self._timer is not None:
+            self._timer.cancel()
+        while self._writes:
+            await asyncio.wait(self._writes)
 
     def message_ids(self) -> list[int]:
         """The ids that the messages will have in the transcript."""

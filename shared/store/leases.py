@@ -94,23 +94,16 @@ _EVENTS_OF_TASK = text(
     """
 )
 
-# The fence and the gapless numbers are the same row update: whoever lost the lease updates no
-# row and therefore inserts nothing.
-_WRITE = text(
-    """
-    with fence as (
-        update sessions set
-            next_event = next_event + :event_count,
-            lease_until = clock_timestamp() + make_interval(secs => :lease_seconds)
-        where id = :session and epoch = :epoch and lease_token = :token
-        returning next_event - :event_count as first_seq, clock_timestamp() as at, open_tasks
-    ), new_events as (
+# What a fenced write inserts: nothing where `fence` is empty, for every row is joined to it.
+_NEW_EVENTS = """new_events as (
         insert into events (session_id, seq, task_id, epoch, type, data, at)
         select :session, fence.first_seq + e.ord - 1, :task, :epoch, e.type, e.data, fence.at
         from fence, rows from (
             jsonb_to_recordset(cast(:events as jsonb)) as (type text, data jsonb)
         ) with ordinality as e(type, data, ord)
-    ), new_steps as (
+    )"""
+
+_NEW_STEPS = """new_steps as (
         insert into steps (session_id, task_seq, no, kind, name, effect, input_hash, status,
             epoch, output)
         select :session, :task_seq, x.no, x.kind, x.name, x.effect, x.input_hash, x.status,
@@ -119,13 +112,25 @@ _WRITE = text(
             name text, effect text, input_hash text, status text, output jsonb)
         on conflict (session_id, task_seq, no) do update
             set status = excluded.status, epoch = excluded.epoch, output = excluded.output
-    )
+    )"""
+
+# The fence and the gapless numbers are the same row update: whoever lost the lease updates no
+# row and therefore inserts nothing.
+_WRITE = text(
+    f"""
+    with fence as (
+        update sessions set
+            next_event = next_event + :event_count,
+            lease_until = clock_timestamp() + make_interval(secs => :lease_seconds)
+        where id = :session and epoch = :epoch and lease_token = :token
+        returning next_event - :event_count as first_seq, clock_timestamp() as at, open_tasks
+    ), {_NEW_EVENTS}, {_NEW_STEPS}
     select first_seq, at, open_tasks from fence
     """
 )
 
 _END = text(
-    """
+    f"""
     with fence as (
         update sessions set
             next_event = next_event + :event_count,
@@ -152,13 +157,7 @@ _END = text(
             usage = cast(:usage as jsonb),
             finished_at = fence.at
         from fence where session_id = :session and seq = :task_seq
-    ), new_events as (
-        insert into events (session_id, seq, task_id, epoch, type, data, at)
-        select :session, fence.first_seq + e.ord - 1, :task, :epoch, e.type, e.data, fence.at
-        from fence, rows from (
-            jsonb_to_recordset(cast(:events as jsonb)) as (type text, data jsonb)
-        ) with ordinality as e(type, data, ord)
-    ), new_messages as (
+    ), {_NEW_EVENTS}, new_messages as (
         insert into messages (session_id, no, parent, task_id, message, created_at)
         select :session, fence.first_message + m.ord - 1,
             case when m.ord = 1 then cast(:head as bigint)
@@ -166,16 +165,7 @@ _END = text(
             :task, m.message, fence.at
         from fence, jsonb_array_elements(cast(:messages as jsonb))
             with ordinality as m(message, ord)
-    ), new_steps as (
-        insert into steps (session_id, task_seq, no, kind, name, effect, input_hash, status,
-            epoch, output)
-        select :session, :task_seq, x.no, x.kind, x.name, x.effect, x.input_hash, x.status,
-            :epoch, x.output
-        from fence, jsonb_to_recordset(cast(:steps as jsonb)) as x(no int, kind text,
-            name text, effect text, input_hash text, status text, output jsonb)
-        on conflict (session_id, task_seq, no) do update
-            set status = excluded.status, epoch = excluded.epoch, output = excluded.output
-    )
+    ), {_NEW_STEPS}
     select first_seq, at, open_tasks from fence
     """
 )

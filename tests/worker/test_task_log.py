@@ -1,6 +1,7 @@
 """The outbox of an attempt: what it writes, what it tells, what a takeover repeats."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ from agent_core import (
 )
 from shared.errors import LeaseLost
 from shared.events import Delta
-from shared.records import Event, NewEvent, Step
+from shared.records import Event, NewEvent, Step, Written
 from tests.worker.attempts import NOW, TASK, KeepingStore, claim
 from worker.task_log import AttemptLostError, TaskLog
 
@@ -237,3 +238,102 @@ async def test_a_write_in_the_background_that_fails_stops_the_attempt() -> None:
 
     async with asyncio.timeout(5):
         await lost.wait()
+
+
+class SlowStore(KeepingStore):
+    """A store whose writes wait for `go`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.began = asyncio.Event()
+        self.go = asyncio.Event()
+
+    async def write(self, *args: Any) -> Written:
+        self.began.set()
+        await self.go.wait()
+        return await super().write(*args)
+
+
+async def test_an_end_that_is_cancelled_in_the_middle_is_written_and_told_all_the_same() -> None:
+    store = SlowStore()
+    log = TaskLog(claim(), store, on_lost=never)
+    end = asyncio.create_task(log.end("completed", data={"result": {}}))
+    await store.began.wait()
+    assert log.ending
+    end.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await end
+    store.go.set()
+    await log.close()
+
+    assert store.kinds == ["task_completed"]
+    assert [entry.seq for entry in store.told if isinstance(entry, Event)] == [1]
+
+
+async def test_what_clients_may_see_changes_in_the_write_that_tells_them() -> None:
+    store = SlowStore()
+    log = TaskLog(claim(), store, on_lost=never)
+    log(AgentStart())
+    flush = asyncio.create_task(log.flush())
+    await store.began.wait()
+    log(TurnStart())
+    waiting = asyncio.create_task(log.flush())
+    await asyncio.sleep(0)  # it waits for its turn, before the end does
+    end = asyncio.create_task(log.end("completed", data={}, view={"state": {}, "choices": []}))
+    store.go.set()
+    await asyncio.gather(flush, waiting, end)
+
+    written = [[event.type for event in events] for events, _ in store.writes]
+    assert written == [["agent_start"], ["turn_start"], ["state_changed", "task_completed"]]
+
+
+async def test_a_slow_store_lets_no_more_than_one_flush_wait() -> None:
+    store = SlowStore()
+    log = TaskLog(claim(), store, on_lost=never)
+    log(AgentStart())
+    flushes = [asyncio.create_task(log.flush())]
+    await store.began.wait()
+    before = len(asyncio.all_tasks())
+    message = AssistantMessage([TextContent("")], timestamp=0)
+    log(MessageStart(message))
+    for _ in range(10):
+        for _ in range(100):
+            log(MessageUpdate(message, TextDelta(0, "a", message)))
+        await asyncio.sleep(0.001)  # the timer of a full outbox runs
+    assert len(asyncio.all_tasks()) <= before + 1
+    store.go.set()
+    await asyncio.gather(*flushes)
+    await log.flush()
+    assert store.told[-1] == Delta(0, 0, "a" * 1000)
+
+
+async def test_after_a_write_that_failed_in_any_way_the_next_one_is_not_made() -> None:
+    class Broken(SlowStore):
+        async def write(self, *args: Any) -> Written:
+            await super().write(*args)
+            raise TypeError("no JSON")
+
+    store, lost = Broken(), asyncio.Event()
+    log = TaskLog(claim(), store, on_lost=lost.set)
+    log(AgentStart())
+    flush = asyncio.create_task(log.flush())
+    await store.began.wait()
+    end = asyncio.create_task(log.end("completed", data={}))
+    await asyncio.sleep(0)  # it waits for the flush
+    store.go.set()
+    for one in (flush, end):
+        with pytest.raises(AttemptLostError):
+            await one
+
+    assert lost.is_set()
+    assert store.kinds == ["agent_start"]
+
+
+async def test_a_lost_attempt_keeps_nothing_of_what_its_agent_still_tells() -> None:
+    log = TaskLog(claim(), KeepingStore(), on_lost=lambda: None)
+    log.lose("another worker's")
+    for _ in range(10):
+        log(AgentStart())
+
+    assert log._outbox == []
+    assert "another worker's" in str(log.lost)

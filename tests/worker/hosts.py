@@ -1,0 +1,104 @@
+"""Hosts that run agents of a test, on the real Postgres and Valkey."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import Future
+from typing import Any
+
+from pydantic import SecretStr
+
+from agent_core import AgentStart, MessageEnd, MessageStart, Model, StepRequest, UserMessage
+from shared.records import CatalogEntry
+from shared.settings import Settings, load_settings
+from worker.agents import Answer, RunningTask
+from worker.host import Host
+from worker.narration import tell, written
+
+Run = Callable[[RunningTask], Coroutine[Any, Any, Answer]]
+
+PATIENCE = 10.0
+"""Seconds after which something that should have happened has not."""
+
+
+class Flag:
+    """An event that any thread may set and any loop may await."""
+
+    def __init__(self) -> None:
+        self._future: Future[None] = Future()
+
+    def set(self) -> None:
+        if not self._future.done():
+            self._future.set_result(None)
+
+    def is_set(self) -> bool:
+        return self._future.done()
+
+    async def wait(self) -> None:
+        await asyncio.shield(asyncio.wrap_future(self._future))
+
+
+class Companion:
+    """An agent under the name that the sessions of tests have; its `run` is the test's."""
+
+    entry = CatalogEntry("agent", "companion", "Companion")
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+
+def step(no: int = 0, effect: str = "pure") -> StepRequest:
+    return StepRequest(no, "tool", "look", f"hash-{no}", effect)  # type: ignore[arg-type]
+
+
+def say(task: RunningTask, text: str) -> Answer:
+    """Answer with one message."""
+    task.emit(AgentStart())
+    heard = UserMessage(str(task.action.get("text")), timestamp=0)
+    task.emit(MessageStart(heard))
+    task.emit(MessageEnd(heard))
+    tell(task, written(text, "test"))
+    return Answer(text=text, state={"said": text}, public={"said": text})
+
+
+async def echo(task: RunningTask) -> Answer:
+    """Answer at once with what was said."""
+    return say(task, str(task.action.get("text", "hello")))
+
+
+class Hosts:
+    """Starts hosts on one database; all are drained at the end of a test."""
+
+    def __init__(self, postgres_url: str, redis_url: str) -> None:
+        urls = {"database_url": SecretStr(postgres_url), "redis_url": SecretStr(redis_url)}
+        # No sweep comes to help: what is late here would be late by a sweep in production.
+        quiet = {"sweep_seconds": 60.0, "drain_seconds": 0.0, "database_pool": 5}
+        self.settings: Settings = load_settings().model_copy(update={**urls, **quiet})
+        self._hosts: list[Host] = []
+
+    def start(self, run: Run, **changed: object) -> Host:
+        settings = self.settings.model_copy(update=changed)
+        host = Host(settings, {"companion": Companion(run)}, Model("m", "openai"), None)
+        host.start()
+        self._hosts.append(host)
+        return host
+
+    async def drain(self) -> None:
+        for host in self._hosts:
+            await within(asyncio.to_thread(host.drain), 30)
+
+
+async def within(awaited: Awaitable[Any], seconds: float = PATIENCE) -> Any:
+    async with asyncio.timeout(seconds):
+        return await awaited
+
+
+async def until(condition: Callable[[], Awaitable[bool]], seconds: float = PATIENCE) -> None:
+    """Wait for what only the tables can tell."""
+    deadline = time.monotonic() + seconds
+    for _ in range(int(seconds / 0.01)):
+        if await condition():
+            return
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+    raise AssertionError("it did not come to that")

@@ -1,0 +1,793 @@
+"""The worker's loop on real servers: hints, cancels, leases, drains, and all that breaks."""
+
+import asyncio
+import contextlib
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from psycopg import sql
+from pydantic import SecretStr
+from redis.asyncio import Redis
+from sqlalchemy import text
+
+from agent_core import AgentStart, JournalError, StepStart, ToolExecutionStart
+from deploy.local.ports import free_port
+from deploy.local.postgres import EmbeddedPostgres
+from shared.errors import StoreUnavailable
+from shared.events import Publisher, channel, decode_lines
+from shared.records import Event, Task
+from shared.redis_pool import connect_redis
+from shared.store import actions, sessions
+from shared.store.database import Database
+from tests.shared.invariants import broken
+from tests.shared.sessions import ME, new_session
+from tests.shared.sessions import say as accept
+from tests.shared.tables import TABLES, dump
+from tests.worker.hosts import Flag, Hosts, echo, say, step, until, within
+from worker.agents import Answer, RunningTask, TaskFailed
+
+
+@pytest.fixture(scope="session")
+def hosts_url(postgres_server: EmbeddedPostgres, database_template: str) -> Iterator[str]:
+    yield postgres_server.create_database("hosts", template=database_template)
+    postgres_server.drop_database("hosts")
+
+
+@pytest.fixture
+def postgres_url(hosts_url: str) -> str:
+    """The URL of an empty database."""
+    with psycopg.connect(hosts_url) as connection:
+        for table in TABLES:
+            connection.execute(sql.SQL("delete from {}").format(sql.Identifier(table)))
+    return hosts_url
+
+
+@pytest.fixture
+async def hosts(postgres_url: str, redis_url: str) -> AsyncIterator[Hosts]:
+    made = Hosts(postgres_url, redis_url)
+    yield made
+    await made.drain()
+
+
+@pytest.fixture
+async def db(hosts: Hosts) -> AsyncIterator[Database]:
+    database = Database.from_settings(hosts.settings)
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+async def redis(hosts: Hosts) -> AsyncIterator[Redis]:
+    client = connect_redis(hosts.settings)
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+async def watcher(postgres_url: str) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+    """A connection beside the pool, to hold locks with."""
+    connection = await psycopg.AsyncConnection.connect(postgres_url, autocommit=True)
+    yield connection
+    await connection.close()
+
+
+async def task_of(db: Database, task_id: UUID) -> Task:
+    return await actions.get_task(db, ME, task_id)
+
+
+async def opening(db: Database, session: UUID) -> UUID:
+    row = await db.row(
+        text("select id from tasks where session_id = :s and seq = 1"), {"s": session}
+    )
+    assert row is not None
+    return UUID(str(row.id))
+
+
+async def events_of(db: Database, session: UUID) -> list[Event]:
+    return await sessions.events_after(db, ME, session, after=0, limit=1000)
+
+
+async def kinds_of(db: Database, session: UUID) -> list[str]:
+    return [event.type for event in await events_of(db, session)]
+
+
+async def idle(db: Database, session: UUID) -> None:
+    """Wait until nothing of the session is open."""
+
+    async def is_idle() -> bool:
+        return (await sessions.get(db, ME, session)).status == "idle"
+
+    await until(is_idle)
+
+
+async def columns(db: Database, session: UUID) -> Any:
+    """The running task's counters beside its session's lease."""
+    return await db.row(
+        text(
+            "select t.status, t.attempts, t.claims, s.lease_until, s.lease_token, s.epoch"
+            " from sessions s join tasks t on t.session_id = s.id and t.status = 'running'"
+            " where s.id = :s"
+        ),
+        {"s": session},
+    )
+
+
+STEAL = text(
+    "update sessions set epoch = epoch + 1, lease_token = gen_random_uuid(),"
+    " lease_until = clock_timestamp() + make_interval(secs => :seconds) where id = :s"
+)
+"""What another worker's claim does to the lease; without seconds it has run out already."""
+
+
+class Waiting:
+    """An agent that says where it is: it begins, waits for `go`, and answers."""
+
+    def __init__(self) -> None:
+        self.began = Flag()
+        self.go = Flag()
+        self.stopped = Flag()
+        self.attempts = 0
+
+    async def run(self, task: RunningTask) -> Answer:
+        self.attempts += 1
+        self.began.set()
+        try:
+            await self.go.wait()
+        except asyncio.CancelledError:
+            self.stopped.set()
+            raise
+        return await echo(task)
+
+
+async def listening(task: RunningTask) -> Answer:
+    """Wait for the user's cancel."""
+    task.emit(AgentStart())
+    await task.signal.wait()
+    return Answer("", {})
+
+
+# -- hints --------------------------------------------------------------------------------------
+
+
+async def test_a_hint_runs_a_sessions_tasks_to_the_end_in_order(hosts: Hosts, db: Database) -> None:
+    session = await new_session(db)
+    for word in ("one", "two", "three"):
+        await accept(db, session, word)
+    hosts.start(echo).submit(session)
+    await idle(db, session)
+
+    ended = [e for e in await events_of(db, session) if e.type == "task_completed"]
+    assert [e.data["result"]["text"] for e in ended] == ["hello", "one", "two", "three"]
+    assert await broken(db) == []
+    kept = await sessions.messages(db, ME, session, limit=100)
+    assert [m.no for m in kept] == list(range(1, 9))
+    assert [m.parent for m in kept] == [None, *range(1, 8)]
+
+
+async def test_doubled_forged_and_late_hints_do_nothing(hosts: Hosts, db: Database) -> None:
+    agent = Waiting()
+    session, deleted = await new_session(db), await new_session(db)
+    await sessions.delete(db, ME, deleted)
+    host = hosts.start(agent.run, max_in_flight=2)
+    host.submit(session)
+    await within(agent.began.wait())
+    for one in (session, deleted, session, uuid4(), session):
+        await within(asyncio.to_thread(host.submit, one))
+    agent.go.set()
+    await idle(db, session)
+    await within(asyncio.to_thread(host.submit, session))
+
+    other = await new_session(db)
+    await within(asyncio.to_thread(host.submit, other))
+    await idle(db, other)
+    assert agent.attempts == 2
+    assert await broken(db) == []
+
+
+async def test_a_hint_that_comes_while_the_last_task_is_being_told_is_not_lost(
+    hosts: Hosts, db: Database, redis: Redis
+) -> None:
+    session = await new_session(db)
+    first = await opening(db, session)
+
+    async def pausing(task: RunningTask) -> Answer:
+        if task.task_id == first:
+            await redis_of_host(task, hosts)
+        return await echo(task)
+
+    host = hosts.start(pausing)
+    host.submit(session)
+    await ended(db, first)
+    second = await accept(db, session)
+    host.submit(session)
+
+    await ended(db, second)
+
+
+async def test_a_session_goes_on_although_its_heartbeat_finds_the_lease_given_back(
+    hosts: Hosts, db: Database
+) -> None:
+    session = await new_session(db)
+    first, second = await opening(db, session), await accept(db, session)
+
+    async def pausing(task: RunningTask) -> Answer:
+        if task.task_id == first:
+            await redis_of_host(task, hosts)
+        return await echo(task)
+
+    hosts.start(pausing, lease_seconds=1.0, heartbeat_seconds=0.1).submit(session)
+
+    await ended(db, second)
+
+
+async def redis_of_host(task: RunningTask, hosts: Hosts) -> None:
+    """Have Redis answer nobody for a while, so that telling takes time."""
+    client = connect_redis(hosts.settings)
+    await client.client_pause(1000)
+    await client.aclose()
+
+
+async def ended(db: Database, task: UUID) -> None:
+    async def has_ended() -> bool:
+        return (await task_of(db, task)).finished_at is not None
+
+    await until(has_ended)
+
+
+# -- cancels ------------------------------------------------------------------------------------
+
+
+async def cancelled_after(
+    db: Database, publisher: Publisher | None, session: UUID, task: UUID
+) -> float:
+    """Cancel a running task; the seconds until it had ended."""
+
+    async def agent_began() -> bool:
+        return "agent_start" in await kinds_of(db, session)
+
+    await until(agent_began)
+    began = time.monotonic()
+    await actions.cancel_task(db, ME, task)
+    if publisher is not None:
+        await publisher.cancel(session, task)
+    await ended(db, task)
+    assert (await task_of(db, task)).status == "cancelled"
+    assert await broken(db) == []
+    return time.monotonic() - began
+
+
+async def test_a_cancel_over_redis_ends_the_task(hosts: Hosts, db: Database, redis: Redis) -> None:
+    session = await new_session(db)
+    # So slow a heart that only Redis can have told.
+    host = hosts.start(listening, lease_seconds=60.0, heartbeat_seconds=30.0)
+
+    async def heard() -> bool:
+        return (await redis.pubsub_numsub("fireside:cancel"))[0][1] == 1
+
+    await until(heard)
+    host.submit(session)
+
+    for nonsense in (b"\xff:\xff", b"", b"no", f"{session}:{uuid4()}".encode()):
+        await redis.publish("fireside:cancel", nonsense)
+    took = await cancelled_after(db, Publisher(redis), session, await opening(db, session))
+    assert took < 1.5
+
+
+async def test_a_cancel_reaches_the_task_although_redis_is_away(hosts: Hosts, db: Database) -> None:
+    session = await new_session(db)
+    away = SecretStr(f"redis://127.0.0.1:{free_port()}/0")
+    hosts.start(listening, redis_url=away).submit(session)
+
+    assert await cancelled_after(db, None, session, await opening(db, session)) < 1.5
+
+
+# -- leases -------------------------------------------------------------------------------------
+
+
+async def test_a_lease_that_another_worker_took_stops_the_run_which_writes_no_more(
+    hosts: Hosts, db: Database
+) -> None:
+    stopped = Flag()
+
+    async def run(task: RunningTask) -> Answer:
+        task.emit(AgentStart())
+        try:
+            await asyncio.Event().wait()
+        finally:
+            say(task, "too late")
+            stopped.set()
+        raise AssertionError
+
+    session = await new_session(db)
+    host = hosts.start(run, lease_seconds=1.0, heartbeat_seconds=0.2)
+    host.submit(session)
+
+    async def agent_began() -> bool:
+        return "agent_start" in await kinds_of(db, session)
+
+    await until(agent_began)
+    await db.run(STEAL, {"s": session, "seconds": 60})
+    before = await dump(db)
+    await within(stopped.wait(), 1.5)
+    await within(asyncio.to_thread(host.drain))
+
+    assert await dump(db) == before
+
+
+async def test_a_heartbeat_that_hangs_for_longer_than_the_lease_stops_the_run(
+    hosts: Hosts, db: Database, watcher: psycopg.AsyncConnection[Any]
+) -> None:
+    agent = Waiting()
+    session = await new_session(db)
+    hosts.start(agent.run, lease_seconds=1.0, heartbeat_seconds=0.2).submit(session)
+    await within(agent.began.wait())
+    async with watcher.transaction():
+        await watcher.execute("lock table sessions in access exclusive mode")
+        await within(agent.stopped.wait(), 2.5)
+
+
+async def test_a_heartbeat_that_fails_for_longer_than_the_lease_stops_the_run(
+    hosts: Hosts, db: Database, postgres_server: EmbeddedPostgres
+) -> None:
+    agent = Waiting()
+    session = await new_session(db)
+    hosts.start(agent.run, lease_seconds=1.0, heartbeat_seconds=0.2).submit(session)
+    await within(agent.began.wait())
+    postgres = await psycopg.AsyncConnection.connect(
+        postgres_server.url_of("postgres"), autocommit=True
+    )
+    await postgres.execute("alter database hosts with allow_connections false")
+    try:
+        await postgres.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity where datname = 'hosts'"
+        )
+        await within(agent.stopped.wait(), 2.5)
+    finally:
+        await postgres.execute("alter database hosts with allow_connections true")
+        await postgres.close()
+
+
+# -- drain --------------------------------------------------------------------------------------
+
+
+async def test_a_drain_lets_a_task_end_within_the_budget(hosts: Hosts, db: Database) -> None:
+    agent = Waiting()
+    session = await new_session(db)
+    waiting = await accept(db, session)
+    host = hosts.start(agent.run, drain_seconds=20.0)
+    host.submit(session)
+    await within(agent.began.wait())
+    draining = asyncio.create_task(asyncio.to_thread(host.drain))
+    await within(asyncio.to_thread(host._closing.wait))
+    agent.go.set()
+    await within(draining)
+
+    assert (await task_of(db, await opening(db, session))).status == "completed"
+    # The next one is left to others, who may have it at once.
+    assert (await task_of(db, waiting)).status == "queued"
+    hosts.start(echo).submit(session)
+    await idle(db, session)
+    assert await broken(db) == []
+
+
+class Stepping:
+    """An agent of two steps; its first attempt waits between them."""
+
+    def __init__(self) -> None:
+        self.finished = Flag()
+        self.ran: Counter[int] = Counter()
+
+    async def run(self, task: RunningTask) -> Answer:
+        say(task, "first")
+        await self._step(task, 0)
+        if not self.finished.is_set():
+            self.finished.set()
+            await asyncio.Event().wait()
+        await self._step(task, 1)
+        return say(task, "second")
+
+    async def _step(self, task: RunningTask, no: int) -> None:
+        if (await task.journal.begin(step(no))).outcome == "run":
+            self.ran[no] += 1
+            await task.journal.finish(step(no), {"no": no})
+
+
+async def test_a_drain_hands_over_what_takes_longer(hosts: Hosts, db: Database) -> None:
+    agent = Stepping()
+    session = await new_session(db)
+    host = hosts.start(agent.run)
+    host.submit(session)
+    await within(agent.finished.wait())
+    await within(asyncio.to_thread(host.drain))
+
+    found = await columns(db, session)
+    assert (found.status, found.attempts, found.claims) == ("running", 0, 1)
+    assert (found.lease_until, found.lease_token) == (None, None)
+
+    hosts.start(agent.run).submit(session)
+    await idle(db, session)
+    assert agent.ran == {0: 1, 1: 1}
+    assert await broken(db) == []
+    assert await kinds_of(db, session) == [
+        "task_queued",
+        "task_started",
+        "agent_start",
+        *["message_start", "message_end"] * 2,
+        "task_restarted",
+        "agent_start",
+        *["message_start", "message_end"] * 2,
+        "state_changed",
+        "task_completed",
+    ]
+    kept = await sessions.messages(db, ME, session, limit=10)
+    assert [m.message["content"] for m in kept if m.message["role"] == "assistant"] == [
+        [{"type": "text", "text": word}] for word in ("first", "second")
+    ]
+
+
+async def test_a_drain_gives_back_a_claim_that_was_on_its_way(
+    hosts: Hosts, db: Database, watcher: psycopg.AsyncConnection[Any]
+) -> None:
+    agent = Waiting()
+    session = await new_session(db)
+    host = hosts.start(agent.run)
+    async with watcher.transaction():
+        await watcher.execute("select from sessions where id = %s for update", [session])
+        host.submit(session)
+        await until(lambda: someone_waits_for_a_lock(db))
+        draining = asyncio.create_task(asyncio.to_thread(host.drain))
+        await within(asyncio.to_thread(host._closing.wait))
+    await within(draining)
+
+    assert not agent.began.is_set()
+    found = await columns(db, session)
+    assert (found.attempts, found.lease_until) == (0, None)
+
+
+async def someone_waits_for_a_lock(db: Database) -> bool:
+    row = await db.row(
+        text(
+            "select count(*) from pg_stat_activity where wait_event_type = 'Lock'"
+            " and datname = current_database()"
+        )
+    )
+    return row is not None and row[0] > 0
+
+
+async def test_a_drain_does_not_cut_off_the_end_of_a_task(
+    hosts: Hosts, db: Database, redis: Redis, watcher: psycopg.AsyncConnection[Any]
+) -> None:
+    agent = Waiting()
+    session = await new_session(db)
+    task = await opening(db, session)
+    host = hosts.start(agent.run)
+    async with redis.pubsub() as frames:
+        await frames.subscribe(channel(session))
+        host.submit(session)
+        await within(agent.began.wait())
+        async with watcher.transaction():
+            await watcher.execute("select from sessions where id = %s for update", [session])
+            agent.go.set()
+            await until(lambda: someone_waits_for_a_lock(db))
+            draining = asyncio.create_task(asyncio.to_thread(host.drain))
+            await within(asyncio.to_thread(host._closing.wait))
+        await within(draining)
+        assert (await task_of(db, task)).status == "completed"
+        async for frame in frames.listen():
+            if frame["type"] == "message" and b'"task_completed"' in frame["data"]:
+                break
+
+
+# -- backpressure -------------------------------------------------------------------------------
+
+
+async def test_a_full_host_lets_its_callers_wait(hosts: Hosts, db: Database) -> None:
+    agent = Waiting()
+    first, second = await new_session(db), await new_session(db)
+    host = hosts.start(agent.run, max_in_flight=1)
+    host.submit(first)
+    await within(agent.began.wait())
+    entered, returned = threading.Event(), threading.Event()
+
+    def submit() -> None:
+        entered.set()
+        host.submit(second)
+        returned.set()
+
+    threading.Thread(target=submit, daemon=True).start()
+    await within(asyncio.to_thread(entered.wait))
+    assert not await asyncio.to_thread(returned.wait, 0.2)
+    agent.go.set()
+    await within(asyncio.to_thread(returned.wait))
+    await idle(db, second)
+
+
+async def test_a_full_host_lets_its_callers_go_when_it_closes(hosts: Hosts, db: Database) -> None:
+    agent = Waiting()
+    first, second = await new_session(db), await new_session(db)
+    host = hosts.start(agent.run, max_in_flight=1)
+    host.submit(first)
+    await within(agent.began.wait())
+    waiting = asyncio.create_task(asyncio.to_thread(host.submit, second))
+    host.close()
+
+    await within(waiting)
+    agent.go.set()
+    await idle(db, first)
+    assert (await task_of(db, await opening(db, second))).status == "queued"
+
+
+# -- what breaks --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def terminated() -> AsyncIterator[Flag]:
+    """Set when this process is told to end."""
+    flag, loop = Flag(), asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, flag.set)
+    yield flag
+    loop.remove_signal_handler(signal.SIGTERM)
+
+
+async def test_a_service_that_dies_ends_the_process(
+    hosts: Hosts, db: Database, terminated: Flag
+) -> None:
+    agent = Waiting()
+    session = await new_session(db)
+    host = hosts.start(agent.run, sweep_seconds=0.05, drain_seconds=30.0)
+    host.submit(session)
+    await within(agent.began.wait())
+    await db.run(text("alter table sessions rename column hints to renamed"))
+    try:
+        await within(terminated.wait())
+        # Nobody waits for a host that works no more.
+        await within(asyncio.to_thread(host.submit, session))
+        await within(asyncio.to_thread(host.drain))
+        assert host.failure is not None
+    finally:
+        await db.run(text("alter table sessions rename column renamed to hints"))
+
+
+class Stubborn:
+    """An agent that can't be cancelled, until the test is over."""
+
+    def __init__(self) -> None:
+        self.began = Flag()
+        self.over = Flag()
+
+    async def run(self, task: RunningTask) -> Answer:
+        self.began.set()
+        while not self.over.is_set():
+            try:
+                await self.over.wait()
+            except asyncio.CancelledError:
+                task.emit(AgentStart())
+        return Answer("", {})
+
+
+async def test_an_agent_that_blocks_cancellation_does_not_keep_the_worker(
+    hosts: Hosts, db: Database
+) -> None:
+    agent = Stubborn()
+    session = await new_session(db)
+    host = hosts.start(agent.run)
+    host.submit(session)
+    await within(agent.began.wait())
+    try:
+        await within(asyncio.to_thread(host.drain))
+        found = await columns(db, session)
+        assert (found.attempts, found.lease_until) == (0, None)
+    finally:
+        agent.over.set()
+    hosts.start(echo).submit(session)
+    await idle(db, session)
+    assert await broken(db) == []
+
+
+async def test_an_agent_that_blocks_cancellation_does_not_keep_its_session(
+    hosts: Hosts, db: Database
+) -> None:
+    agent = Stubborn()
+    session = await new_session(db)
+    again = await accept(db, session)
+
+    async def run(task: RunningTask) -> Answer:
+        return await (echo if task.task_id == again else agent.run)(task)
+
+    hosts.start(run, task_seconds=0.1).submit(session)
+    try:
+        await idle(db, session)
+        task = await task_of(db, await opening(db, session))
+        assert task.error is not None
+        assert task.error["code"] == "task_timeout"
+    finally:
+        agent.over.set()
+
+
+async def raise_after_events(task: RunningTask) -> Answer:
+    say(task, "half")
+    raise ValueError("secret")
+
+
+async def raise_within_a_step(task: RunningTask) -> Answer:
+    await task.journal.begin(step())
+    raise RuntimeError("secret")
+
+
+async def cancel_itself(task: RunningTask) -> Answer:
+    raise asyncio.CancelledError
+
+
+async def give_nothing(task: RunningTask) -> Answer:
+    return None  # type: ignore[return-value]
+
+
+async def give_what_is_no_json(task: RunningTask) -> Answer:
+    return Answer("", state={"found": {1, 2}})
+
+
+async def name_a_journal_error(task: RunningTask) -> Answer:
+    raise JournalError("a journal of its own")
+
+
+async def fail(task: RunningTask) -> Answer:
+    raise TaskFailed("no_such_choice", "there is no such choice")
+
+
+async def end_itself(task: RunningTask) -> Answer:
+    raise SystemExit(1)
+
+
+def not_even_start(task: RunningTask) -> Any:
+    raise OSError("secret")
+
+
+async def test_whatever_an_agent_raises_fails_its_task_alone(hosts: Hosts, db: Database) -> None:
+    runs: list[Any] = [
+        raise_after_events,
+        raise_within_a_step,
+        cancel_itself,
+        give_nothing,
+        give_what_is_no_json,
+        name_a_journal_error,
+        end_itself,
+        not_even_start,
+        fail,
+    ]
+    of = {await new_session(db): run for run in runs}
+    after = {await accept(db, session) for session in of}
+
+    async def first_fails(task: RunningTask) -> Answer:
+        return await (echo if task.task_id in after else of[task.session_id])(task)
+
+    host = hosts.start(first_fails)
+    for session in of:
+        host.submit(session)
+    for session, run in of.items():
+        await idle(db, session)
+        task = await task_of(db, await opening(db, session))
+        assert (run.__name__, task.status, task.claims) == (run.__name__, "failed", 1)
+        assert task.error is not None
+        assert task.error["code"] == ("no_such_choice" if run is fail else "agent_failed")
+        assert "secret" not in task.error["message"]
+    for one in after:
+        assert (await task_of(db, one)).status == "completed"
+    assert host.failure is None
+    assert await broken(db) == []
+
+
+async def test_an_event_that_is_no_json_loses_the_attempt_and_nothing_after_it_is_written(
+    hosts: Hosts, db: Database
+) -> None:
+    async def run(task: RunningTask) -> Answer:
+        task.emit(ToolExecutionStart("call", "look", {"at": {1, 2}}))
+        return await echo(task)
+
+    session = await new_session(db)
+    host = hosts.start(run, max_attempts=1, lease_seconds=0.5, heartbeat_seconds=0.1)
+
+    async def over() -> bool:
+        host.submit(session)
+        return (await sessions.get(db, ME, session)).status == "idle"
+
+    await until(over)
+    assert await kinds_of(db, session) == ["task_queued", "task_restarted", "task_dead"]
+
+
+async def test_a_run_goes_on_elsewhere_after_postgres_was_restarted(
+    hosts: Hosts, db: Database, postgres_server: EmbeddedPostgres
+) -> None:
+    began, go = Flag(), Flag()
+    starts: list[StepStart] = []
+
+    async def run(task: RunningTask) -> Answer:
+        say(task, "before")
+        starts.append(await task.journal.begin(step(0, "external")))
+        if starts[-1].outcome == "run":
+            await task.journal.finish(step(0, "external"), {"no": 0})
+            began.set()
+            await go.wait()
+            await task.journal.begin(step(1, "external"))
+        return say(task, "after")
+
+    session = await new_session(db)
+    host = hosts.start(run, lease_seconds=1.0, heartbeat_seconds=0.2)
+    host.submit(session)
+    await within(began.wait())
+    postgres_server.stop()
+    go.set()
+    postgres_server.start()
+
+    async def taken_over() -> bool:
+        host.submit(session)
+        with contextlib.suppress(StoreUnavailable):  # this pool's connections were cut as well
+            return (await sessions.get(db, ME, session)).status == "idle"
+        return False
+
+    await until(taken_over)
+    assert [start.outcome for start in starts] == ["run", "done"]
+    kinds = await kinds_of(db, session)
+    assert kinds.count("task_restarted") == 1
+    assert kinds.count("task_completed") == 1
+    assert await broken(db) == []
+
+
+async def test_a_task_that_kills_each_of_its_attempts_ends_as_dead_and_the_session_goes_on(
+    hosts: Hosts, db: Database
+) -> None:
+    session = await new_session(db)
+    after = await accept(db, session)
+
+    async def poison(task: RunningTask) -> Answer:
+        if task.task_id != after:
+            own = Database.from_settings(hosts.settings)
+            await own.run(STEAL, {"s": session, "seconds": -1})
+            await own.close()
+            await task.journal.begin(step(0, "external"))
+        return await echo(task)
+
+    host = hosts.start(poison, max_attempts=2)
+
+    async def over() -> bool:
+        host.submit(session)
+        return (await sessions.get(db, ME, session)).status == "idle"
+
+    await until(over)
+    task = await task_of(db, await opening(db, session))
+    assert (task.status, task.claims) == ("dead", 3)
+    assert (await task_of(db, after)).status == "completed"
+    assert await broken(db) == []
+
+
+# -- frames -------------------------------------------------------------------------------------
+
+
+async def test_a_frame_is_published_when_its_row_is_there(
+    hosts: Hosts, db: Database, redis: Redis
+) -> None:
+    session = await new_session(db)
+    task = await opening(db, session)
+    async with redis.pubsub() as frames:
+        await frames.subscribe(channel(session))
+        hosts.start(echo).submit(session)
+        seen: list[int] = []
+        async for frame in frames.listen():
+            if frame["type"] != "message":
+                continue
+            stored = {event.seq for event in await events_of(db, session)}
+            lines = decode_lines(frame["data"])
+            seen += [line.seq for line in lines if line.seq is not None]
+            assert set(seen) <= stored
+            if b'"state_changed"' in frame["data"]:
+                assert (await sessions.get(db, ME, session)).view["state"] == {"said": "hello"}
+                assert (await task_of(db, task)).status == "completed"
+            if b'"task_completed"' in frame["data"]:
+                break
+    assert seen == list(range(2, len(seen) + 2))
