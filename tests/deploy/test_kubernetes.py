@@ -1,0 +1,175 @@
+"""The Kubernetes manifests: their settings, and that they fit each other and the program."""
+
+import tomllib
+from typing import Any
+
+import pytest
+
+from shared.settings import Settings
+from tests.deploy.container_files import KUBERNETES, ROOT, Mapping, is_setting, manifests, variables
+
+VERSIONS = {
+    "ConfigMap": "v1",
+    "Deployment": "apps/v1",
+    "HorizontalPodAutoscaler": "autoscaling/v2",
+    "Ingress": "networking.k8s.io/v1",
+    "Job": "batch/v1",
+    "PodDisruptionBudget": "policy/v1",
+    "Secret": "v1",
+    "Service": "v1",
+}
+PODS = {
+    "web": "Deployment/fireside-web",
+    "worker": "Deployment/fireside-worker",
+    "migrate": "Job/fireside-migrate",
+}
+
+
+def pod(name: str) -> Mapping:
+    found: Mapping = manifests()[PODS[name]]["spec"]["template"]["spec"]
+    return found
+
+
+def container(name: str) -> Mapping:
+    (only,) = pod(name)["containers"]
+    found: Mapping = only
+    return found
+
+
+def keys_of_secrets(name: str) -> set[str]:
+    return {one["valueFrom"]["secretKeyRef"]["key"] for one in container(name)["env"]}
+
+
+def config() -> dict[str, str]:
+    data: dict[str, str] = manifests()["ConfigMap/fireside"]["data"]
+    return data
+
+
+def test_what_there_is() -> None:
+    objects = manifests()
+
+    assert set(objects) == {
+        "ConfigMap/fireside",
+        "Deployment/fireside-web",
+        "Deployment/fireside-worker",
+        "HorizontalPodAutoscaler/fireside-worker",
+        "Ingress/fireside",
+        "Job/fireside-migrate",
+        "PodDisruptionBudget/fireside-web",
+        "PodDisruptionBudget/fireside-worker",
+        "Secret/fireside",
+        "Service/fireside-web",
+    }
+    for one in objects.values():
+        assert one["apiVersion"] == VERSIONS[one["kind"]]
+        assert "namespace" not in one["metadata"]
+
+
+def test_a_folder_that_is_applied_brings_no_secret() -> None:
+    applied = [path for path in KUBERNETES.iterdir() if path.suffix in {".yaml", ".yml", ".json"}]
+
+    assert [path for path in applied if "kind: Secret\n" in path.read_text()] == []
+
+
+def test_each_setting_is_a_setting() -> None:
+    secret = manifests()["Secret/fireside"]["stringData"]
+    used = set(config()) | set(secret) | {key for name in PODS for key in keys_of_secrets(name)}
+
+    assert {name for name in used if is_setting(name)} == used
+    assert used - variables() == set()
+    assert all(isinstance(value, str) for value in [*config().values(), *secret.values()])
+
+
+def test_the_settings_are_valid_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {**config(), **manifests()["Secret/fireside"]["stringData"]}.items():
+        monkeypatch.setenv(name, value)
+
+    assert Settings().auth == "required"
+
+
+def test_secrets_go_to_whom_they_concern() -> None:
+    servers = {"DATABASE_URL", "REDIS_URL"}
+
+    assert {name: keys_of_secrets(name) for name in PODS} == {
+        "web": servers,
+        "worker": servers | {"FIRESIDE_MODEL_API_KEY"},
+        "migrate": {"DATABASE_URL"},
+    }
+    assert keys_of_secrets("worker") == set(manifests()["Secret/fireside"]["stringData"])
+
+
+@pytest.mark.parametrize("name", sorted(PODS))
+def test_pods_run_without_rights(name: str) -> None:
+    assert pod(name)["securityContext"]["runAsNonRoot"] is True
+    assert pod(name)["automountServiceAccountToken"] is False
+    assert pod(name)["enableServiceLinks"] is False
+    assert container(name)["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+def test_all_run_one_image_of_this_release() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+
+    assert {container(name)["image"] for name in PODS} == {f"fireside:{version}"}
+
+
+def test_processes_have_more_time_to_stop_than_they_drain() -> None:
+    drain = float(config()["FIRESIDE_DRAIN_SECONDS"])
+    waited = float(container("web")["lifecycle"]["preStop"]["exec"]["command"][1])
+
+    assert pod("web")["terminationGracePeriodSeconds"] >= drain + waited + 10
+    assert pod("worker")["terminationGracePeriodSeconds"] >= drain + 10
+
+
+@pytest.mark.parametrize("name", ["web", "worker"])
+def test_selectors_select_the_pods(name: str) -> None:
+    objects = manifests()
+    label = {"app.kubernetes.io/name": f"fireside-{name}"}
+    template = objects[PODS[name]]["spec"]["template"]
+    selectors: list[Any] = [
+        objects[PODS[name]]["spec"]["selector"]["matchLabels"],
+        objects[f"PodDisruptionBudget/fireside-{name}"]["spec"]["selector"]["matchLabels"],
+        template["spec"]["topologySpreadConstraints"][0]["labelSelector"]["matchLabels"],
+    ]
+
+    assert label.items() <= template["metadata"]["labels"].items()
+    assert selectors == [label, label, label]
+
+
+def test_requests_find_their_way_to_the_gateway() -> None:
+    objects = manifests()
+    (rule,) = objects["Ingress/fireside"]["spec"]["rules"]
+    (path,) = rule["http"]["paths"]
+    service = objects["Service/fireside-web"]
+    (port,) = service["spec"]["ports"]
+
+    assert path["backend"]["service"] == {"name": "fireside-web", "port": {"name": port["name"]}}
+    assert service["spec"]["selector"] == {"app.kubernetes.io/name": "fireside-web"}
+    assert container("web")["ports"] == [{"name": port["targetPort"], "containerPort": 8000}]
+    assert container("web")["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "http"}
+    assert container("web")["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "http"}
+
+
+def test_the_ingress_waits_longer_than_a_stream_is_quiet() -> None:
+    annotations = manifests()["Ingress/fireside"]["metadata"]["annotations"]
+    waits = [value for name, value in annotations.items() if name.endswith("-read-timeout")]
+    (longest,) = [
+        bound
+        for one in Settings.model_fields["ping_seconds"].metadata
+        if (bound := getattr(one, "le", None)) is not None
+    ]
+
+    assert len(waits) == 2
+    assert all(int(value.rstrip("s")) > longest for value in waits)
+
+
+def test_only_the_autoscaler_counts_the_workers() -> None:
+    objects = manifests()
+    scaler = objects["HorizontalPodAutoscaler/fireside-worker"]["spec"]
+
+    assert "replicas" not in objects[PODS["worker"]]["spec"]
+    assert scaler["scaleTargetRef"]["name"] == "fireside-worker"
+    assert "cpu" in container("worker")["resources"]["requests"]  # what its share is taken of
