@@ -16,6 +16,7 @@ from psycopg import sql
 from pydantic import SecretStr
 from redis.asyncio import Redis
 from sqlalchemy import text
+from structlog.testing import capture_logs
 
 from agent_core import AgentStart, JournalError, StepStart, ToolExecutionStart
 from deploy.local.ports import free_port
@@ -47,6 +48,15 @@ def postgres_url(hosts_url: str) -> str:
         for table in TABLES:
             connection.execute(sql.SQL("delete from {}").format(sql.Identifier(table)))
     return hosts_url
+
+
+@pytest.fixture(autouse=True)
+def logs() -> Iterator[list[Any]]:
+    """What was logged; shown beside a test that fails."""
+    with capture_logs() as entries:
+        yield entries
+    for entry in entries:
+        print(entry)
 
 
 @pytest.fixture
@@ -684,7 +694,7 @@ async def test_whatever_an_agent_raises_fails_its_task_alone(hosts: Hosts, db: D
 
 
 async def test_an_event_that_is_no_json_loses_the_attempt_and_nothing_after_it_is_written(
-    hosts: Hosts, db: Database
+    hosts: Hosts, db: Database, logs: list[Any]
 ) -> None:
     async def run(task: RunningTask) -> Answer:
         task.emit(ToolExecutionStart("call", "look", {"at": {1, 2}}))
@@ -699,6 +709,8 @@ async def test_an_event_that_is_no_json_loses_the_attempt_and_nothing_after_it_i
 
     await until(over)
     assert await kinds_of(db, session) == ["task_queued", "task_restarted", "task_dead"]
+    lost = [entry for entry in logs if entry["event"] == "attempt lost"]
+    assert ["TypeError" in entry["error"] for entry in lost] == [True]
 
 
 async def test_a_run_goes_on_elsewhere_after_postgres_was_restarted(
