@@ -30,7 +30,7 @@ async def healthz() -> Response:
 
 @router.get("/readyz", response_model=HealthBody, responses=problems.responses("unavailable"))
 async def readyz(parts: Parts) -> Response:
-    """Postgres and Redis answer, and the schema is this release's."""
+    """Postgres and Redis answer, and the schema is this release's or newer."""
     postgres, redis = await asyncio.gather(_outcome(_postgres(parts)), _outcome(_redis(parts)))
     ended = [name for name, task in parts.beside.items() if task.done()]
     background = f"ended: {', '.join(ended)}" if ended else "ok"
@@ -53,12 +53,13 @@ async def _outcome(check: Awaitable[None]) -> str:
 
 
 class _OldSchema(StoreUnavailable):
-    """The schema is not this release's."""
+    """The schema is older than this release."""
 
 
 async def _postgres(parts: Gateway) -> None:
     found = await parts.db.revision()
-    if found != head_revision():
+    # A newer one serves as well: migrations only add, and a release before the last goes on.
+    if found is None or found < head_revision():
         raise _OldSchema(f"the schema's revision is {found}; run `python -m shared.migrate`")
 
 
