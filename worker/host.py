@@ -350,10 +350,9 @@ class Host:
 
     async def _give_up(self, held: _Held) -> None:
         """Stop a run; what it has finished is kept for the next attempt."""
-        if not held.task_log.ending:
-            with contextlib.suppress(AttemptLostError):
-                await held.task_log.flush()
-            held.lose("handed over: this worker stops")
+        with contextlib.suppress(AttemptLostError):
+            await held.task_log.flush()
+        held.lose("handed over: this worker stops")
 
     async def _release(self, claims: Sequence[Claim]) -> None:
         """Give leases back and tell others; where that fails they run out, or the sweep tells."""

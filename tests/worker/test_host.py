@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -106,6 +106,10 @@ async def events_of(db: Database, session: UUID) -> list[Event]:
 
 async def kinds_of(db: Database, session: UUID) -> list[str]:
     return [event.type for event in await events_of(db, session)]
+
+
+async def has_event(db: Database, session: UUID, kind: str) -> bool:
+    return kind in await kinds_of(db, session)
 
 
 async def idle(db: Database, session: UUID) -> None:
@@ -259,10 +263,7 @@ async def cancelled_after(
 ) -> float:
     """Cancel a running task; the seconds until it had ended."""
 
-    async def agent_began() -> bool:
-        return "agent_start" in await kinds_of(db, session)
-
-    await until(agent_began)
+    await until(lambda: has_event(db, session, "agent_start"))
     began = time.monotonic()
     await actions.cancel_task(db, ME, task)
     if publisher is not None:
@@ -319,10 +320,7 @@ async def test_a_lease_that_another_worker_took_stops_the_run_which_writes_no_mo
     host = hosts.start(run, lease_seconds=1.0, heartbeat_seconds=0.2)
     host.submit(session)
 
-    async def agent_began() -> bool:
-        return "agent_start" in await kinds_of(db, session)
-
-    await until(agent_began)
+    await until(lambda: has_event(db, session, "agent_start"))
     await db.run(STEAL, {"s": session, "seconds": 60})
     before = await dump(db)
     await within(stopped.wait(), 1.5)
@@ -350,6 +348,7 @@ async def test_a_heartbeat_that_fails_for_longer_than_the_lease_stops_the_run(
     session = await new_session(db)
     hosts.start(agent.run, lease_seconds=1.0, heartbeat_seconds=0.2).submit(session)
     await within(agent.began.wait())
+    await until(lambda: has_event(db, session, "task_started"))  # no write is on its way
     postgres = await psycopg.AsyncConnection.connect(
         postgres_server.url_of("postgres"), autocommit=True
     )
@@ -362,6 +361,23 @@ async def test_a_heartbeat_that_fails_for_longer_than_the_lease_stops_the_run(
     finally:
         await postgres.execute("alter database hosts with allow_connections true")
         await postgres.close()
+
+
+async def test_an_end_that_is_being_written_is_not_stopped_for_its_lease(
+    hosts: Hosts, db: Database, watcher: psycopg.AsyncConnection[Any]
+) -> None:
+    agent = Waiting()
+    session = await new_session(db)
+    await accept(db, session)
+    hosts.start(agent.run, lease_seconds=0.5, heartbeat_seconds=0.1).submit(session)
+    await within(agent.began.wait())
+    await until(lambda: has_event(db, session, "task_started"))
+    async with watcher.transaction():
+        await watcher.execute("lock table sessions in access exclusive mode")
+        agent.go.set()
+        await asyncio.sleep(1.0)  # until the deadline is past
+    await idle(db, session)
+    assert await broken(db) == []
 
 
 # -- drain --------------------------------------------------------------------------------------
@@ -393,12 +409,14 @@ class Stepping:
     def __init__(self) -> None:
         self.finished = Flag()
         self.ran: Counter[int] = Counter()
+        self.leave: Callable[[], None] = lambda: None
 
     async def run(self, task: RunningTask) -> Answer:
         say(task, "first")
         await self._step(task, 0)
         if not self.finished.is_set():
             self.finished.set()
+            self.leave()
             await asyncio.Event().wait()
         await self._step(task, 1)
         return say(task, "second")
@@ -413,6 +431,7 @@ async def test_a_drain_hands_over_what_takes_longer(hosts: Hosts, db: Database) 
     agent = Stepping()
     session = await new_session(db)
     host = hosts.start(agent.run)
+    agent.leave = host._stop.set  # at once: the step that is finished is not written yet
     host.submit(session)
     await within(agent.finished.wait())
     await within(asyncio.to_thread(host.drain))
