@@ -1,15 +1,16 @@
 /** The reading view: what a session's state looks like, and what its reader can do. */
 
+import { blocks } from "./blocks.js";
 import { button, byId, element, write } from "./dom.js";
 import { askedOf } from "./dice.js";
 import { Panel } from "./panel.js";
 import { Scrolling } from "./scrolling.js";
-import { blocks, underWay } from "./session.js";
+import { underWay } from "./session.js";
 import { Speaker } from "./speaker.js";
 import { badge, checkElement, dieElement } from "./throws.js";
 
 /** @typedef {import("./session.js").State} State */
-/** @typedef {import("./session.js").Block} Block */
+/** @typedef {import("./blocks.js").Block} Block */
 /** @typedef {import("./session.js").Action} Action */
 
 /**
@@ -190,7 +191,7 @@ export class Reading {
     }
   }
 
-  /** @param {import("./session.js").NoteBlock} block */
+  /** @param {import("./blocks.js").NoteBlock} block */
   _noteElement({ note, again, said }) {
     const made = element("div", note.tone === "problem" ? "note trouble" : "note", note.text);
     if (again && ["say", "choose", "continue"].includes(again.type)) {
@@ -359,7 +360,7 @@ export class Reading {
   }
 }
 
-/** @param {import("./session.js").TextBlock} block */
+/** @param {import("./blocks.js").TextBlock} block */
 function textElement({ role, ghost }) {
   if (role !== "user") {
     return element("div", "passage", element("div", ""));

@@ -52,12 +52,6 @@ import { codePoints, skipCodePoints } from "./prose.js";
 
 /** @typedef {{session: any, messages: any[], events: any[], after: number}} Snapshot */
 
-/** @typedef {{key: string, kind: "message", role: string, text: string, open: boolean, ghost: boolean}} TextBlock */
-/** @typedef {{key: string, kind: "check", check: Check}} CheckBlock */
-/** @typedef {{key: string, kind: "die", die: Die}} DieBlock */
-/** @typedef {{key: string, kind: "note", note: Note, again: Action | null, said: string}} NoteBlock */
-/** @typedef {TextBlock | CheckBlock | DieBlock | NoteBlock} Block */
-
 const MESSAGE_EVENTS = new Set([
   "message_end",
   "tool_execution_start",
@@ -138,32 +132,6 @@ export function underWay(state) {
   }
   const first = state.pending[0];
   return first ? { taskId: null, actionId: first.id, activity: null, writing: false } : null;
-}
-
-/**
- * What is to be shown, from top to bottom.
- * @param {State} state
- * @returns {Block[]}
- */
-export function blocks(state) {
-  const tasks = [...state.tasks.values()];
-  const shown = tasks.flatMap((task, index) => blocksOf(task, index === tasks.length - 1));
-  const ghosts = state.pending
-    .filter((one) => one.text !== "")
-    .map((one) => ghost(`pending:${one.id}`, one.text));
-  return [...shown, ...ghosts];
-}
-
-/**
- * The transcript as far as it is finished: who said what.
- * @param {State} state
- * @returns {{role: string, text: string}[]}
- */
-export function finished(state) {
-  return [...state.tasks.values()]
-    .flatMap((task) => task.messages)
-    .filter(isShown)
-    .map(({ role, text }) => ({ role, text }));
 }
 
 // -- from the transcript ---------------------------------------------------------------------
@@ -292,6 +260,20 @@ function queued(state, task, data) {
   const said = sent?.text || task.said || saidBy(state, action);
   const rest = state.pending.filter((one) => one !== sent);
   return withTask({ ...state, pending: rest }, { ...task, action, actionId, said });
+}
+
+/**
+ * @param {State} state
+ * @param {any} action
+ */
+function saidBy(state, action) {
+  if (action?.type === "say") {
+    return String(action.text ?? "");
+  }
+  if (action?.type === "choose") {
+    return state.choices.find((choice) => choice.id === action.choice_id)?.text ?? "";
+  }
+  return "";
 }
 
 /**
@@ -452,89 +434,4 @@ function appended(open, offset, delta) {
     return null;
   }
   return { ...open, text: open.text + fresh, length: open.length + size - held };
-}
-
-// -- what is shown ---------------------------------------------------------------------------
-
-/**
- * @param {Task} task
- * @param {boolean} last
- * @returns {Block[]}
- */
-function blocksOf(task, last) {
-  const said = task.messages.some((message) => message.role === "user");
-  const waits = task.status !== "ended" && !said && task.said !== "";
-  /** @type {Block[]} */
-  const shown = waits ? [ghost(`${task.id}:said`, task.said)] : [];
-  let check = task.check;
-  for (const message of task.messages) {
-    if (check && message.role === "assistant") {
-      shown.push({ key: `${task.id}:check`, kind: "check", check });
-      check = null;
-    }
-    shown.push(...blocksOfMessage(task, message));
-  }
-  if (check) {
-    shown.push({ key: `${task.id}:check`, kind: "check", check });
-  }
-  if (task.open && task.open.text !== "") {
-    const { number, text } = task.open;
-    shown.push({ ...textBlock(`${task.id}:${number}`, "assistant", text), open: true });
-  }
-  if (task.note && last) {
-    const again = task.note.tone === "problem" ? task.action : null;
-    shown.push({ key: `${task.id}:note`, kind: "note", note: task.note, again, said: task.said });
-  }
-  return shown;
-}
-
-/**
- * @param {Task} task
- * @param {Message} message
- * @returns {Block[]}
- */
-function blocksOfMessage(task, message) {
-  const key = `${task.id}:${message.number}`;
-  if (message.die) {
-    return [{ key, kind: "die", die: message.die }];
-  }
-  return isShown(message) ? [textBlock(key, message.role, message.text)] : [];
-}
-
-/** @param {Message} message */
-function isShown({ role, text }) {
-  return (role === "user" || role === "assistant") && text.trim() !== "";
-}
-
-/**
- * @param {string} key
- * @param {string} role
- * @param {string} text
- * @returns {TextBlock}
- */
-function textBlock(key, role, text) {
-  return { key, kind: "message", role, text, open: false, ghost: false };
-}
-
-/**
- * @param {string} key
- * @param {string} text
- * @returns {TextBlock}
- */
-function ghost(key, text) {
-  return { ...textBlock(key, "user", text), ghost: true };
-}
-
-/**
- * @param {State} state
- * @param {any} action
- */
-function saidBy(state, action) {
-  if (action?.type === "say") {
-    return String(action.text ?? "");
-  }
-  if (action?.type === "choose") {
-    return state.choices.find((choice) => choice.id === action.choice_id)?.text ?? "";
-  }
-  return "";
 }

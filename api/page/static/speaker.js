@@ -16,14 +16,14 @@ export class Speaker {
 
   /**
    * Forgets everything; what stands there already is not told again.
-   * @param {import("./session.js").Block[]} blocks
+   * @param {import("./blocks.js").Block[]} blocks
    */
   reset(blocks) {
     this._region.replaceChildren();
     this._told = new Map(blocks.map((block) => [block.key, sayable(block).length]));
   }
 
-  /** @param {import("./session.js").Block[]} blocks */
+  /** @param {import("./blocks.js").Block[]} blocks */
   follow(blocks) {
     for (const block of blocks) {
       const words = sayable(block);
@@ -44,7 +44,7 @@ export class Speaker {
 
 /**
  * What of a block can be told: of a text that still grows all but its last paragraph.
- * @param {import("./session.js").Block} block
+ * @param {import("./blocks.js").Block} block
  * @returns {string[]}
  */
 function sayable(block) {

@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { apply, begin, blocks, finished, send, underWay } from "../../../api/page/static/session.js";
+import { blocks, finished } from "../../../api/page/static/blocks.js";
+import { apply, begin, send, underWay } from "../../../api/page/static/session.js";
 import { Log, assistant, delta, snapshot, user } from "./frames.mjs";
 
 const play = (state, ...frames) => frames.reduce(apply, state);
