@@ -15,7 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ REPEATS = 7
 STREAMS = 10
 TEXT_CHUNKS = 200
 CALLS = 50
+PACED_SECONDS = 2.0
 KEY = "bench"
 PROMPT = "Tell me of the lamp."
 
@@ -129,17 +130,29 @@ async def _read(stream: Any) -> int:
     return len(text) + len(names)
 
 
-async def _microseconds(ask: Ask, expected: int, chunks: int) -> float:
-    """CPU per chunk over STREAMS streams, one after the other."""
+@dataclass(frozen=True)
+class Load:
+    """What a stream holds; `paced` ones run side by side, others one after the other."""
+
+    chunks: int
+    found: int
+    paced: bool = False
+
+
+async def _microseconds(ask: Ask, load: Load) -> float:
+    """CPU per chunk over STREAMS streams."""
     gc.collect()
     begun = time.process_time()
-    for _ in range(STREAMS):
-        found = await ask()
-        assert found == expected, found
-    return (time.process_time() - begun) / STREAMS / chunks * 1e6
+    if load.paced:
+        found = await asyncio.gather(*(ask() for _ in range(STREAMS)))
+    else:
+        found = [await ask() for _ in range(STREAMS)]
+    spent = time.process_time() - begun
+    assert found == [load.found] * STREAMS, found
+    return spent / STREAMS / load.chunks * 1e6
 
 
-async def _medians(ways: dict[str, Ask], expected: int, chunks: int) -> dict[str, float]:
+async def _medians(ways: dict[str, Ask], load: Load) -> dict[str, float]:
     times: dict[str, list[float]] = {name: [] for name in ways}
     for ask in ways.values():  # connections, caches, imports at first use
         await ask()
@@ -147,7 +160,7 @@ async def _medians(ways: dict[str, Ask], expected: int, chunks: int) -> dict[str
         names = list(ways)
         shift = repeat % len(names)
         for name in names[shift:] + names[:shift]:
-            times[name].append(await _microseconds(ways[name], expected, chunks))
+            times[name].append(await _microseconds(ways[name], load))
     return {name: round(statistics.median(figures), 1) for name, figures in times.items()}
 
 
@@ -160,16 +173,23 @@ def _with_ratios(medians: dict[str, float]) -> dict[str, object]:
 
 
 async def measured(url: str) -> dict[str, object]:
-    """Measure streams of text and streams of tool calls."""
+    """Measure streams of text, of text that comes little by little, and of tool calls."""
     script = ScriptedModel(url)
     async with openai.AsyncOpenAI(base_url=url, api_key=KEY, max_retries=0) as client:
         script.profile(ttft=0, chunks=TEXT_CHUNKS, duration=0)
-        text = await _medians(Ways(url, client, []).all(), TEXT_CHUNKS, TEXT_CHUNKS)
+        text = Load(TEXT_CHUNKS, TEXT_CHUNKS)
+        at_once = await _medians(Ways(url, client, []).all(), text)
+        script.profile(ttft=0, chunks=TEXT_CHUNKS, duration=PACED_SECONDS)
+        paced = await _medians(Ways(url, client, []).all(), replace(text, paced=True))
         called = [{"name": "look", "arguments": {"place": "mill", "times": 2}}] * CALLS
         script.script({"reply": {"tool_calls": called}})
         # Each call is three chunks: its name, and its arguments in two halves.
-        calls = await _medians(Ways(url, client, [look]).all(), CALLS, CALLS * 3)
-    return {"text": _with_ratios(text), "tool_calls": _with_ratios(calls)}
+        calls = await _medians(Ways(url, client, [look]).all(), Load(CALLS * 3, CALLS))
+    return {
+        "text": _with_ratios(at_once),
+        "paced_text": _with_ratios(paced),
+        "tool_calls": _with_ratios(calls),
+    }
 
 
 def main() -> None:
@@ -188,6 +208,7 @@ def main() -> None:
         "repeats": REPEATS,
         "streams_per_repeat": STREAMS,
         "chunks_per_stream": {"text": TEXT_CHUNKS, "tool_calls": CALLS * 3},
+        "paced_stream_seconds": PACED_SECONDS,
         **figures,
     }
     text = json.dumps(result, indent=2) + "\n"
@@ -198,9 +219,13 @@ def main() -> None:
 
 def table(figures: dict[str, Any]) -> str:
     """Return the medians as a table of Markdown."""
-    lines = ["| CPU per chunk, us | text | tool calls |", "|---|---|---|"]
-    text, calls = (figures[kind]["microseconds_per_chunk"] for kind in ("text", "tool_calls"))
-    lines += [f"| {name} | {text[name]:g} | {calls[name]:g} |" for name in text]
+    lines = ["| CPU per chunk, us | text | paced text | tool calls |", "|---|---|---|---|"]
+    kinds = [
+        figures[kind]["microseconds_per_chunk"] for kind in ("text", "paced_text", "tool_calls")
+    ]
+    lines += [
+        f"| {name} | {' | '.join(f'{kind[name]:g}' for kind in kinds)} |" for name in kinds[0]
+    ]
     return "\n".join(lines)
 
 

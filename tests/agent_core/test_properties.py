@@ -209,6 +209,8 @@ class Grammar:
         end = self.take("turn_end")
         assert end.message is answer
         assert end.tool_results == results
+        if answer.stop_reason not in {"stop", "length", "tool_use"}:
+            assert self.sees("agent_end")
 
     def message(self) -> Any:
         start = self.take("message_start")
@@ -260,6 +262,7 @@ def case(
 @case((answering(reason="stop"), "follow_up", "abort"))
 @case((answering(reason="stop"), "steer", "abort"), policy="skip")
 # A call that waits for a slot, or for its turn, has its result, too.
+@case((answering("fine", "fine", "fine"), "nothing", "nothing"), slots=1)
 @case((answering("fine", "fine", "hangs"), "nothing", "nothing"), tool_happening="abort", slots=1)
 @case((answering("hangs", "fine", "fine"), "nothing", "nothing"), tool_happening="abort", slots=1)
 @case(
