@@ -200,9 +200,12 @@ class Host:
             self._over.set()
 
     def _begin(self, session_id: UUID) -> None:
-        if session_id in self._advancing or self._closing.is_set():
+        if session_id in self._advancing:
             # Whether the task that holds it had looked for more already, nobody here can know.
             self._hinted_again.add(session_id)
+            self._slots.release()
+            return
+        if self._closing.is_set():
             self._slots.release()
             return
         task = asyncio.get_running_loop().create_task(self._advance(session_id))
