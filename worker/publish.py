@@ -41,7 +41,12 @@ async def _publish(db: Database, source: StorySource) -> CatalogEntry | None:
     compiled = await _compiled(db, source)
     if compiled is None:
         return None
-    engine = await asyncio.to_thread(InkEngine, compiled, story_hash=source.hash)
+    try:
+        engine = await asyncio.to_thread(InkEngine, compiled, story_hash=source.hash)
+    except InkError as error:
+        # Kept by another release of the engine: the other stories are offered all the same.
+        log.exception("story not offered", story=source.name, problems=[str(error)])
+        return None
     card = card_of(source.name, engine.tags)
     return CatalogEntry(
         kind="story",

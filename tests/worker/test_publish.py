@@ -1,0 +1,30 @@
+"""Which stories a worker offers."""
+
+from pathlib import Path
+
+import pytest
+
+from shared.settings import load_settings
+from shared.store import catalog
+from shared.store.database import Database
+from worker.ink.library import read_story
+from worker.publish import publish_stories
+
+
+async def test_a_story_that_can_not_be_played_keeps_no_other_from_being_offered(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, postgres_url: str
+) -> None:
+    (tmp_path / "whole.ink").write_text("# title: Whole\nOnce.\n-> END\n")
+    (tmp_path / "broken.ink").write_text("Once. -> nowhere\n")
+    (tmp_path / "older.ink").write_text("Once more.\n-> END\n")
+    monkeypatch.setenv("DATABASE_URL", postgres_url)
+    monkeypatch.setenv("FIRESIDE_STORY_FOLDERS", str(tmp_path))
+    settings = load_settings()
+    db = Database.from_settings(settings)
+    older = read_story(tmp_path / "older.ink")
+    await catalog.keep_story(db, older.hash, older.name, '{"inkVersion": 1}')
+
+    entries = await publish_stories(db, settings)
+    await db.close()
+
+    assert [(entry.name, entry.title) for entry in entries] == [("whole", "Whole")]
