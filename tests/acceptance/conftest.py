@@ -8,6 +8,7 @@ import pytest
 
 from deploy.local.model import ScriptedModelProcess
 from deploy.local.postgres import EmbeddedPostgres
+from deploy.local.server import ROOT
 from deploy.local.valkey import EmbeddedValkey
 from deploy.models.control import ScriptedModel
 from tests.acceptance.fleet import Fleet
@@ -56,7 +57,7 @@ def standing_fleet(
             postgres=url,
             redis=valkey.url,
             model=scripted_model_process.url,
-            story_folders=str(folder / "stories"),
+            story_folders=f"{folder / 'stories'},{ROOT / 'stories'}",
         ) as fleet,
     ):
         fleet.add_gateway()

@@ -10,6 +10,7 @@ import pytest
 from tests.acceptance.fleet import Fleet
 from tests.acceptance.player import Frame, Player, ended
 from tests.ink.test_intercept import PICKS, Seen, by_inkjs
+from tests.story.test_endings import ENDINGS, TO_THE_QUAY
 from worker.ink.compiler import compile_story
 
 
@@ -60,6 +61,31 @@ def text_and_choices(result: dict[str, object]) -> tuple[object, object]:
 
 def as_a_client_sees(seen: Seen) -> tuple[str, list[tuple[str, list[str]]]]:
     return "\n".join(text for text, _ in seen.lines), seen.choices
+
+
+async def test_each_ending_of_our_story_is_reached(standing: httpx.AsyncClient) -> None:
+    endings = [await last_text(standing, last) for last in ENDINGS.values()]
+
+    assert len(set(endings)) == len(ENDINGS) == 3
+
+
+async def last_text(http: httpx.AsyncClient, last: str) -> str:
+    """Play The Last Lamp to the end that this choice leads to."""
+    player = await Player.begin(http, agent="story", story="last-lamp")
+    result = await player.result(player.opening)
+    for wanted in (*TO_THE_QUAY, last):
+        (choice,) = [choice for choice in result["choices"] if choice["text"] == wanted]
+        result = await choose(player, choice["id"])
+    while result["choices"]:
+        result = await choose(player, result["choices"][0]["id"])
+    assert result["state"]["ended"]
+    text: str = result["text"]
+    return text
+
+
+async def choose(player: Player, choice_id: str) -> Frame:
+    accepted = await player.act({"type": "choose", "choice_id": choice_id})
+    return await player.result(accepted["task_id"])
 
 
 async def test_a_companion_uses_a_tool(standing: httpx.AsyncClient) -> None:
