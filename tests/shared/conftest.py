@@ -5,14 +5,13 @@ from typing import Any
 
 import psycopg
 import pytest
-from psycopg import sql
 from redis.asyncio import Redis
 
 from deploy.local.postgres import EmbeddedPostgres
 from shared.redis_pool import connect_redis
 from shared.settings import Settings, load_settings
 from shared.store.database import Database
-from tests.shared.tables import TABLES
+from tests.shared.tables import empty
 
 
 @pytest.fixture(scope="session")
@@ -25,9 +24,7 @@ def store_url(postgres_server: EmbeddedPostgres, database_template: str) -> Iter
 @pytest.fixture
 def postgres_url(store_url: str) -> str:
     """The URL of an empty database."""
-    with psycopg.connect(store_url) as connection:
-        for table in TABLES:
-            connection.execute(sql.SQL("delete from {}").format(sql.Identifier(table)))
+    empty(store_url)
     return store_url
 
 

@@ -12,7 +12,6 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
-from psycopg import sql
 from pydantic import SecretStr
 from redis.asyncio import Redis
 from sqlalchemy import text
@@ -30,7 +29,7 @@ from shared.store.database import Database
 from tests.shared.invariants import broken
 from tests.shared.sessions import ME, new_session
 from tests.shared.sessions import say as accept
-from tests.shared.tables import TABLES, dump
+from tests.shared.tables import dump, empty
 from tests.worker.hosts import Flag, Hosts, echo, say, step, until, within
 from worker.agents import Answer, RunningTask, TaskFailed
 
@@ -44,9 +43,7 @@ def hosts_url(postgres_server: EmbeddedPostgres, database_template: str) -> Iter
 @pytest.fixture
 def postgres_url(hosts_url: str) -> str:
     """The URL of an empty database."""
-    with psycopg.connect(hosts_url) as connection:
-        for table in TABLES:
-            connection.execute(sql.SQL("delete from {}").format(sql.Identifier(table)))
+    empty(hosts_url)
     return hosts_url
 
 
