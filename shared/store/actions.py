@@ -18,7 +18,7 @@ from shared.store.database import AnyRow, Database
 # (`returning`), never from the statement's snapshot: two actions that arrive at once get
 # different numbers, and `reject` sees a task that was accepted a moment before.
 _ACCEPT = text(
-    """
+    """/* accept */
     with known as (
         select id, status, body_hash, queued_seq, position from tasks
         where session_id = :session and user_id = :user and client_action_id = :key
@@ -61,7 +61,7 @@ _ACCEPT = text(
 )
 
 _KNOWN = text(
-    """
+    """/* accept known */
     select id, status, queued_seq, position, body_hash, false as fresh from tasks
     where session_id = :session and user_id = :user and client_action_id = :key
     """
@@ -70,7 +70,7 @@ _KNOWN = text(
 _SESSION_EXISTS = text("select 1 from sessions where id = :session and user_id = :user")
 
 _INTERRUPT = text(
-    """
+    """/* interrupt */
     update tasks set cancel_requested_at = coalesce(cancel_requested_at, clock_timestamp())
     where session_id = :session and user_id = :user and status = 'running'
     returning id
@@ -91,7 +91,7 @@ _LOCK_SESSION = text(
 )
 
 _CANCEL_TASK = text(
-    """
+    """/* cancel */
     update tasks set
         cancel_requested_at = coalesce(cancel_requested_at, clock_timestamp()),
         status = case status when 'queued' then 'cancelled' else status end,
@@ -102,7 +102,7 @@ _CANCEL_TASK = text(
 )
 
 _TERMINAL_EVENT = text(
-    """
+    """/* cancel event */
     with session as (
         update sessions set next_event = next_event + 1, open_tasks = open_tasks - 1,
             updated_at = clock_timestamp()

@@ -1,4 +1,7 @@
-"""What workers write: claim, fenced writes, end, heartbeat, release, and the sweep."""
+"""What workers write: claim, fenced writes, end, heartbeat, release, and the sweep.
+
+Each statement begins with its name, as operators see it in pg_stat_activity.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +26,7 @@ from shared.store.database import Database, Parameters
 # State is what `returning` gives: the row under the lock that the lease is written with. Should
 # this lease run out, the next hint is due at once, however long the session had been waiting.
 _TAKE_LEASE = text(
-    """
+    """/* claim lease */
     update sessions s set
         epoch = epoch + 1,
         lease_token = gen_random_uuid(),
@@ -43,7 +46,7 @@ _TAKE_LEASE = text(
 # A statement of its own, so that its snapshot is newer than the lease: a task that was accepted
 # while this claim waited for the row is seen.
 _TAKE_TASK = text(
-    """
+    """/* claim task */
     with done as (
         select count(*)::int as steps from steps
         where session_id = :session and status = 'done' and task_seq = (
@@ -67,7 +70,7 @@ _TAKE_TASK = text(
 )
 
 _PATH = text(
-    """
+    """/* claim path */
     with recursive path as (
         select no, parent, message, 1 as depth from messages
         where session_id = :session and no = :head
@@ -81,14 +84,14 @@ _PATH = text(
 )
 
 _STEPS_OF_TASK = text(
-    """
+    """/* claim steps */
     select no, kind, name, effect, input_hash, status, output from steps
     where session_id = :session and task_seq = :task_seq order by no
     """
 )
 
 _EVENTS_OF_TASK = text(
-    """
+    """/* claim events */
     select seq, type, task_id, at, data from events
     where session_id = :session and seq > :queued_seq and task_id = :task order by seq
     """
@@ -117,7 +120,7 @@ _NEW_STEPS = """new_steps as (
 # The fence and the gapless numbers are the same row update: whoever lost the lease updates no
 # row and therefore inserts nothing.
 _WRITE = text(
-    f"""
+    f"""/* write */
     with fence as (
         update sessions set
             next_event = next_event + :event_count,
@@ -130,7 +133,7 @@ _WRITE = text(
 )
 
 _END = text(
-    f"""
+    f"""/* end */
     with fence as (
         update sessions set
             next_event = next_event + :event_count,
@@ -173,7 +176,7 @@ _END = text(
 # Rows that a write of the same worker holds right now are passed over: that write renews the
 # lease itself, and one slow row must not keep a thousand others from being renewed.
 _HEARTBEAT = text(
-    """
+    """/* heartbeat */
     with mine as (
         select s.id from sessions s
         join unnest(cast(:ids as uuid[]), cast(:epochs as bigint[]), cast(:tokens as uuid[]))
@@ -188,7 +191,7 @@ _HEARTBEAT = text(
 )
 
 _STILL_MINE = text(
-    """
+    """/* pulse */
     select s.id, (select t.cancel_requested_at is not null from tasks t
                   where t.session_id = s.id and t.status = 'running') as cancel
     from sessions s
@@ -200,7 +203,7 @@ _STILL_MINE = text(
 
 # A hand-over is no failed attempt, so it takes back the one that its claim counted.
 _RELEASE = text(
-    """
+    """/* release */
     with released as (
         update sessions set lease_token = null, lease_until = null, hints = 0,
             hint_at = clock_timestamp()
@@ -217,7 +220,7 @@ SWEEP_LOCK = 7_316_205_118
 
 # Materialized, or else the planner may lock more rows than the limit says.
 _SWEEP = text(
-    """
+    """/* sweep */
     with due as materialized (
         select id, hint_at from sessions
         where (select pg_try_advisory_xact_lock(:lock))

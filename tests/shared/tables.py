@@ -9,6 +9,7 @@ from sqlalchemy import text
 from shared.store.database import Database
 
 TABLES = (
+    "lineage",
     "early_cancels",
     "events",
     "messages",
