@@ -39,7 +39,7 @@ class Settings(BaseSettings):
     )
     database_pooler: Literal["none", "transaction"] = Field(
         default="none",
-        description="`transaction` where `DATABASE_URL` leads to a transaction pooler, as pgbouncer",
+        description="`transaction` where `DATABASE_URL` is a pooler in that mode, as pgbouncer",
     )
     redis_url: SecretStr = Field(
         default=SecretStr("redis://localhost:6379/0"),

@@ -42,7 +42,7 @@ ANSWER_SECONDS = 12.0
 """The longest wait for an answer. Above the server's own limits, for where those can't help: it
 is frozen, the network is gone without a word, or a pooler keeps a limit from being set."""
 
-STOP_SECONDS = 1.0
+STOP_SECONDS = 0.5
 """How long Postgres may take to stop a statement that nobody waits for; then the line is cut."""
 
 

@@ -88,6 +88,13 @@ class Database:
         """Close all connections."""
         await self._engine.dispose()
 
+    async def check_writable(self) -> None:
+        """Raise StoreUnavailable where Postgres does not answer, or takes no writes: it is a
+        replica, or was made read-only."""
+        found = await self.row(text("/* check */ select current_setting('transaction_read_only')"))
+        if found is None or found[0] != "off":
+            raise StoreUnavailable("Postgres is not available: it is read-only")
+
     async def revision(self) -> str | None:
         """The schema's revision, or None where nothing was migrated yet."""
         exists = await self.row(text("select to_regclass('alembic_version') is not null"))
