@@ -37,6 +37,10 @@ class Settings(BaseSettings):
     database_pool: int = Field(
         default=20, ge=2, le=500, description="connections to Postgres per process"
     )
+    database_pooler: Literal["none", "transaction"] = Field(
+        default="none",
+        description="`transaction` where `DATABASE_URL` is a pooler in that mode, as pgbouncer",
+    )
     redis_url: SecretStr = Field(
         default=SecretStr("redis://localhost:6379/0"),
         validation_alias=AliasChoices("REDIS_URL", "FIRESIDE_REDIS_URL"),

@@ -6,6 +6,7 @@ import pytest
 
 from tests.servers import (
     database_template,
+    pgbouncer,
     postgres_server,
     postgres_url,
     redis_url,
@@ -16,6 +17,7 @@ from tests.servers import (
 
 __all__ = [
     "database_template",
+    "pgbouncer",
     "postgres_server",
     "postgres_url",
     "redis_url",

@@ -1,7 +1,7 @@
 """Real servers for tests: each is started once in a session, at its first use, on a free port.
 
 `postgres_url` is a fresh migrated database for each test, `redis_url` an empty database 0,
-`scripted_model` the hand on a model without rules.
+`scripted_model` the hand on a model without rules, `pgbouncer` a pooler before that Postgres.
 """
 
 from collections.abc import Iterator
@@ -15,6 +15,7 @@ from deploy.local.postgres import NOT_DURABLE, EmbeddedPostgres
 from deploy.local.valkey import EmbeddedValkey
 from deploy.models.control import ScriptedModel
 from shared.migrate import migrate
+from tests.pgbouncer import PgBouncer, program_path
 
 TEMPLATE = "fireside_template"
 _numbers = count(1)
@@ -41,6 +42,18 @@ def postgres_url(postgres_server: EmbeddedPostgres, database_template: str) -> I
     name = f"test_{next(_numbers)}"
     yield postgres_server.create_database(name, template=database_template)
     postgres_server.drop_database(name)
+
+
+@pytest.fixture(scope="session")
+def pgbouncer(
+    postgres_server: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[PgBouncer]:
+    """A transaction pooler before the session's Postgres; skips where there is no such program."""
+    if program_path() is None:
+        pytest.skip("pgbouncer is not installed (apt-get install pgbouncer)")
+    folder = tmp_path_factory.mktemp("servers") / "pgbouncer"
+    with PgBouncer(folder, postgres_server.url) as pooler:
+        yield pooler
 
 
 @pytest.fixture(scope="session")

@@ -15,10 +15,10 @@ from worker.task_log import AttemptLostError, TaskLog
 
 log = structlog.get_logger(__name__)
 
-CANCEL_GRACE_SECONDS = 3.0
+CANCEL_GRACE_SECONDS = 1.0
 """How long an agent may take to end by itself after the user cancelled."""
 
-STOP_SECONDS = 2.0
+STOP_SECONDS = 1.0
 """How long an agent that was cancelled may take to clean up; then it is left behind."""
 
 

@@ -7,11 +7,12 @@ statement a second, hears of cancelled tasks, and hands over what is left when t
 import asyncio
 import contextlib
 import functools
+import logging
 import os
 import signal as signals
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -21,7 +22,7 @@ import uvloop
 from redis.exceptions import RedisError
 
 from agent_core import AbortSignal, Model
-from shared.errors import FiresideError
+from shared.errors import FiresideError, StoreUnavailable
 from shared.events import CANCEL_CHANNEL, JOIN_CHANNEL, Publisher
 from shared.queue import Hints
 from shared.records import Claim, Written
@@ -32,13 +33,21 @@ from shared.store.database import Database
 from shared.sweep import sweep_for_ever
 from worker.agents import RegisteredAgent, Resources
 from worker.attempt import run_attempt
+from worker.outage import Outage
 from worker.postgres_tasks import PostgresTasks
 from worker.task_log import AttemptLostError, TaskLog
 
 log = structlog.get_logger(__name__)
 
-STUBBORN_SECONDS = 1.0
+STUBBORN_SECONDS = 0.5
 """How long a stopping process waits for its loop, when all it had to do there is done."""
+
+HAND_OVER_SECONDS = 1.5
+"""How long a stopping process may take to give back what did not end within its budget. Should
+Postgres not answer by then, the leases run out by themselves."""
+
+HOLD_SECONDS = 0.1
+"""How often a hint that waits for Postgres looks whether it is back."""
 
 HISTORY_MESSAGES = 200
 """How many messages of a session an attempt starts with at the most."""
@@ -53,6 +62,7 @@ class _Held:
     signal: AbortSignal
     renewed_at: float
     run: asyncio.Task[Written] | None = None
+    handed_over: bool = False
 
     def lose(self, reason: str) -> None:
         """Stop the run, unless its end is being written: that write finds out by itself."""
@@ -94,6 +104,7 @@ class Host:
         self._ready = threading.Event()
         self._over = threading.Event()
         self._stop: asyncio.Event
+        self._outage: Outage
         self.failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run_loop, name="host", daemon=True)
 
@@ -107,7 +118,10 @@ class Host:
             raise self.failure
 
     def submit(self, session_id: UUID) -> None:
-        """Hand a session to the loop; blocks while all slots are taken (the backpressure)."""
+        """Hand a session to the loop; blocks while all slots are taken (the backpressure), and
+        while Postgres is away: the hints wait in the queue, where they are of use."""
+        while self._outage.lasts and not self._closing.wait(HOLD_SECONDS):
+            pass
         while not self._slots.acquire(timeout=0.5):
             if self._closing.is_set():
                 return
@@ -170,7 +184,10 @@ class Host:
             functools.partial(catalog.compiled_story, self._db),
             tool_seconds=settings.tool_seconds,
         )
-        self._store = PostgresTasks(self._db, self._publisher, lease_seconds=settings.lease_seconds)
+        self._outage = Outage(self._db)
+        self._store = PostgresTasks(
+            self._db, self._publisher, self._outage, lease_seconds=settings.lease_seconds
+        )
         services = [
             asyncio.ensure_future(service)
             for service in (
@@ -194,7 +211,7 @@ class Host:
         finally:
             for service in services:
                 service.cancel()
-            await asyncio.gather(*services, return_exceptions=True)
+            await asyncio.gather(*services, self._outage.close(), return_exceptions=True)
             await self._redis.aclose()
             await self._db.close()
             self._over.set()
@@ -237,6 +254,8 @@ class Host:
                 more = more or session_id in self._hinted_again
         except FiresideError as error:
             # Nothing is lost: the sweep finds the session again.
+            if isinstance(error, StoreUnavailable):
+                self._outage.noticed()
             log.warning("session left", session_id=str(session_id), error=str(error))
         except Exception:
             log.exception("session left", session_id=str(session_id))
@@ -270,15 +289,30 @@ class Host:
             await task_log.close()
         finally:
             del self._held[session_id]
-        if held.run.cancelled() or isinstance(held.run.exception(), AttemptLostError):
-            log.warning(
-                "attempt lost",
-                task_id=str(claim.task_id),
-                attempt=claim.attempt,
-                error=str(task_log.lost),
-            )
+            self._store.forget(claim.fence)
+        if held.run.cancelled() or held.run.exception() is not None:
+            await self._lost(held, held.run)
             return False
         return held.run.result().open_tasks > 0
+
+    async def _lost(self, held: _Held, run: asyncio.Task[Written]) -> None:
+        """Say why an attempt did not end its task, and let another begin at once.
+
+        Its lease may still last: whatever else ended the attempt, nobody need wait for it.
+        """
+        claim = held.claim
+        error = None if run.cancelled() else run.exception()
+        broke = error is not None and not isinstance(error, AttemptLostError)
+        log.log(
+            logging.ERROR if broke else logging.WARNING,
+            "attempt lost",
+            task_id=str(claim.task_id),
+            attempt=claim.attempt,
+            error=str(held.task_log.lost),
+            exc_info=error if broke else None,
+        )
+        if not held.handed_over and not self._outage.lasts:
+            await self._release([claim], counted=True)
 
     async def _heartbeat(self) -> None:
         """Renew every lease, hear of cancels, and stop the runs whose lease is gone."""
@@ -356,27 +390,40 @@ class Host:
             log.info("draining", sessions=len(self._advancing))
             await asyncio.wait(self._advancing.values(), timeout=budget)
         left = list(self._held.values())
-        await asyncio.gather(*(self._give_up(held) for held in left))
-        if self._advancing:
-            await asyncio.wait(self._advancing.values())
         if left:
             log.info("handing over", sessions=len(left))
-            await self._release([held.claim for held in left])
+        ending = {*self._advancing.values(), *(_begin(self._give_up(held)) for held in left)}
+        if ending:
+            _, late = await asyncio.wait(ending, timeout=HAND_OVER_SECONDS)
+            if late:
+                log.warning("not all was handed over", error="not done in time")
+            for task in late:
+                task.cancel()
 
     async def _give_up(self, held: _Held) -> None:
-        """Stop a run; what it has finished is kept for the next attempt."""
-        with contextlib.suppress(AttemptLostError):
-            await held.task_log.flush()
+        """Stop a run and give its lease back; what it has finished is kept for the next attempt."""
+        session_id = held.claim.fence.session_id
+        with contextlib.suppress(AttemptLostError, TimeoutError):
+            async with asyncio.timeout(HAND_OVER_SECONDS / 2):
+                await held.task_log.flush()
+        held.handed_over = True
         held.lose("handed over: this worker stops")
+        if (advancing := self._advancing.get(session_id)) is not None:
+            await asyncio.wait({advancing})
+        await self._release([held.claim])
 
-    async def _release(self, claims: Sequence[Claim]) -> None:
+    async def _release(self, claims: Sequence[Claim], *, counted: bool = False) -> None:
         """Give leases back and tell others; where that fails they run out, or the sweep tells."""
         try:
             released = await asyncio.gather(
-                *(leases.release(self._db, claim.fence) for claim in claims)
+                *(leases.release(self._db, claim.fence, counted=counted) for claim in claims)
             )
             await self._hints.send(
                 claim.fence.session_id for claim, done in zip(claims, released, strict=True) if done
             )
         except FiresideError as error:
             log.warning("not all was handed over", error=str(error))
+
+
+def _begin(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    return asyncio.get_running_loop().create_task(work)

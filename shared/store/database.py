@@ -1,35 +1,21 @@
 """Connections to Postgres: the pool, single statements, transactions, and what goes wrong."""
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Self, TypeAlias
 
-import psycopg
-from psycopg.types.json import set_json_loads
 from sqlalchemy import Row, TextClause, text
 from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from shared.encoding import loads
 from shared.errors import InvalidRequest, StoreUnavailable
 from shared.settings import Settings
+from shared.store.connection import BEGIN, BEGIN_POOLED, connect, connect_pooled
 
 Parameters = Mapping[str, Any]
 AnyRow: TypeAlias = Row[*tuple[Any, ...]]
 Rows = Sequence[AnyRow]
-
-set_json_loads(loads)
-
-# A frozen process must not hold a session's row lock for longer than a takeover may take, and a
-# statement that waits for such a lock must give up rather than pile up behind it.
-SESSION_SETTINGS = """
-    set timezone = 'UTC';
-    set idle_in_transaction_session_timeout = '3s';
-    set lock_timeout = '5s';
-    set statement_timeout = '30s'
-"""
 
 _UNAVAILABLE_CLASSES = ("08", "53", "55", "57")
 """SQLSTATE classes: connection, resources, object in use (lock time-out), operator's doing."""
@@ -43,8 +29,9 @@ class Database:
     with a statement itself stays SQLAlchemy's error.
     """
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, *, pooled: bool = False) -> None:
         self._engine = engine
+        self._begin = BEGIN_POOLED if pooled else BEGIN
 
     @classmethod
     def from_settings(cls, settings: Settings, *, wait_seconds: float = 10) -> Self:
@@ -53,6 +40,7 @@ class Database:
         Args:
             wait_seconds: how long a caller waits for a connection when all are lent out.
         """
+        pooled = settings.database_pooler == "transaction"
         engine = create_async_engine(
             driver_url(settings.database_url.get_secret_value()),
             pool_size=settings.database_pool,
@@ -67,10 +55,10 @@ class Database:
                 "keepalives_count": 3,
                 "tcp_user_timeout": 10_000,
                 "application_name": "fireside",
-                "async_creator_fn": _connect,
+                "async_creator_fn": connect_pooled if pooled else connect,
             },
         )
-        return cls(engine)
+        return cls(engine, pooled=pooled)
 
     async def rows(self, statement: TextClause, parameters: Parameters | None = None) -> Rows:
         """Run one statement as its own transaction; all rows that it gives."""
@@ -93,12 +81,19 @@ class Database:
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
         """Several statements that hold together; commits at the end of the block."""
         async with _translated(), self._engine.begin() as connection:
-            await connection.exec_driver_sql("begin")
+            await connection.exec_driver_sql(self._begin)
             yield connection
 
     async def close(self) -> None:
         """Close all connections."""
         await self._engine.dispose()
+
+    async def check_writable(self) -> None:
+        """Raise StoreUnavailable where Postgres does not answer, or takes no writes: it is a
+        replica, or was made read-only."""
+        found = await self.row(text("/* check */ select current_setting('transaction_read_only')"))
+        if found is None or found[0] != "off":
+            raise StoreUnavailable("Postgres is not available: it is read-only")
 
     async def revision(self) -> str | None:
         """The schema's revision, or None where nothing was migrated yet."""
@@ -113,41 +108,6 @@ def driver_url(url: str) -> str:
     """The URL with SQLAlchemy's name of the driver in it."""
     scheme, rest = url.split("://", 1)
     return f"postgresql+psycopg://{rest}" if scheme in {"postgresql", "postgres"} else url
-
-
-async def _connect(*arguments: Any, **options: Any) -> psycopg.AsyncConnection[Any]:
-    """Make a connection; a caller that is cancelled meanwhile leaves nothing open.
-
-    The driver keeps the socket of a connection whose making was cancelled until the garbage
-    collector comes by, and Postgres waits a minute for the log-in to go on. So it is made all
-    the same, and closed.
-    """
-    making = asyncio.create_task(_make_connection(*arguments, **options))
-    try:
-        return await asyncio.shield(making)
-    except asyncio.CancelledError:
-        making.add_done_callback(_drop)
-        raise
-
-
-async def _make_connection(*arguments: Any, **options: Any) -> psycopg.AsyncConnection[Any]:
-    """One statement is one transaction already, so connections commit by themselves for good.
-
-    Were it switched for each use, a caller that is cancelled at the switch would leave its
-    connection lent out until the garbage collector comes by.
-    """
-    connection = await psycopg.AsyncConnection.connect(*arguments, autocommit=True, **options)
-    try:
-        await connection.execute(SESSION_SETTINGS)
-    except BaseException:
-        await connection.close()
-        raise
-    return connection
-
-
-def _drop(making: asyncio.Task[psycopg.AsyncConnection[Any]]) -> None:
-    if not making.cancelled() and making.exception() is None:
-        making.result().pgconn.finish()
 
 
 @asynccontextmanager

@@ -32,6 +32,7 @@ _TAKE_LEASE = text(
     """/* claim lease */
     update sessions s set
         epoch = epoch + 1,
+        writes = 0,
         lease_token = gen_random_uuid(),
         lease_until = clock_timestamp() + make_interval(secs => :lease_seconds),
         hints = 0,
@@ -174,14 +175,17 @@ _NEW_STEPS = """new_steps as (
     )"""
 
 # The fence and the gapless numbers are the same row update: whoever lost the lease updates no
-# row and therefore inserts nothing.
+# row and therefore inserts nothing. So does the second copy of a write whose answer was lost:
+# `writes` counts them, and a write that says which one it is takes effect once.
 _WRITE = text(
     f"""/* write */
     with fence as (
         update sessions set
             next_event = next_event + :event_count,
+            writes = writes + 1,
             lease_until = clock_timestamp() + make_interval(secs => :lease_seconds)
         where id = :session and epoch = :epoch and lease_token = :token
+            and writes = coalesce(cast(:writes as integer), writes)
         returning next_event - :event_count as first_seq, clock_timestamp() as at, open_tasks
     ), {_NEW_EVENTS}, {_NEW_STEPS}
     select first_seq, at, open_tasks from fence
@@ -193,6 +197,7 @@ _END = text(
     with fence as (
         update sessions set
             next_event = next_event + :event_count,
+            writes = writes + 1,
             next_message = next_message + :message_count,
             head_message = case when :message_count > 0
                                 then next_message + :message_count - 1 else head_message end,
@@ -205,6 +210,7 @@ _END = text(
             hint_at = clock_timestamp(),
             updated_at = clock_timestamp()
         where id = :session and epoch = :epoch and lease_token = :token
+            and writes = coalesce(cast(:writes as integer), writes)
         returning next_event - :event_count as first_seq,
             next_message - :message_count as first_message,
             clock_timestamp() as at, open_tasks
@@ -265,7 +271,7 @@ _STILL_MINE = text(
     """
 )
 
-# A hand-over is no failed attempt, so it takes back the one that its claim counted.
+# A hand-over is no failed attempt, so it takes back the one that its claim counted (`uncount`).
 _RELEASE = text(
     """/* release */
     with released as (
@@ -274,7 +280,7 @@ _RELEASE = text(
         where id = :session and epoch = :epoch and lease_token = :token
         returning id
     )
-    update tasks set attempts = greatest(attempts - 1, 0)
+    update tasks set attempts = greatest(attempts - :uncount, 0)
     from released where session_id = released.id and status = 'running'
     returning 1
     """
@@ -423,26 +429,42 @@ async def write(
     steps: Sequence[Step] = (),
     *,
     lease_seconds: float,
+    writes: int | None = None,
 ) -> Written:
     """Append events and journal steps of a running task; renews the lease.
 
+    Args:
+        writes: how many writes this lease has made before: should a copy of this one have been
+            made, this one is not. None makes it in any case.
+
     Raises:
-        LeaseLost: another worker has the session, or it is gone; nothing was written.
+        LeaseLost: another worker has the session, or it is gone, or a copy of this write was
+            made; nothing was written now.
     """
-    parameters = _written_parameters(claim, events, steps) | {"lease_seconds": lease_seconds}
+    parameters = _written_parameters(claim, events, steps) | {
+        "lease_seconds": lease_seconds,
+        "writes": writes,
+    }
     row = await db.row(_WRITE, parameters)
     if row is None:
         raise LeaseLost(str(claim.fence.session_id))
     return Written(*row)
 
 
-async def end(db: Database, claim: Claim, outcome: Outcome) -> Written:
+async def end(
+    db: Database, claim: Claim, outcome: Outcome, *, writes: int | None = None
+) -> Written:
     """End the task: its terminal event, messages, state and status, and the lease given back.
 
+    Args:
+        writes: as `write` takes it.
+
     Raises:
-        LeaseLost: another worker has the session, or it is gone; nothing was written.
+        LeaseLost: another worker has the session, or it is gone, or a copy of this end was
+            written; nothing was written now.
     """
     parameters = _written_parameters(claim, outcome.events, outcome.steps) | {
+        "writes": writes,
         "status": outcome.status,
         "messages": dumps_text(list(outcome.messages)),
         "message_count": len(outcome.messages),
@@ -505,9 +527,15 @@ async def heartbeat(db: Database, fences: Sequence[Fence], *, lease_seconds: flo
     )
 
 
-async def release(db: Database, fence: Fence) -> bool:
-    """Hand a session over: its lease ends now, and the next attempt is not counted as a retry."""
-    return await db.row(_RELEASE, _fence_parameters(fence)) is not None
+async def release(db: Database, fence: Fence, *, counted: bool = False) -> bool:
+    """End a lease now; whether it was still held.
+
+    Args:
+        counted: whether the attempt was one that failed. A session that is handed over does not
+            count it.
+    """
+    parameters = _fence_parameters(fence) | {"uncount": 0 if counted else 1}
+    return await db.row(_RELEASE, parameters) is not None
 
 
 async def sweep(db: Database, *, limit: int = 200) -> list[UUID]:

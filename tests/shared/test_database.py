@@ -80,7 +80,7 @@ SETTINGS = text(
 
 
 async def test_each_connection_has_its_limits(db: Database) -> None:
-    expected = ("UTC", "3s", "5s", "30s")
+    expected = ("UTC", "3s", "5s", "10s")
 
     assert await db.row(SETTINGS) == expected
     async with db.transaction() as connection:

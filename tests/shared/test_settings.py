@@ -11,6 +11,7 @@ from shared.settings import Settings, get_settings, load_settings
 DEFAULTS: dict[str, Any] = {
     "database_url": "postgresql://localhost/fireside",
     "database_pool": 20,
+    "database_pooler": "none",
     "redis_url": "redis://localhost:6379/0",
     "broker_url": None,
     "queue": "fireside",
@@ -70,6 +71,7 @@ WRONG = [
         ]
     ),
     ("FIRESIDE_QUEUE", f"{SECRET} ", "String should match pattern '^[A-Za-z0-9_.-]{1,64}$'"),
+    ("FIRESIDE_DATABASE_POOLER", SECRET, "Input should be 'none' or 'transaction'"),
     ("FIRESIDE_AUTH", SECRET, "Input should be 'required' or 'none'"),
     ("FIRESIDE_LOG_FORMAT", SECRET, "Input should be 'json' or 'text'"),
     ("FIRESIDE_LOG_LEVEL", SECRET, "Input should be 'debug', 'info', 'warning' or 'error'"),
@@ -179,6 +181,7 @@ def test_each_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     other: dict[str, Any] = {
         "database_url": "postgres://me@db:5433/other",
         "database_pool": 7,
+        "database_pooler": "transaction",
         "redis_url": "rediss://cache:6380/2",
         "broker_url": "amqp://broker",
         "queue": "other.queue-1_x",

@@ -13,7 +13,8 @@ STATEMENTS = """
 ALTER TABLE sessions
     ADD COLUMN ready_at timestamptz,
     ADD COLUMN quarantined boolean NOT NULL DEFAULT false,
-    ADD COLUMN priority smallint NOT NULL DEFAULT 0;
+    ADD COLUMN priority smallint NOT NULL DEFAULT 0,
+    ADD COLUMN writes integer NOT NULL DEFAULT 0;
 CREATE INDEX sessions_quarantined ON sessions (hint_at) WHERE quarantined AND open_tasks > 0;
 
 ALTER TABLE tasks
