@@ -2,15 +2,26 @@
 
 import importlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeAlias
 from uuid import UUID
 
-from agent_core import AbortSignal, AgentEvent, Message, Model, StepJournal, StreamFn
+from agent_core import (
+    AbortSignal,
+    AgentEvent,
+    CallLimiter,
+    Message,
+    Model,
+    StepJournal,
+    StreamFn,
+    limited,
+)
 from shared.encoding import JsonObject
 from shared.errors import FiresideError, SettingsError
 from shared.records import CatalogEntry
 from shared.settings import Settings
+from worker.deadlines import Deadlines
 
 
 class TaskFailed(FiresideError):
@@ -34,7 +45,7 @@ class Resources:
     """What a deployment gives all of its agents: the model with its key, the kept stories.
 
     Without a `stream_fn` the model is called in the way that it says itself. `tool_seconds` is the
-    longest run of one tool call.
+    longest run of one tool call. Model calls pass the `limiter`, where there is one.
     """
 
     model: Model
@@ -42,6 +53,17 @@ class Resources:
     read_story: ReadStory
     stream_fn: StreamFn | None = None
     tool_seconds: float = 30.0
+    limiter: CallLimiter | None = None
+
+    def for_user(
+        self, user_id: str, waiting: Callable[[], AbstractContextManager[object]]
+    ) -> "Resources":
+        """The same for one user's task: its model calls wait for their turn inside `waiting`."""
+        if self.limiter is None:
+            return self
+        return replace(
+            self, stream_fn=limited(self.stream_fn, self.limiter, user_id, waiting=waiting)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +73,7 @@ class RunningTask:
     `state` is the session's private state as the last task left it, `history` the newest messages
     of the current branch, `earlier` how many the session has before them. What an agent tells
     `emit` reaches clients; `journal` keeps its model and tool calls; `signal` is set when the user
-    cancels.
+    cancels. Time-outs of `deadlines` stand still while a model call waits for its turn.
     """
 
     user_id: str
@@ -70,6 +92,7 @@ class RunningTask:
     journal: StepJournal
     signal: AbortSignal
     earlier: int = 0
+    deadlines: Deadlines = field(default_factory=Deadlines)
 
 
 @dataclass(frozen=True, slots=True)

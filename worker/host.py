@@ -33,6 +33,7 @@ from shared.sweep import sweep_for_ever
 from worker.agents import RegisteredAgent, Resources
 from worker.attempt import run_attempt
 from worker.postgres_tasks import PostgresTasks
+from worker.provider_limits import ProviderLimits
 from worker.task_log import AttemptLostError, TaskLog
 
 log = structlog.get_logger(__name__)
@@ -164,11 +165,13 @@ class Host:
         self._redis = connect_redis(settings)
         self._publisher = Publisher(self._redis)
         self._hints = Hints(settings, self._redis)
+        self._limits = ProviderLimits.from_settings(settings, self._redis)
         self._resources = Resources(
             self._model,
             self._api_key,
             functools.partial(catalog.compiled_story, self._db),
             tool_seconds=settings.tool_seconds,
+            limiter=self._limits,
         )
         self._store = PostgresTasks(self._db, self._publisher, lease_seconds=settings.lease_seconds)
         services = [
@@ -195,6 +198,7 @@ class Host:
             for service in services:
                 service.cancel()
             await asyncio.gather(*services, return_exceptions=True)
+            await self._limits.aclose()
             await self._redis.aclose()
             await self._db.close()
             self._over.set()
