@@ -1,7 +1,8 @@
 """Calls of models within what their providers allow the whole fleet, users served in turn.
 
 Each model and key has a lane in each process. Who waits in it is asked for together, in the order
-of the turns; where Redis is away the process keeps to its share of the limit by itself.
+of the turns. Where Redis is away, or has lost what it knew, the process keeps to its part of the
+limit by itself.
 """
 
 import asyncio
@@ -235,7 +236,8 @@ class _Lane:
         self._under_way -= 1
         self._used_at = time.monotonic()
         booking.state = "over"
-        self._wake_if_awaited()
+        if self._limits.calls or self._limits.tokens:
+            self._wake.set()  # others may wait for what it gives back
 
     def note_end(self, booking: Booking, final: FinalEvent) -> None:
         """Count what the call used in place of what it was expected to use."""
@@ -277,11 +279,7 @@ class _Lane:
 
     def _drop(self, booking: Booking) -> None:
         booking.state = "gone"
-        self._wake_if_awaited()
-
-    def _wake_if_awaited(self) -> None:
-        if self._turns:
-            self._wake.set()
+        self._wake.set()
 
     def _new_id(self) -> str:
         self._made += 1
@@ -328,13 +326,14 @@ class _Lane:
         asking = self._turns.first(_BATCH)
         wanted = [Wanted(self._new_id(), waiter.tokens) for waiter in asking]
         answer = await self._ask(wanted)
-        if answer is None:
+        shared = answer is not None and not answer.fresh
+        if answer is None or answer.fresh:
             granted, pause = self._granted_here(wanted), _LOCAL_POLL_SECONDS
         else:
             granted, pause = answer.granted, answer.wait
         now = time.monotonic()
         for waiter, one in zip(asking[:granted], wanted, strict=False):
-            self._let_in(waiter, one, now, told=answer is not None)
+            self._let_in(waiter, one, now, told=shared)
         self._refuse_impatient()
         if not self._turns:
             return _NEWS_SECONDS
@@ -375,7 +374,9 @@ class _Lane:
             shut = max(shut, self._closed_until - now)
         news = [b for b in self._bookings.values() if whole or _is_news(b, now)]
         said = [(b.tokens, b.state) for b in news]
-        answer = await self._budget.exchange(now, news, wanted, whole=whole, shut=shut)
+        answer = await self._budget.exchange(
+            now, news, wanted, whole=whole, shut=shut, parts=self._processes
+        )
         if answer.known:
             for booking, told in zip(news, said, strict=True):
                 booking.told, booking.told_at = told, now
@@ -387,7 +388,7 @@ class _Lane:
         if self._is_away:
             log.info("limits are shared again", model=self._model)
         self._is_away, self._known = False, True
-        self._processes = max(1, answer.processes)
+        self._processes = max(answer.processes, self._processes if answer.fresh else 1)
         self._closed_until = max(self._closed_until, time.monotonic() + answer.closed)
 
     def _note_absence(self, error: Exception, wanted: Sequence[Wanted]) -> None:

@@ -25,7 +25,7 @@ State: TypeAlias = Literal["open", "over", "gone"]
 # All bookings are in one sorted set by the time they were made. Each call to the script first
 # forgets what the window has left behind, then hears what has changed, then grants.
 _SCRIPT = """
-local calls, tokens, open, seen, shut = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local calls, tokens, open, seen, shut, fresh = unpack(KEYS)
 local said = cjson.decode(ARGV[1])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -33,8 +33,12 @@ local past = now - said.window
 
 redis.call('ZREMRANGEBYSCORE', seen, '-inf', past)
 if not said.whole and not redis.call('ZSCORE', seen, said.process) then
-    return {0, 0, 0, 0, 0}
+    return {0, 0, 0, 0, 0, 0}
 end
+if said.parts > 1 and redis.call('ZCARD', seen) == 0 then
+    redis.call('SET', fresh, '1', 'PX', said.grace)
+end
+local is_fresh = redis.call('EXISTS', fresh)
 redis.call('ZADD', seen, now, said.process)
 
 local function forget(id)
@@ -94,7 +98,7 @@ local function wait_for_tokens(excess)
 end
 
 local granted, wait = 0, closed
-while wait == 0 and granted < #said.wanted do
+while wait == 0 and is_fresh == 0 and granted < #said.wanted do
     local id, count = said.wanted[granted + 1][1], said.wanted[granted + 1][2]
     local made = redis.call('ZCARD', calls)
     local used = tonumber(redis.call('HGET', tokens, 'sum') or '0')
@@ -116,8 +120,11 @@ end
 for _, key in ipairs({calls, tokens, open, seen}) do
     redis.call('PEXPIRE', key, 2 * said.window)
 end
-return {1, granted, wait, closed, redis.call('ZCARD', seen)}
+return {1, granted, wait, closed, redis.call('ZCARD', seen), is_fresh}
 """
+
+_GRACE_SECONDS = 4.0
+"""How long the processes have to find out that Redis lost everything, and to say what they know."""
 
 _POLL_SECONDS = 0.25
 
@@ -152,7 +159,8 @@ class Answer:
     Without `known` nothing was done: this process must say everything that it knows. `granted`
     counts the wanted calls that may be made, from the first on; the next one should ask again
     after `wait` seconds. The provider wants no call for `closed` seconds. `processes` have asked
-    within the last minute.
+    within the last minute. While it is `fresh` Redis does not yet know what all of them have
+    booked, and grants nothing.
     """
 
     known: bool
@@ -160,6 +168,7 @@ class Answer:
     wait: float
     closed: float
     processes: int
+    fresh: bool
 
 
 class SharedBudget:
@@ -179,7 +188,7 @@ class SharedBudget:
         limits: ModelLimits,
         window: float = WINDOW_SECONDS,
     ) -> None:
-        parts = ("calls", "tokens", "open", "seen", "shut")
+        parts = ("calls", "tokens", "open", "seen", "shut", "fresh")
         # The braces keep the keys on one node of a cluster.
         self._keys = [f"fireside:limit:{{{name}}}:{part}" for part in parts]
         self._script = redis.register_script(_SCRIPT)
@@ -195,6 +204,7 @@ class SharedBudget:
         *,
         whole: bool,
         shut: float,
+        parts: int,
     ) -> Answer:
         """Tell what has changed, and ask for calls; raises what redis-py raises.
 
@@ -202,6 +212,7 @@ class SharedBudget:
             now: the monotonic clock that the bookings' times are of.
             whole: the bookings are all that this process has.
             shut: seconds for which the provider has just refused all calls.
+            parts: how many processes there were when Redis answered the last time.
         """
         limits = self._limits
         said = {
@@ -214,11 +225,15 @@ class SharedBudget:
             "calls": limits.calls or 0,
             "whole": whole,
             "shut": _ms(shut),
+            "parts": parts,
+            "grace": _ms(_GRACE_SECONDS),
             "bookings": [[b.id, _ms(now - b.at), b.tokens, b.state] for b in bookings],
             "wanted": [[one.id, one.tokens] for one in wanted],
         }
-        known, granted, wait, closed, processes = await self._script(self._keys, [dumps(said)])
-        return Answer(bool(known), granted, wait / 1000, closed / 1000, processes)
+        answer = await self._script(self._keys, [dumps(said)])
+        known, granted, wait, closed, processes, fresh = answer
+        seconds = (wait / 1000, closed / 1000)
+        return Answer(bool(known), granted, *seconds, processes, bool(fresh))
 
 
 def _ms(seconds: float) -> int:
