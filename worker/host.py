@@ -21,6 +21,7 @@ import uvloop
 from redis.exceptions import RedisError
 
 from agent_core import AbortSignal, Model
+from shared.ending import end_all
 from shared.errors import FiresideError
 from shared.events import CANCEL_CHANNEL, Publisher
 from shared.queue import Hints
@@ -35,11 +36,15 @@ from worker.attempt import run_attempt
 from worker.postgres_tasks import PostgresTasks
 from worker.provider_limits import ProviderLimits
 from worker.task_log import AttemptLostError, TaskLog
+from worker.telling import Telling
 
 log = structlog.get_logger(__name__)
 
 STUBBORN_SECONDS = 1.0
 """How long a stopping process waits for its loop, when all it had to do there is done."""
+
+LAST_NEWS_SECONDS = 2.0
+"""How long a stopping process tries to reach Redis; the log and the sweep make up for it."""
 
 HISTORY_MESSAGES = 200
 """How many messages of a session an attempt starts with at the most."""
@@ -163,7 +168,7 @@ class Host:
         self._stop = asyncio.Event()
         self._db = Database.from_settings(settings)
         self._redis = connect_redis(settings)
-        self._publisher = Publisher(self._redis)
+        self._telling = Telling(Publisher(self._redis))
         self._hints = Hints(settings, self._redis)
         self._limits = ProviderLimits.from_settings(settings, self._redis)
         self._resources = Resources(
@@ -173,15 +178,16 @@ class Host:
             tool_seconds=settings.tool_seconds,
             limiter=self._limits,
         )
-        self._store = PostgresTasks(self._db, self._publisher, lease_seconds=settings.lease_seconds)
+        self._store = PostgresTasks(self._db, self._telling, lease_seconds=settings.lease_seconds)
         services = [
-            asyncio.ensure_future(service)
+            asyncio.create_task(service)
             for service in (
                 self._heartbeat(),
                 self._stop_overdue(),
                 self._hear_cancels(),
+                self._telling.send_for_ever(),
                 sweep_for_ever(self._db, self._hints, every=settings.sweep_seconds),
-                self._stop.wait(),
+                self._stopped(),
             )
         ]
         self._ready.set()
@@ -195,13 +201,15 @@ class Host:
                 budget = 0.0  # without its heartbeat a worker would only lose what it runs
             await self._hand_over(budget)
         finally:
-            for service in services:
-                service.cancel()
-            await asyncio.gather(*services, return_exceptions=True)
+            await end_all(services)
+            await self._telling.send_the_rest(LAST_NEWS_SECONDS)
             await self._limits.aclose()
             await self._redis.aclose()
             await self._db.close()
             self._over.set()
+
+    async def _stopped(self) -> None:
+        await self._stop.wait()
 
     def _begin(self, session_id: UUID) -> None:
         if session_id in self._advancing:
@@ -367,8 +375,11 @@ class Host:
             released = await asyncio.gather(
                 *(leases.release(self._db, claim.fence) for claim in claims)
             )
-            await self._hints.send(
-                claim.fence.session_id for claim, done in zip(claims, released, strict=True) if done
-            )
-        except FiresideError as error:
+            async with asyncio.timeout(LAST_NEWS_SECONDS):
+                await self._hints.send(
+                    claim.fence.session_id
+                    for claim, done in zip(claims, released, strict=True)
+                    if done
+                )
+        except (FiresideError, TimeoutError) as error:
             log.warning("not all was handed over", error=str(error))

@@ -2,23 +2,19 @@
 
 from collections.abc import Sequence
 
-import structlog
-
-from shared.errors import QueueUnavailable
-from shared.events import Delta, Publisher
+from shared.events import Delta
 from shared.records import Claim, Event, NewEvent, Outcome, Step, Written
 from shared.store import leases
 from shared.store.database import Database
-
-log = structlog.get_logger(__name__)
+from worker.telling import Telling
 
 
 class PostgresTasks:
     """The TaskStore of the fleet; each write is fenced and renews the lease."""
 
-    def __init__(self, db: Database, publisher: Publisher, *, lease_seconds: float) -> None:
+    def __init__(self, db: Database, telling: Telling, *, lease_seconds: float) -> None:
         self._db = db
-        self._publisher = publisher
+        self._telling = telling
         self._lease_seconds = lease_seconds
 
     async def write(
@@ -32,10 +28,5 @@ class PostgresTasks:
         return await leases.end(self._db, claim, outcome)
 
     async def tell(self, claim: Claim, entries: Sequence[Event | Delta]) -> None:
-        """Publish; what Redis does not take, clients find in the log."""
-        try:
-            await self._publisher.attempt(
-                claim.fence.session_id, claim.task_id, claim.attempt, entries
-            )
-        except QueueUnavailable as error:
-            log.warning("frames not published", task_id=str(claim.task_id), error=str(error))
+        """Have clients told; an attempt does not wait for it."""
+        self._telling.tell(claim, entries)

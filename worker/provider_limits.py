@@ -20,6 +20,7 @@ from redis.exceptions import RedisError
 
 from agent_core import CallReport, ModelCall, ProviderError, StreamError
 from agent_core.streaming import FinalEvent
+from shared.ending import end_all
 from shared.model_limits import ModelLimits, read_limits
 from shared.settings import Settings
 from worker.shared_budget import (
@@ -431,9 +432,8 @@ class _Lane:
 
     async def aclose(self) -> None:
         """End the lane's task; tell Redis that nothing of this process is under way."""
-        while (task := self._task) is not None:
-            task.cancel()
-            await asyncio.wait({task}, timeout=0.5)
+        if self._task is not None:
+            await end_all([self._task])
         for booking in self._bookings.values():
             if booking.state == "open":
                 booking.state = "over"
