@@ -69,7 +69,14 @@ from agent_core.journal import (
     StepRequest,
     StepStart,
 )
-from agent_core.limiter import FairLimiter, Limiter, limited
+from agent_core.limiter import (
+    CallLimiter,
+    CallReport,
+    FairLimiter,
+    Limiter,
+    ModelCall,
+    limited,
+)
 from agent_core.loop import (
     AgentContext,
     AgentEventStream,
@@ -147,6 +154,8 @@ __all__ = [
     "AssistantMessage",
     "AssistantMessageEvent",
     "BeforeToolCall",
+    "CallLimiter",
+    "CallReport",
     "CancelEvent",
     "ChainLink",
     "CoalescedDelta",
@@ -177,6 +186,7 @@ __all__ = [
     "MessageStart",
     "MessageUpdate",
     "Model",
+    "ModelCall",
     "ModelCost",
     "ModelRouter",
     "NextTurn",

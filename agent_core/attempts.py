@@ -34,7 +34,7 @@ async def streamed_answer(
     """Give the events of one answer; `open_chunks` begins an attempt and raises ProviderError.
 
     An attempt that fails before its first content is followed by another, up to
-    `model.max_attempts`; a later failure ends the answer with what there is of it.
+    `max_attempts`; a later failure ends the answer with what there is of it.
     """
     attempt = 0
     while True:
@@ -81,18 +81,18 @@ def _lateness(assembler: StreamAssembler, model: Model) -> str:
 def _failed(message: AssistantMessage, error: ProviderError, options: StreamOptions) -> StreamError:
     message.stop_reason = "error"
     message.error_message = error_text(error, options.api_key)
-    return StreamError("error", message, error.status, error.retry_after)
+    return StreamError("error", message, error.status, error.retry_after, error.retryable)
 
 
 def retry_delay(
-    error: ProviderError, attempt: int, model: Model, options: StreamOptions
+    error: ProviderError | StreamError, attempt: int, model: Model, options: StreamOptions
 ) -> float | None:
     """Return how many seconds to wait before the next attempt, or None for no further one.
 
     A provider that asks for a longer wait than `options.max_retry_delay` gets none: the caller
     (or a fallback model) had better know at once.
     """
-    if not error.retryable or attempt >= model.max_attempts:
+    if not error.retryable or attempt >= (options.max_attempts or model.max_attempts):
         return None
     if error.retry_after is not None:
         return error.retry_after if error.retry_after <= options.max_retry_delay else None

@@ -178,7 +178,11 @@ def _failed(
     if partial is not None:
         message.usage = partial.usage
     _give_ids(message)
-    return StreamError(message.stop_reason, message)
+    failed = StreamError(message.stop_reason, message)
+    if isinstance(error, ProviderError):
+        failed.status, failed.retry_after = error.status, error.retry_after
+        failed.retryable = error.retryable
+    return failed
 
 
 async def _close(stream: AsyncIterator[AssistantMessageEvent]) -> None:

@@ -3,14 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import OrderedDict, deque
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
-from typing import Protocol
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    AsyncExitStack,
+    aclosing,
+    asynccontextmanager,
+    nullcontext,
+)
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeAlias, runtime_checkable
 
+from agent_core.attempts import retry_delay
 from agent_core.completion import stream_completion
 from agent_core.models import Model
-from agent_core.streaming import AssistantMessageEvent, LlmContext, StreamFn, StreamOptions
+from agent_core.streaming import (
+    AssistantMessageEvent,
+    FinalEvent,
+    LlmContext,
+    StreamDone,
+    StreamError,
+    StreamFn,
+    StreamOptions,
+)
+from agent_core.tokens import count_context_tokens
+
+logger = logging.getLogger(__name__)
+
+EXPECTED_OUTPUT_TOKENS = 1_000
+"""What an answer is expected to have at the most; caps are often far above what comes."""
 
 
 class Limiter(Protocol):
@@ -18,6 +42,35 @@ class Limiter(Protocol):
 
     def slot(self, model: str, user: str) -> AbstractAsyncContextManager[None]:
         """Wait for a slot and hold it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCall:
+    """A call that is about to be made for a user."""
+
+    model: Model
+    user: str
+    context: LlmContext
+    options: StreamOptions
+
+    def expected_tokens(self) -> int:
+        """About how many tokens the provider will count: the request and a usual answer."""
+        context = self.context
+        cap = self.options.max_tokens or self.model.max_tokens
+        asked = count_context_tokens(context.system_prompt, context.messages, context.tools)
+        return asked + min(cap, EXPECTED_OUTPUT_TOKENS)
+
+
+CallReport: TypeAlias = Callable[[FinalEvent], None]
+"""Tells a limiter how a call ended: what it used, or what the provider refused."""
+
+
+@runtime_checkable
+class CallLimiter(Protocol):
+    """Lets calls pass by what they are going to use, and hears what came of them."""
+
+    def admit(self, call: ModelCall) -> AbstractAsyncContextManager[CallReport]:
+        """Wait for the call's turn and hold its slot; may raise ProviderError."""
 
 
 class FairLimiter:
@@ -94,16 +147,72 @@ class _Gate:
             del self._waiting[user]
 
 
-def limited(stream_fn: StreamFn | None, limiter: Limiter, user: str) -> StreamFn:
-    """Return a stream function whose calls hold a slot for as long as they stream."""
+def limited(
+    stream_fn: StreamFn | None,
+    limiter: Limiter | CallLimiter,
+    user: str,
+    *,
+    waiting: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> StreamFn:
+    """Return a stream function each of whose tries holds a slot for as long as it streams.
+
+    It makes the further tries of a failed call itself, so that each of them waits for its turn
+    and counts; whatever is called beneath is asked to try once.
+
+    Args:
+        waiting: opened while a call waits for its slot or for its next try: a caller's deadlines
+            can stand still meanwhile.
+    """
 
     async def stream(
         model: Model, context: LlmContext, options: StreamOptions
     ) -> AsyncGenerator[AssistantMessageEvent, None]:
-        async with limiter.slot(model.name, user):
-            events = stream_completion(model, context, options, stream_fn=stream_fn)
-            async with aclosing(events):
-                async for event in events:
-                    yield event
+        call = ModelCall(model, user, context, options)
+        once = replace(options, max_attempts=1)
+        attempt = 0
+        while True:
+            attempt += 1
+            began = False
+            final: FinalEvent | None = None
+            async with _admitted(limiter, call, waiting) as report:
+                events = stream_completion(model, context, once, stream_fn=stream_fn)
+                async with aclosing(events):
+                    async for event in events:
+                        if isinstance(event, (StreamDone, StreamError)):
+                            final = event
+                            report(event)
+                        else:
+                            began = True
+                            yield event
+            delay = None
+            if isinstance(final, StreamError) and not began:
+                delay = retry_delay(final, attempt, model, options)
+            if delay is None:
+                if final is not None:
+                    yield final
+                return
+            logger.info("%s failed, again in %.2f s", model.name, delay)
+            with waiting():
+                await asyncio.sleep(delay)
 
     return stream
+
+
+@asynccontextmanager
+async def _admitted(
+    limiter: Limiter | CallLimiter,
+    call: ModelCall,
+    waiting: Callable[[], AbstractContextManager[object]],
+) -> AsyncIterator[CallReport]:
+    async with AsyncExitStack() as held:
+        with waiting():
+            if isinstance(limiter, CallLimiter):
+                report = await held.enter_async_context(limiter.admit(call))
+            else:
+                await held.enter_async_context(limiter.slot(call.model.name, call.user))
+                report = _ignore
+        yield report
+
+
+def _ignore(_: FinalEvent) -> None:
+    """A limiter that counts calls only need not know how they ended."""

@@ -34,7 +34,8 @@ class StreamOptions:
     """How a model is called. What is None is left to the model's own setting.
 
     `signal` is set by abort. `thinking_budgets` maps a level to tokens. `max_retry_delay` is in
-    seconds: a provider that asks for a longer wait before a retry gets none.
+    seconds: a provider that asks for a longer wait before a retry gets none. `max_attempts`
+    counts the first try, too.
     """
 
     signal: AbortSignal | None = None
@@ -46,6 +47,7 @@ class StreamOptions:
     temperature: float | None = None
     max_tokens: int | None = None
     use_cache: bool | None = None
+    max_attempts: int | None = None
 
 
 @dataclass(slots=True)
@@ -221,8 +223,8 @@ class StreamDone:
 class StreamError:
     """The message failed or was aborted; `error` is what there is of it.
 
-    `status` and `retry_after` (seconds) are the provider's, for routing; they are no part of
-    the event's JSON.
+    `status` and `retry_after` (seconds) are the provider's, `retryable` whether the same request
+    may succeed later: for routing and limits; they are no part of the event's JSON.
     """
 
     type: ClassVar[Literal["error"]] = "error"
@@ -230,6 +232,7 @@ class StreamError:
     error: AssistantMessage
     status: int | None = None
     retry_after: float | None = None
+    retryable: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return the event as JSON."""

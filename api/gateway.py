@@ -18,6 +18,7 @@ from api.lag import watch_for_ever
 from api.metrics import Metrics
 from api.slots import Slots
 from api.stopping import Stopping
+from shared.ending import end_all
 from shared.events import Publisher
 from shared.follow import Follower
 from shared.queue import Hints
@@ -97,9 +98,7 @@ class Gateway:
                 yield
         finally:
             self.stopping.begin()
-            for task in self.beside.values():
-                task.cancel()
-            await asyncio.gather(*self.beside.values(), return_exceptions=True)
+            await end_all(self.beside.values())
             await self.announcer.send_the_rest(_LAST_NEWS_SECONDS)
             await self.follower.stop()
             with contextlib.suppress(OSError):

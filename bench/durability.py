@@ -30,6 +30,7 @@ from deploy.local.postgres import EmbeddedPostgres
 from deploy.local.valkey import EmbeddedValkey
 from deploy.models.control import ScriptedModel
 from shared.encoding import dumps_text
+from shared.ending import end_all
 from shared.events import Publisher
 from shared.migrate import migrate
 from shared.records import Claim, Fence, NewAction, NewEvent, NewSession, Outcome, Step, Written
@@ -40,8 +41,10 @@ from shared.store.database import Database
 from worker.agents import Resources
 from worker.attempt import run_attempt
 from worker.companion import CompanionAgent
+from worker.outage import Outage
 from worker.postgres_tasks import PostgresTasks
 from worker.task_log import TaskLog
+from worker.telling import Telling
 
 USER = "bench"
 LEASE = 3.0
@@ -90,8 +93,8 @@ _PLAIN_END = text(
 class PlainTasks(PostgresTasks):
     """Writes the same events, messages and result, and nothing that a takeover would need."""
 
-    def __init__(self, db: Database, publisher: Publisher) -> None:
-        super().__init__(db, publisher, lease_seconds=LEASE)
+    def __init__(self, db: Database, telling: Telling) -> None:
+        super().__init__(db, telling, Outage(db), lease_seconds=LEASE)
         self._plain = db
 
     async def write(
@@ -158,7 +161,7 @@ class Bench:
     """The servers, and what was counted of them."""
 
     db: Database
-    publisher: Publisher
+    telling: Telling
     resources: Resources
     postgres: int
     trips: int = 0
@@ -178,12 +181,12 @@ class Bench:
         """As a worker runs it."""
         claim = await leases.claim(self.db, session_id, lease_seconds=LEASE, history=200)
         assert claim is not None
-        store = PostgresTasks(self.db, self.publisher, lease_seconds=LEASE)
+        store = PostgresTasks(self.db, self.telling, Outage(self.db), lease_seconds=LEASE)
         await self._run(claim, store)
 
     async def plain(self, session_id: UUID) -> None:
         """Without what makes it durable."""
-        await self._run(await plain_claim(self.db, session_id), PlainTasks(self.db, self.publisher))
+        await self._run(await plain_claim(self.db, session_id), PlainTasks(self.db, self.telling))
 
     async def _run(self, claim: Claim, store: PostgresTasks) -> None:
         task_log = TaskLog(claim, store, on_lost=lambda: None)
@@ -252,7 +255,9 @@ async def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         redis = connect_redis(settings)
         db = Database.from_settings(settings)
         chosen = get_model("openai", "scripted", base_url=model.url, api="openai")
-        bench = Bench(db, Publisher(redis), Resources(chosen, "bench", no_story), postgres.pid)
+        telling = Telling(Publisher(redis))
+        sending = asyncio.create_task(telling.send_for_ever())
+        bench = Bench(db, telling, Resources(chosen, "bench", no_story), postgres.pid)
 
         def count(*_: object) -> None:
             bench.trips += 1
@@ -267,6 +272,7 @@ async def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
                 if number:  # the first round warms up
                     rounds[name].append(found)
         beat = await heartbeats(bench, options.at_once)
+        await end_all([sending])
         await redis.aclose()
         await db.close()
     row: dict[str, Any] = {

@@ -128,6 +128,20 @@ def decode_lines(payload: bytes) -> list[Line]:
     return lines
 
 
+@dataclass(frozen=True, slots=True)
+class AttemptNews:
+    """What one attempt of a task gave, in its order: committed events and deltas.
+
+    With `lost` some of its deltas were never told, so that no text so far can be kept.
+    """
+
+    session_id: UUID
+    task_id: UUID
+    attempt: int
+    entries: Sequence[Event | Delta]
+    lost: bool = False
+
+
 class Publisher:
     """Tells the gateways what happened; what fails here is lost without harm: the log has it."""
 
@@ -161,12 +175,33 @@ class Publisher:
         Raises:
             QueueUnavailable: Redis did not answer.
         """
-        lines = [_line_of_attempt(task_id, attempt, entry) for entry in entries]
-        key = text_key(task_id, attempt)
-        async with self._pipeline() as pipe:
-            for entry in entries:
-                _keep_text(pipe, key, entry)
-            pipe.publish(channel(session_id), encode_lines(lines))
+        (kept,) = await self.attempts([AttemptNews(session_id, task_id, attempt, entries)])
+        if not kept:
+            raise QueueUnavailable("the text so far was not taken")
+
+    async def attempts(self, batch: Sequence["AttemptNews"]) -> list[bool]:
+        """The same for several attempts, in one round trip; whether each one's text was kept.
+
+        Redis may be full: it still passes messages on then, but keeps no text.
+
+        Raises:
+            QueueUnavailable: Redis did not answer.
+        """
+        counts = []
+        try:
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for news in batch:
+                    before = len(pipe)
+                    _tell(pipe, news)
+                    counts.append(len(pipe) - before)
+                answers = await pipe.execute(raise_on_error=False)
+        except (RedisError, OSError) as error:
+            raise QueueUnavailable(str(error)) from error
+        kept = []
+        for count in counts:
+            kept.append(not any(isinstance(one, Exception) for one in answers[:count]))
+            del answers[:count]
+        return kept
 
     @asynccontextmanager
     async def _pipeline(self) -> AsyncIterator[Pipeline]:
@@ -198,6 +233,17 @@ class Publisher:
             await self._redis.publish(name, message)
         except (RedisError, OSError) as error:
             raise QueueUnavailable(str(error)) from error
+
+
+def _tell(pipe: Pipeline, news: AttemptNews) -> None:
+    key = text_key(news.task_id, news.attempt)
+    if news.lost:
+        pipe.delete(key)
+    else:
+        for entry in news.entries:
+            _keep_text(pipe, key, entry)
+    lines = [_line_of_attempt(news.task_id, news.attempt, entry) for entry in news.entries]
+    pipe.publish(channel(news.session_id), encode_lines(lines))
 
 
 def _keep_text(pipe: Pipeline, key: str, entry: Event | Delta) -> None:

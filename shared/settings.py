@@ -9,6 +9,7 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_vali
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared.errors import SettingsError
+from shared.model_limits import read_limits
 
 Words = Annotated[list[str], NoDecode]
 """A list in one environment variable, separated by commas or blanks."""
@@ -117,6 +118,20 @@ class Settings(BaseSettings):
     model_retries: int = Field(
         default=3, ge=0, le=10, description="further tries of a failed model call"
     )
+    model_requests_per_minute: int | None = Field(
+        default=None, ge=1, description="requests that the whole fleet makes per model and key"
+    )
+    model_tokens_per_minute: int | None = Field(
+        default=None, ge=1, description="tokens that the whole fleet uses per model and key"
+    )
+    model_concurrency: int | None = Field(
+        default=None, ge=1, description="calls that the whole fleet has under way per model and key"
+    )
+    model_limits: Words = Field(
+        default=[],
+        description="the same three for single models, as `openai/gpt-5-mini=500/200000/20`; "
+        "`-` is none",
+    )
     tool_seconds: float = Field(default=30, gt=0, description="longest run of one tool call")
     task_seconds: float = Field(
         default=300, gt=0, description="longest run of one attempt of a task"
@@ -156,7 +171,12 @@ class Settings(BaseSettings):
     )
 
     @field_validator(
-        "jwt_algorithms", "allowed_origins", "agent_modules", "story_folders", mode="before"
+        "jwt_algorithms",
+        "allowed_origins",
+        "model_limits",
+        "agent_modules",
+        "story_folders",
+        mode="before",
     )
     @classmethod
     def _split(cls, value: object) -> object:
@@ -169,6 +189,15 @@ class Settings(BaseSettings):
         known = {"ES256", "ES384", "RS256", "RS384", "RS512", "PS256", "EdDSA"}
         if not value or not set(value) <= known:
             raise ValueError(f"only these algorithms are accepted: {', '.join(sorted(known))}")
+        return value
+
+    @field_validator("model_limits")
+    @classmethod
+    def _limits(cls, value: list[str]) -> list[str]:
+        try:
+            read_limits(value)
+        except SettingsError as error:
+            raise ValueError(str(error)) from None
         return value
 
     @field_validator("database_url")

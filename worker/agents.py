@@ -2,23 +2,27 @@
 
 import importlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeAlias
 from uuid import UUID
 
 from agent_core import (
     AbortSignal,
     AgentEvent,
+    CallLimiter,
     Message,
     Model,
     StepJournal,
     StreamFn,
     UserMessage,
+    limited,
 )
 from shared.encoding import JsonObject
 from shared.errors import FiresideError, SettingsError
 from shared.records import CatalogEntry
 from shared.settings import Settings
+from worker.deadlines import Deadlines
 
 
 class TaskFailed(FiresideError):
@@ -42,7 +46,7 @@ class Resources:
     """What a deployment gives all of its agents: the model with its key, the kept stories.
 
     Without a `stream_fn` the model is called in the way that it says itself. `tool_seconds` is the
-    longest run of one tool call.
+    longest run of one tool call. Model calls pass the `limiter`, where there is one.
     """
 
     model: Model
@@ -50,6 +54,17 @@ class Resources:
     read_story: ReadStory
     stream_fn: StreamFn | None = None
     tool_seconds: float = 30.0
+    limiter: CallLimiter | None = None
+
+    def for_user(
+        self, user_id: str, waiting: Callable[[], AbstractContextManager[object]]
+    ) -> "Resources":
+        """The same for one user's task: its model calls wait for their turn inside `waiting`."""
+        if self.limiter is None:
+            return self
+        return replace(
+            self, stream_fn=limited(self.stream_fn, self.limiter, user_id, waiting=waiting)
+        )
 
 
 TakeIn: TypeAlias = Callable[[], Awaitable[Sequence[UserMessage]]]
@@ -68,7 +83,8 @@ class RunningTask:
     of the current branch, `earlier` how many the session has before them. What an agent tells
     `emit` reaches clients; `journal` keeps its model and tool calls; `signal` is set when the user
     cancels. An agent that asks `steering` at the beginning of its turns, or `follow_ups` where it
-    would end, is given what the user has said meanwhile, and answers it with this task.
+    would end, is given what the user has said meanwhile, and answers it with this task. Time-outs
+    of `deadlines` stand still while a model call waits for its turn.
     """
 
     user_id: str
@@ -89,6 +105,7 @@ class RunningTask:
     earlier: int = 0
     steering: TakeIn = _nothing_said
     follow_ups: TakeIn = _nothing_said
+    deadlines: Deadlines = field(default_factory=Deadlines)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from shared.encoding import JsonObject, dumps
 from shared.errors import FiresideError
 from shared.records import Claim, Written
 from worker.agents import Answer, RegisteredAgent, Resources, RunningTask, TaskFailed
+from worker.deadlines import Deadlines
 from worker.task_log import AttemptLostError, TaskLog
 
 log = structlog.get_logger(__name__)
@@ -55,8 +56,10 @@ async def run_attempt(
         message = f"given up after {max_attempts} attempts without a finished step"
         return await task_log.end("dead", data=_error("attempts_exhausted", message))
     try:
-        async with asyncio.timeout(task_seconds):
-            answer = await _answer(claim, task_log, agents, resources, signal)
+        deadlines = Deadlines()
+        resources = resources.for_user(claim.user_id, deadlines.stopped)
+        async with deadlines.within(task_seconds):
+            answer = await _answer(claim, task_log, agents, resources, signal, deadlines)
             view: JsonObject = {"state": answer.public, "choices": list(answer.choices)}
             result = {"text": answer.text, "decision": answer.decision, **view}
             dumps([answer.state, result])  # what is no JSON is the agent's failure, not Postgres's
@@ -87,12 +90,13 @@ async def _answer(
     agents: Mapping[str, RegisteredAgent],
     resources: Resources,
     signal: AbortSignal,
+    deadlines: Deadlines,
 ) -> Answer:
     agent = agents.get(claim.agent)
     if agent is None:
         raise TaskFailed("agent_unknown", f"this worker has no agent {claim.agent!r}")
     running = asyncio.ensure_future(
-        _run_agent(agent, _running_task(claim, task_log, resources, signal))
+        _run_agent(agent, _running_task(claim, task_log, resources, signal, deadlines))
     )
     cancelled = asyncio.ensure_future(signal.wait())
     try:
@@ -140,7 +144,11 @@ def _retrieve(running: asyncio.Future[Answer]) -> None:
 
 
 def _running_task(
-    claim: Claim, task_log: TaskLog, resources: Resources, signal: AbortSignal
+    claim: Claim,
+    task_log: TaskLog,
+    resources: Resources,
+    signal: AbortSignal,
+    deadlines: Deadlines,
 ) -> RunningTask:
     return RunningTask(
         user_id=claim.user_id,
@@ -161,6 +169,7 @@ def _running_task(
         earlier=max(0, claim.next_message - 1 - len(claim.messages)),
         steering=partial(task_log.take_in, "steer"),
         follow_ups=partial(task_log.take_in, "steer", "follow_up"),
+        deadlines=deadlines,
     )
 
 

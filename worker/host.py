@@ -22,6 +22,7 @@ import uvloop
 from redis.exceptions import RedisError
 
 from agent_core import AbortSignal, Model
+from shared.ending import end_all
 from shared.errors import FiresideError, StoreUnavailable
 from shared.events import CANCEL_CHANNEL, JOIN_CHANNEL, Publisher
 from shared.queue import Hints
@@ -35,7 +36,9 @@ from worker.agents import RegisteredAgent, Resources
 from worker.attempt import run_attempt
 from worker.outage import Outage
 from worker.postgres_tasks import PostgresTasks
+from worker.provider_limits import ProviderLimits
 from worker.task_log import AttemptLostError, TaskLog
+from worker.telling import Telling
 
 log = structlog.get_logger(__name__)
 
@@ -48,6 +51,9 @@ Postgres not answer by then, the leases run out by themselves."""
 
 HOLD_SECONDS = 0.1
 """How often a hint that waits for Postgres looks whether it is back."""
+
+LAST_NEWS_SECONDS = 2.0
+"""How long a stopping process tries to reach Redis; the log and the sweep make up for it."""
 
 HISTORY_MESSAGES = 200
 """How many messages of a session an attempt starts with at the most."""
@@ -176,26 +182,29 @@ class Host:
         self._stop = asyncio.Event()
         self._db = Database.from_settings(settings)
         self._redis = connect_redis(settings)
-        self._publisher = Publisher(self._redis)
+        self._telling = Telling(Publisher(self._redis))
         self._hints = Hints(settings, self._redis)
+        self._limits = ProviderLimits.from_settings(settings, self._redis)
         self._resources = Resources(
             self._model,
             self._api_key,
             functools.partial(catalog.compiled_story, self._db),
             tool_seconds=settings.tool_seconds,
+            limiter=self._limits,
         )
         self._outage = Outage(self._db)
         self._store = PostgresTasks(
-            self._db, self._publisher, self._outage, lease_seconds=settings.lease_seconds
+            self._db, self._telling, self._outage, lease_seconds=settings.lease_seconds
         )
         services = [
-            asyncio.ensure_future(service)
+            asyncio.create_task(service)
             for service in (
                 self._heartbeat(),
                 self._stop_overdue(),
                 self._hear_clients(),
+                self._telling.send_for_ever(),
                 sweep_for_ever(self._db, self._hints, every=settings.sweep_seconds),
-                self._stop.wait(),
+                self._stopped(),
             )
         ]
         self._ready.set()
@@ -209,12 +218,16 @@ class Host:
                 budget = 0.0  # without its heartbeat a worker would only lose what it runs
             await self._hand_over(budget)
         finally:
-            for service in services:
-                service.cancel()
-            await asyncio.gather(*services, self._outage.close(), return_exceptions=True)
+            await end_all(services)
+            await self._outage.close()
+            await self._telling.send_the_rest(LAST_NEWS_SECONDS)
+            await self._limits.aclose()
             await self._redis.aclose()
             await self._db.close()
             self._over.set()
+
+    async def _stopped(self) -> None:
+        await self._stop.wait()
 
     def _begin(self, session_id: UUID) -> None:
         if session_id in self._advancing:
@@ -418,10 +431,13 @@ class Host:
             released = await asyncio.gather(
                 *(leases.release(self._db, claim.fence, counted=counted) for claim in claims)
             )
-            await self._hints.send(
-                claim.fence.session_id for claim, done in zip(claims, released, strict=True) if done
-            )
-        except FiresideError as error:
+            async with asyncio.timeout(LAST_NEWS_SECONDS):
+                await self._hints.send(
+                    claim.fence.session_id
+                    for claim, done in zip(claims, released, strict=True)
+                    if done
+                )
+        except (FiresideError, TimeoutError) as error:
             log.warning("not all was handed over", error=str(error))
 
 

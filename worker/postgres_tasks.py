@@ -5,17 +5,14 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
-import structlog
-
-from shared.errors import LeaseLost, QueueUnavailable, StoreUnavailable
-from shared.events import Delta, Publisher
+from shared.errors import LeaseLost, StoreUnavailable
+from shared.events import Delta
 from shared.records import Claim, Event, Fence, Joined, JoinMode, NewEvent, Outcome, Step, Written
 from shared.store import leases, outcomes
 from shared.store.database import Database
 from shared.store.outcomes import Progress
 from worker.outage import Outage
-
-log = structlog.get_logger(__name__)
+from worker.telling import Telling
 
 T = TypeVar("T")
 
@@ -31,10 +28,10 @@ class PostgresTasks:
     """
 
     def __init__(
-        self, db: Database, publisher: Publisher, outage: Outage, *, lease_seconds: float
+        self, db: Database, telling: Telling, outage: Outage, *, lease_seconds: float
     ) -> None:
         self._db = db
-        self._publisher = publisher
+        self._telling = telling
         self._outage = outage
         self._lease_seconds = lease_seconds
         self._progress: dict[Fence, Progress] = {}
@@ -103,13 +100,8 @@ class PostgresTasks:
                 answer = _again(send, made)
 
     async def tell(self, claim: Claim, entries: Sequence[Event | Delta]) -> None:
-        """Publish; what Redis does not take, clients find in the log."""
-        try:
-            await self._publisher.attempt(
-                claim.fence.session_id, claim.task_id, claim.attempt, entries
-            )
-        except QueueUnavailable as error:
-            log.warning("frames not published", task_id=str(claim.task_id), error=str(error))
+        """Have clients told; an attempt does not wait for it."""
+        self._telling.tell(claim, entries)
 
 
 def _again(

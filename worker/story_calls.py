@@ -4,7 +4,6 @@ A call that failed is recorded, too. An attempt that takes the task over must de
 one decided, or its later calls would be other ones than those in the journal.
 """
 
-import asyncio
 import re
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -34,6 +33,7 @@ from agent_core.journal import model_step_hash
 from agent_core.streaming import PartialEvent
 from shared.encoding import JsonObject
 from worker.agents import RunningTask
+from worker.deadlines import Deadlines
 
 Purpose: TypeAlias = Literal["referee", "narrator", "judge"]
 
@@ -164,7 +164,7 @@ class StoryCalls:
                 step_no=no,
                 cancel=task.signal,
             )
-            message, recorded = await _read(events, characters, seconds, listen)
+            message, recorded = await _read(events, characters, task.deadlines, seconds, listen)
             if not _FORMAT_REFUSED.search(message.error_message or ""):
                 break
         if message.stop_reason == "aborted":
@@ -187,13 +187,14 @@ class StoryCalls:
 async def _read(
     events: AsyncGenerator[AssistantMessageEvent, None],
     characters: int,
+    deadlines: Deadlines,
     seconds: float,
     listen: Callable[[PartialEvent], None],
 ) -> tuple[AssistantMessage, bool]:
     """The call's message, cut off at a length or a time; and whether the journal has it."""
     partial, length = AssistantMessage([]), 0
     try:
-        async with asyncio.timeout(seconds), aclosing(events):
+        async with deadlines.within(seconds), aclosing(events):
             async for event in events:
                 if isinstance(event, StreamDone):
                     return event.message, True

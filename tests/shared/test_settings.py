@@ -35,6 +35,10 @@ DEFAULTS: dict[str, Any] = {
     "model_first_token_seconds": 30.0,
     "model_stall_seconds": 20.0,
     "model_retries": 3,
+    "model_requests_per_minute": None,
+    "model_tokens_per_minute": None,
+    "model_concurrency": None,
+    "model_limits": [],
     "tool_seconds": 30.0,
     "task_seconds": 300.0,
     "agent_modules": ["worker.story", "worker.companion"],
@@ -94,6 +98,7 @@ WRONG = [
                 "integer",
                 "an",
                 "DATABASE_POOL TICKET_SECONDS MAX_SOCKETS MAX_SOCKETS_PER_USER MODEL_RETRIES "
+                "MODEL_REQUESTS_PER_MINUTE MODEL_TOKENS_PER_MINUTE MODEL_CONCURRENCY "
                 "MAX_ATTEMPTS MAX_IN_FLIGHT",
             ),
             (
@@ -118,6 +123,9 @@ WRONG = [
             ("MODEL_FIRST_TOKEN_SECONDS", "0", "0"),
             ("MODEL_STALL_SECONDS", "0", "0"),
             ("MODEL_RETRIES", "-1", "or equal to 0"),
+            ("MODEL_REQUESTS_PER_MINUTE", "0", "or equal to 1"),
+            ("MODEL_TOKENS_PER_MINUTE", "0", "or equal to 1"),
+            ("MODEL_CONCURRENCY", "0", "or equal to 1"),
             ("TOOL_SECONDS", "0", "0"),
             ("TASK_SECONDS", "-1", "0"),
             ("LEASE_SECONDS", "0.4", "or equal to 0.5"),
@@ -144,6 +152,23 @@ WRONG = [
             ("DRAIN_SECONDS", "601", "600"),
         ]
     ),
+    *(
+        (
+            "FIRESIDE_MODEL_LIMITS",
+            value,
+            "must be provider/model=requests/tokens/calls for each model",
+        )
+        for value in (SECRET, f"{SECRET}=1", f"a/{SECRET}", f"a/{SECRET}=1/2/3/4", f"={SECRET}/b=1")
+    ),
+    *(
+        (
+            "FIRESIDE_MODEL_LIMITS",
+            f"a/{SECRET}={value}",
+            "a limit must be a whole number above 0, or - for none",
+        )
+        for value in ("0", "-1", "1.5", "x", "1/", "/1", "1//2", "²", "1" * 13)
+    ),
+    ("FIRESIDE_MODEL_LIMITS", f"a/{SECRET}=1,a/{SECRET}=2", "a model is named twice"),
     *(
         (f"FIRESIDE_{name}", value, "Input should be a finite number")
         for name in ("TOOL_SECONDS", "TASK_SECONDS", "LEASE_SECONDS", "PING_SECONDS")
@@ -205,6 +230,10 @@ def test_each_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         "model_first_token_seconds": 1.5,
         "model_stall_seconds": 2.5,
         "model_retries": 0,
+        "model_requests_per_minute": 500,
+        "model_tokens_per_minute": 200_000,
+        "model_concurrency": 20,
+        "model_limits": ["openai/a=500/200000/20", "openai/b=-/90000"],
         "tool_seconds": 3.5,
         "task_seconds": 4.5,
         "agent_modules": ["parrot"],

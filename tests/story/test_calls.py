@@ -1,12 +1,22 @@
 """The calls of a story task: deadlines, cancelling, and the same over HTTP."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from uuid import UUID
 
 import pytest
 
-from agent_core import AbortedError, AbortSignal, LlmContext, MemoryJournal, Model
+from agent_core import (
+    AbortedError,
+    AbortSignal,
+    CallReport,
+    LlmContext,
+    MemoryJournal,
+    Model,
+    ModelCall,
+)
 from agent_core.testing import SCRIPTED_MODEL, Reply, ScriptedModel, ScriptedRequest, ScriptedStream
 from deploy.models.control import ScriptedModel as HttpModel
 from tests.story.playing import Table, begun, ruling, verdict
@@ -153,3 +163,18 @@ async def test_an_endpoint_that_refuses_the_format_is_asked_again(
     assert result["decision"]["referee"]["by"] == "model"
     assert result["decision"]["judge"]["changes"] == {"trust": 5}
     assert len(scripted_model.requests()) == 5
+
+
+async def test_a_call_that_waits_for_its_turn_is_no_call_that_hangs() -> None:
+    task = task_of(MemoryJournal(), "{}")
+
+    class Slow:
+        @asynccontextmanager
+        async def admit(self, call: ModelCall) -> AsyncIterator[CallReport]:
+            await asyncio.sleep(0.2)
+            yield lambda final: None
+
+    resources = replace(task.resources, limiter=Slow())
+    waits = replace(task, resources=resources.for_user("user", task.deadlines.stopped))
+
+    assert await StoryCalls(waits, reply_seconds=0.05).ask("referee", "Rule.", "hi", {}) == "{}"

@@ -1,0 +1,24 @@
+"""Ending tasks for certain."""
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any
+
+_AGAIN_SECONDS = 0.25
+
+
+async def end_all(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel tasks until each of them has ended; nothing is raised of what they raise.
+
+    Before Python 3.12 `asyncio.wait_for`, by which redis-py sends each command, can swallow a
+    cancellation that comes just as the command has gone out. A task that goes on for ever would
+    then go on.
+    """
+    ending = list(tasks)
+    while pending := [task for task in ending if not task.done()]:
+        for task in pending:
+            task.cancel()
+        await asyncio.wait(pending, timeout=_AGAIN_SECONDS)
+    for task in ending:
+        if not task.cancelled():
+            task.exception()  # so that it does not count as lost

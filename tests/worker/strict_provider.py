@@ -1,0 +1,96 @@
+"""A provider that means its limits: whoever asks too much gets 429 and is told for how long."""
+
+import asyncio
+import json
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+
+
+class StrictProvider:
+    """OpenAI's protocol on loopback, with limits over the last `window` seconds.
+
+    `refused` counts what it answered with 429, `answered` everything else; `peak` is how many
+    calls were under way at once.
+    """
+
+    def __init__(
+        self,
+        *,
+        requests: int | None = None,
+        window: float = 1.0,
+        seconds: float = 0.0,
+        tokens: int = 10,
+    ) -> None:
+        self.url = ""
+        self.refused = 0
+        self.answered = 0
+        self.peak = 0
+        self.users: list[str] = []
+        self.refuse_for: float | None = None
+        self._requests = requests
+        self._window = window
+        self._seconds = seconds
+        self._tokens = tokens
+        self._times: deque[float] = deque()
+        self._under_way = 0
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator["StrictProvider"]:
+        app = web.Application()
+        app.router.add_post("/v1/chat/completions", self._answer)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        host, port = runner.addresses[0][:2]
+        self.url = f"http://{host}:{port}/v1"
+        try:
+            yield self
+        finally:
+            await runner.cleanup()
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        wait = self._refusal()
+        if wait is not None:
+            self.refused += 1
+            headers = {"Retry-After": f"{wait:.3f}"}
+            return web.json_response({"error": "slow down"}, status=429, headers=headers)
+        self.users.append(body["messages"][-1]["content"])
+        self._under_way += 1
+        self.peak = max(self.peak, self._under_way)
+        try:
+            await asyncio.sleep(self._seconds)
+            return await self._stream(request)
+        finally:
+            self._under_way -= 1
+            self.answered += 1
+
+    def _refusal(self) -> float | None:
+        now = time.monotonic()
+        if self.refuse_for is not None:
+            wait, self.refuse_for = self.refuse_for, None
+            return wait
+        while self._times and self._times[0] <= now - self._window:
+            self._times.popleft()
+        if self._requests is not None and len(self._times) >= self._requests:
+            return self._times[0] + self._window - now
+        self._times.append(now)
+        return None
+
+    async def _stream(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        usage = {"prompt_tokens": 1, "completion_tokens": self._tokens - 1}
+        chunks = [
+            {"choices": [{"index": 0, "delta": {"content": "yes"}, "finish_reason": "stop"}]},
+            {"choices": [], "usage": usage | {"total_tokens": self._tokens}},
+        ]
+        for chunk in chunks:
+            await response.write(b"data: %s\n\n" % json.dumps(chunk).encode())
+        await response.write(b"data: [DONE]\n\n")
+        return response

@@ -1,0 +1,103 @@
+"""Waiting for a model's slot is no hung call: the time-outs of an attempt stand still."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from agent_core import AbortSignal, CallReport, ModelCall
+from agent_core.testing import SCRIPTED_MODEL, ScriptedModel
+from tests.worker.attempts import KeepingStore, claim
+from tests.worker.hosts import within
+from worker.agents import RegisteredAgent, Resources
+from worker.attempt import run_attempt
+from worker.companion import CompanionAgent
+from worker.deadlines import Deadlines
+from worker.task_log import TaskLog
+
+
+async def test_a_deadline_ends_what_takes_too_long() -> None:
+    began = time.monotonic()
+    with pytest.raises(TimeoutError):
+        async with Deadlines().within(0.05):
+            await asyncio.Event().wait()
+    assert time.monotonic() - began < 1
+
+
+async def test_stopped_deadlines_go_on_with_what_was_left() -> None:
+    deadlines = Deadlines()
+
+    async def stop_and_hang() -> None:
+        async with deadlines.within(0.2), deadlines.within(5):
+            await asyncio.sleep(0.1)
+            with deadlines.stopped(), deadlines.stopped():
+                await asyncio.sleep(0.3)
+                async with deadlines.within(0.01):
+                    await asyncio.sleep(0.1)  # begun while they stand still
+            await asyncio.Event().wait()
+
+    began = time.monotonic()
+    with pytest.raises(TimeoutError):
+        await stop_and_hang()
+    assert 0.48 < time.monotonic() - began < 1
+
+
+async def test_a_deadline_that_is_over_is_left_alone() -> None:
+    deadlines = Deadlines()
+
+    async def stop_too_late() -> None:
+        async with deadlines.within(0.01):
+            try:
+                await asyncio.Event().wait()
+            finally:
+                with deadlines.stopped():
+                    pass
+
+    with pytest.raises(TimeoutError):
+        await stop_too_late()
+
+
+class Slow:
+    """A limiter that lets a call wait for so long."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self.users: list[str] = []
+
+    @asynccontextmanager
+    async def admit(self, call: ModelCall) -> AsyncIterator[CallReport]:
+        self.users.append(call.user)
+        await asyncio.sleep(self._seconds)
+        yield lambda final: None
+
+
+async def no_story(story_hash: str) -> str:
+    raise AssertionError(story_hash)
+
+
+async def test_an_attempt_may_wait_for_its_turn_for_longer_than_a_task_may_take() -> None:
+    limiter, store = Slow(0.6), KeepingStore()
+    of = claim(agent="companion")
+    agents: dict[str, RegisteredAgent] = {"companion": CompanionAgent()}
+    await within(
+        run_attempt(
+            of,
+            TaskLog(of, store, on_lost=lambda: None),
+            agents,
+            resources=Resources(
+                SCRIPTED_MODEL,
+                None,
+                no_story,
+                stream_fn=ScriptedModel(["Hello."]),
+                limiter=limiter,
+            ),
+            signal=AbortSignal(),
+            task_seconds=0.3,
+            max_attempts=5,
+        )
+    )
+
+    assert store.kinds[-1] == "task_completed"
+    assert limiter.users == ["user"]

@@ -1,0 +1,406 @@
+"""A provider's limits, kept by several processes over one Redis that also goes away."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+from redis.asyncio import Redis
+from structlog.testing import capture_logs
+
+from agent_core import (
+    AbortedError,
+    AbortSignal,
+    AssistantMessage,
+    LlmContext,
+    Model,
+    ModelCall,
+    ProviderError,
+    StreamDone,
+    StreamError,
+    StreamOptions,
+    Usage,
+    UserMessage,
+    complete,
+    limited,
+)
+from agent_core.http_connections import close_connections
+from deploy.local.ports import free_port
+from deploy.local.valkey import EmbeddedValkey
+from shared.model_limits import ModelLimits
+from shared.redis_pool import connect_redis
+from shared.settings import load_settings
+from tests.worker.hosts import until, within
+from tests.worker.strict_provider import StrictProvider
+from worker.provider_limits import ProviderLimits
+
+WINDOW = 1.0
+KEY = "sk-very-secret"
+
+
+class Fleet:
+    """Limiters, each as if in a process of its own: nothing but Redis is between them."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._made: list[tuple[ProviderLimits, Redis]] = []
+
+    def add(self, limits: ModelLimits, window: float = WINDOW, url: str = "") -> ProviderLimits:
+        settings = load_settings().model_copy(update={"redis_url": SecretStr(url or self._url)})
+        redis = connect_redis(settings)
+        # The provider counts when a call arrives, so bookings count for a little longer.
+        made = ProviderLimits(redis, default=limits, limits={}, window=window + 0.1)
+        self._made.append((made, redis))
+        return made
+
+    async def close(self) -> None:
+        for limits, redis in self._made:
+            await limits.aclose()
+            await redis.aclose()
+
+
+@pytest.fixture
+async def fleet(redis_url: str) -> AsyncIterator[Fleet]:
+    made = Fleet(redis_url)
+    yield made
+    await made.close()
+    await close_connections()
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[Redis]:
+    client = Redis.from_url(redis_url)
+    yield client
+    await client.aclose()
+
+
+def call(user: str = "u", *, patience: float = 60.0, max_tokens: int = 100) -> ModelCall:
+    options = StreamOptions(api_key=KEY, max_retry_delay=patience, max_tokens=max_tokens)
+    return ModelCall(Model("m", "test"), user, LlmContext("", [UserMessage("hi")]), options)
+
+
+def model_of(provider: StrictProvider, **options: Any) -> Model:
+    return Model("m", "openai", provider.url, api="openai", retry_delay=0.05, **options)
+
+
+async def ask(
+    provider: StrictProvider, limits: ProviderLimits | None, user: str = "u", **options: Any
+) -> bool:
+    """Whether a call was answered."""
+    stream = None if limits is None else limited(None, limits, user)
+    context = LlmContext("", [UserMessage(user)])
+    try:
+        await complete(
+            model_of(provider, **options), context, StreamOptions(api_key=KEY), stream_fn=stream
+        )
+    except ProviderError:
+        return False
+    return True
+
+
+async def passes(limits: ProviderLimits, user: str = "u") -> float:
+    """The seconds that a call without any work waited."""
+    began = time.monotonic()
+    async with limits.admit(call(user)):
+        return time.monotonic() - began
+
+
+# -- one budget for all -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+async def test_processes_together_ask_no_more_than_the_provider_allows(
+    fleet: Fleet, processes: int
+) -> None:
+    calls = 60
+    async with StrictProvider(requests=20, window=WINDOW).running() as provider:
+        unlimited = await asyncio.gather(
+            *(ask(provider, None, max_attempts=3) for _ in range(calls))
+        )
+        refused_without = provider.refused
+
+    async with StrictProvider(requests=20, window=WINDOW).running() as provider:
+        made = [fleet.add(ModelLimits(requests=20)) for _ in range(processes)]
+        began = time.monotonic()
+        answered = await asyncio.gather(
+            *(ask(provider, made[number % processes]) for number in range(calls))
+        )
+        took = time.monotonic() - began
+
+    print(f"{processes} processes: refused {refused_without} without, {provider.refused} with,")
+    print(f"answered {sum(unlimited)} without, {sum(answered)} with, in {took:.2f} s")
+    assert refused_without > 20
+    assert provider.refused == 0
+    assert all(answered)
+    # 20 at once, 20 after one window, 20 after another.
+    assert 2 * WINDOW < took < 2 * WINDOW + 1.5
+
+
+async def test_calls_under_way_are_counted_over_all_processes(fleet: Fleet) -> None:
+    async with StrictProvider(seconds=0.05).running() as provider:
+        made = [fleet.add(ModelLimits(calls=4)) for _ in range(3)]
+        answered = await asyncio.gather(*(ask(provider, made[number % 3]) for number in range(30)))
+
+    assert all(answered)
+    assert provider.peak <= 4
+
+
+async def test_tokens_are_booked_as_expected_and_counted_as_used(fleet: Fleet) -> None:
+    one, other = (fleet.add(ModelLimits(tokens=1000)) for _ in range(2))
+    done = StreamDone("stop", AssistantMessage([], usage=Usage(total_tokens=900)))
+    async with one.admit(call()) as report:
+        report(done)
+    await asyncio.sleep(0.1)
+
+    assert await within(passes(other)) > 0.5
+
+
+async def test_expected_tokens_keep_others_out_until_less_was_used(fleet: Fleet) -> None:
+    one, other = (fleet.add(ModelLimits(tokens=1000), window=30.0) for _ in range(2))
+    report_of: Any
+    async with one.admit(call(max_tokens=700)) as report_of:
+        second = asyncio.create_task(passes(other))
+        async with other.admit(call(max_tokens=100)):
+            pass
+        third = asyncio.create_task(within(_hold(other, 700)))
+        await asyncio.sleep(0.05)
+        assert not third.done()
+        report_of(StreamDone("stop", AssistantMessage([], usage=Usage(total_tokens=10))))
+    assert await within(second) < 1
+    await within(third)
+
+
+async def _hold(limits: ProviderLimits, tokens: int) -> None:
+    async with limits.admit(call(max_tokens=tokens)):
+        pass
+
+
+async def test_a_call_larger_than_the_limit_is_made_when_nothing_else_is(fleet: Fleet) -> None:
+    limits = fleet.add(ModelLimits(tokens=50))
+
+    assert await within(passes(limits)) < 0.5
+    assert WINDOW * 0.8 < await within(passes(limits)) < WINDOW + 1
+
+
+# -- the provider's own word --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limit", [ModelLimits(), ModelLimits(requests=100)])
+async def test_one_refusal_holds_all_processes_back(fleet: Fleet, limit: ModelLimits) -> None:
+    async with StrictProvider().running() as provider:
+        one, other = fleet.add(limit), fleet.add(limit)
+        assert await ask(provider, other)
+        provider.refuse_for = 2.5
+        first = asyncio.create_task(ask(provider, one))
+
+        async def refused() -> bool:
+            return provider.refused == 1
+
+        await until(refused)
+        began = time.monotonic()
+        # A process without limits hears of it within a second, one that asks at once.
+        await asyncio.sleep(0 if limit.any else 1.2)
+        assert await ask(provider, other)
+        assert time.monotonic() - began > 2.2
+        assert await first
+
+    assert provider.refused == 1
+
+
+async def test_who_would_have_to_wait_too_long_is_told_at_once(fleet: Fleet) -> None:
+    limits = fleet.add(ModelLimits(requests=1))
+    waiting = []
+    async with limits.admit(call()) as report:
+        waiting = [asyncio.create_task(passes(limits)) for _ in range(3)]
+        await asyncio.sleep(0)
+        failed = AssistantMessage([], stop_reason="error", error_message="429")
+        report(StreamError("error", failed, 429, 3600.0, retryable=True))
+    for one in waiting:
+        with pytest.raises(ProviderError, match="asked for a wait of 3600 seconds") as caught:
+            await within(one)
+        assert caught.value.status == 429
+    with pytest.raises(ProviderError):
+        await within(passes(limits))
+
+
+async def test_a_refusal_without_a_time_holds_back_longer_each_time(fleet: Fleet) -> None:
+    limits = fleet.add(ModelLimits())
+    failed = AssistantMessage([], stop_reason="error", error_message="429")
+    waits = []
+    for refusal in (True, True, False):
+        began = time.monotonic()
+        async with limits.admit(call()) as report:
+            waits.append(time.monotonic() - began)
+            if refusal:
+                report(StreamError("error", failed, 429, retryable=True))
+    assert waits[0] < 0.1
+    assert 0.9 < waits[1] < 1.8
+    assert 1.9 < waits[2] < 3.0
+
+
+async def test_an_account_without_money_holds_nobody_back(fleet: Fleet) -> None:
+    limits = fleet.add(ModelLimits(requests=100))
+    failed = AssistantMessage([], stop_reason="error", error_message="insufficient_quota")
+    async with limits.admit(call()) as report:
+        report(StreamError("error", failed, 429))
+
+    assert await passes(limits) < 0.5
+
+
+# -- whose turn it is ---------------------------------------------------------------------------
+
+
+async def test_a_quiet_user_does_not_wait_behind_a_noisy_one(fleet: Fleet) -> None:
+    limits = fleet.add(ModelLimits(calls=1))
+    order: list[str] = []
+
+    async def work(user: str) -> None:
+        async with limits.admit(call(user)):
+            order.append(user)
+
+    async with limits.admit(call("noisy")):
+        tasks = [asyncio.create_task(work("noisy")) for _ in range(5)]
+        await asyncio.sleep(0)
+        tasks += [asyncio.create_task(work(user)) for user in ("one", "two", "one")]
+        await asyncio.sleep(0.05)
+    await asyncio.gather(*tasks)
+
+    assert order == ["noisy", "one", "two", "noisy", "one", "noisy", "noisy", "noisy"]
+
+
+async def test_who_gives_up_leaves_no_booking_behind(fleet: Fleet, redis: Redis) -> None:
+    limits = fleet.add(ModelLimits(requests=5, calls=1), window=30.0)
+    async with limits.admit(call()):
+        waiting = [asyncio.create_task(passes(limits)) for _ in range(3)]
+        await asyncio.sleep(0.05)
+        for one in waiting:
+            one.cancel()
+        await asyncio.wait(waiting)
+    # And at each moment of asking.
+    for steps in range(12):
+        one = asyncio.create_task(passes(limits))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        one.cancel()
+        await asyncio.wait({one})
+        if not one.cancelled():
+            break
+    made = sum(not one.cancelled() for one in [*waiting, one])
+    for _ in range(4 - made):
+        assert await within(passes(limits)) < 2
+    await limits.aclose()
+
+    async def counted(part: str) -> int:
+        (key,) = [key async for key in redis.scan_iter(f"fireside:limit:*:{part}")]
+        return int(await redis.zcard(key))
+
+    assert await counted("calls") == 5
+
+
+async def test_an_abort_ends_the_waiting(fleet: Fleet) -> None:
+    limits = fleet.add(ModelLimits(calls=1))
+    signal = AbortSignal()
+    async with StrictProvider().running() as provider, limits.admit(call()):
+        stream = limited(None, limits, "u")
+        options = StreamOptions(api_key=KEY, signal=signal)
+        # Not the call's lane: it has another base URL, so hold that one as well.
+        async with AsyncExitStack() as held:
+            held_call = ModelCall(model_of(provider), "u", LlmContext(), options)
+            await held.enter_async_context(limits.admit(held_call))
+            asking = asyncio.create_task(
+                complete(model_of(provider), LlmContext(), options, stream_fn=stream)
+            )
+            await asyncio.sleep(0.05)
+            signal.set()
+            with pytest.raises(AbortedError):
+                await within(asking, 1)
+    assert provider.answered == 0
+
+
+# -- Redis --------------------------------------------------------------------------------------
+
+
+async def test_no_key_and_nothing_that_lasts_is_in_redis(fleet: Fleet, redis: Redis) -> None:
+    limits = fleet.add(ModelLimits(requests=5, tokens=5000, calls=5))
+    async with limits.admit(call()) as report:
+        failed = AssistantMessage([], stop_reason="error", error_message="429")
+        report(StreamError("error", failed, 429, 1.0, retryable=True))
+        await asyncio.sleep(0.1)
+        keys = [key async for key in redis.scan_iter("*")]
+
+        assert sorted(key.rpartition(b":")[2] for key in keys) == [
+            *(b"calls", b"open", b"seen", b"shut", b"tokens")
+        ]
+        for key in keys:
+            assert key.startswith(b"fireside:limit:{test/m:")
+            assert KEY.encode() not in key
+            assert 0 < await redis.pttl(key) <= 2 * (WINDOW + 0.1) * 1000
+
+
+async def test_a_redis_that_was_wiped_is_told_what_was_booked(fleet: Fleet, redis: Redis) -> None:
+    made = [fleet.add(ModelLimits(requests=10), window=2.0) for _ in range(2)]
+    began = time.monotonic()
+    for number in range(10):
+        await passes(made[number % 2])
+    assert time.monotonic() - began < 1
+    blocked = [asyncio.create_task(passes(limits)) for limits in made]
+    await asyncio.sleep(0.1)
+
+    await redis.flushall()
+
+    waited = await asyncio.gather(*blocked)
+    assert min(waited) > 1.0, "what was booked before counts"
+
+
+async def test_without_redis_each_process_keeps_to_its_part(
+    fleet: Fleet, redis: Redis, valkey_server: EmbeddedValkey
+) -> None:
+    made = [fleet.add(ModelLimits(requests=20), window=30.0) for _ in range(2)]
+    for limits in made:
+        await passes(limits)
+    await asyncio.sleep(1.2)  # each hears of the other
+    await asyncio.to_thread(valkey_server.kill)
+    waiting = []
+    try:
+        with capture_logs() as logs:
+            for limits in made:
+                for _ in range(9):
+                    assert await within(passes(limits)) < 1.5
+            waiting = [asyncio.create_task(passes(limits)) for limits in made]
+            await asyncio.sleep(2.5)
+            assert not any(one.done() for one in waiting)
+        told = [e["event"] for e in logs if e["log_level"] == "warning"]
+        assert len(told) == 2, "one line for each process"
+        assert all("parts" in entry for entry in logs)
+    finally:
+        await asyncio.to_thread(valkey_server.start)
+
+    async def booked() -> bool:
+        return sum([int(await redis.zcard(key)) async for key in redis.scan_iter("*:calls")]) == 20
+
+    await until(booked)
+    assert not any(one.done() for one in waiting)
+    for one in waiting:
+        one.cancel()
+    await asyncio.wait(waiting)
+
+
+async def test_a_redis_that_never_was_there_stops_nobody(fleet: Fleet) -> None:
+    limits = fleet.add(ModelLimits(requests=3), url=f"redis://127.0.0.1:{free_port()}/0")
+
+    assert [await within(passes(limits)) < 1 for _ in range(3)] == [True] * 3
+    assert await within(passes(limits)) > 0.5
+
+
+async def test_a_redis_that_hangs_is_not_waited_for(fleet: Fleet, redis: Redis) -> None:
+    limits = fleet.add(ModelLimits(requests=50), window=30.0)
+    await passes(limits)
+    await redis.client_pause(4000)
+
+    assert await within(passes(limits)) < 1.5
+    for _ in range(20):
+        assert await within(passes(limits)) < 1.5
+    await redis.client_unpause()
