@@ -35,7 +35,7 @@ def make_celery(settings: Settings) -> Celery:
     broker = _own_broker(settings) or _redis_for_kombu(settings.redis_url.get_secret_value())
     # kombu's register of what a URL's scheme stands for; `redis+socket` goes by `redis`.
     TRANSPORT_ALIASES.update(redis=_TRANSPORT, rediss=_TRANSPORT)
-    app = Celery("fireside", broker=broker)
+    app = Celery("fireside", broker=broker, amqp="shared.broker:Amqp")
     app.conf.update(
         accept_content=["json"],
         task_serializer="json",
