@@ -6,15 +6,38 @@ the queue, or one wrong byte in it, could end all workers like that, one after t
 
 import base64
 import binascii
+from typing import Any, Self
 from uuid import UUID
 
 import structlog
+from celery.app.amqp import AMQP
+from kombu.connection import Connection
 from kombu.transport import redis
 
 from shared.encoding import loads
 from shared.queue import ADVANCE, envelope
 
 log = structlog.get_logger(__name__)
+
+
+RECONNECT_SECONDS = 2
+"""How often a worker tries to reach a broker that is away; kombu would come to 30 seconds."""
+
+
+class SteadyConnection(Connection):
+    """A connection that is tried again at even intervals, however long the broker has been away."""
+
+    def ensure_connection(self, *arguments: Any, **options: Any) -> Self:
+        """Connect, as often as the caller says."""
+        pauses = {"interval_start": RECONNECT_SECONDS, "interval_step": 0}
+        super().ensure_connection(*arguments, **pauses | options)  # type: ignore[no-untyped-call]
+        return self
+
+
+class Amqp(AMQP):  # type: ignore[misc]  # Celery has no types
+    """Celery's way to its connections, with ours."""
+
+    Connection = SteadyConnection
 
 
 def hint_of(message: object) -> UUID | None:

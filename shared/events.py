@@ -251,8 +251,9 @@ def _keep_text(pipe: Pipeline, key: str, entry: Event | Delta) -> None:
         if entry.type == "message_end":
             pipe.delete(key)
     elif entry.offset == 0:
-        head = f"{entry.message}\n"
-        pipe.set(key, well_formed(head + entry.text), ex=TEXT_SECONDS)
+        # By its NUL a head can be told from a tail that was appended to nothing.
+        head = f"\0{entry.message}\n"
+        pipe.set(key, head + well_formed(entry.text), ex=TEXT_SECONDS)
     else:
         pipe.append(key, well_formed(entry.text))
         pipe.expire(key, TEXT_SECONDS)
@@ -290,7 +291,7 @@ async def text_so_far(redis: Redis, task_id: UUID, attempt: int) -> Line | None:
     except (RedisError, OSError) as error:
         raise QueueUnavailable(str(error)) from error
     message, newline, text = (kept or b"").partition(b"\n")
-    if not newline or not message.isdigit():
+    if not newline or message[:1] != b"\0" or not message[1:].isdigit():
         return None  # nothing kept, or only the tail of a text whose head ran out
-    text_delta = Delta(int(message), 0, text.decode("utf-8", "replace"))
+    text_delta = Delta(int(message[1:]), 0, text.decode("utf-8", "replace"))
     return _line_of_attempt(task_id, attempt, text_delta)

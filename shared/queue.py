@@ -21,6 +21,8 @@ ADVANCE = "fireside.advance"
 """Name of the one Celery task; its one argument is a session's id."""
 
 
+_ASK_SECONDS = 1.0
+
 _TRANSPORT = "shared.broker:Transport"
 
 
@@ -33,7 +35,7 @@ def make_celery(settings: Settings) -> Celery:
     broker = _own_broker(settings) or _redis_for_kombu(settings.redis_url.get_secret_value())
     # kombu's register of what a URL's scheme stands for; `redis+socket` goes by `redis`.
     TRANSPORT_ALIASES.update(redis=_TRANSPORT, rediss=_TRANSPORT)
-    app = Celery("fireside", broker=broker)
+    app = Celery("fireside", broker=broker, amqp="shared.broker:Amqp")
     app.conf.update(
         accept_content=["json"],
         task_serializer="json",
@@ -119,6 +121,20 @@ class Hints:
                 await asyncio.to_thread(self._send_by_celery, ids)
         except (RedisError, OSError, OperationalError) as error:
             raise QueueUnavailable(str(error)) from error
+
+    async def is_empty(self) -> bool:
+        """Whether no hint waits for a worker; False where that can't be known of the broker.
+
+        Raises:
+            QueueUnavailable: Redis did not answer within a second.
+        """
+        if self._celery is not None:
+            return False
+        try:
+            async with asyncio.timeout(_ASK_SECONDS):
+                return int(await self._redis.llen(self._queue)) == 0
+        except (RedisError, OSError, TimeoutError) as error:
+            raise QueueUnavailable(str(error) or type(error).__name__) from error
 
     def _send_by_celery(self, ids: list[UUID]) -> None:
         assert self._celery is not None

@@ -1,31 +1,78 @@
 """The sweep: sessions that wait without a worker are hinted again, whatever lost their hint."""
 
 import asyncio
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+from uuid import UUID
 
 import structlog
 
-from shared.errors import FiresideError
+from shared.errors import FiresideError, QueueUnavailable
 from shared.queue import Hints
 from shared.store import leases
 from shared.store.database import Database
 
 log = structlog.get_logger(__name__)
 
+BATCH = 200
+"""Sessions that one statement sweeps."""
 
-async def sweep_for_ever(db: Database, hints: Hints, *, every: float) -> None:
+LOST_SECONDS = 2.0
+"""A hint that was sent longer ago, and does not stand in the queue, counts as lost."""
+
+Take: TypeAlias = Callable[[Sequence[UUID]], Sequence[UUID]]
+"""Takes sessions on in this very process; gives back those for which it has no room."""
+
+
+async def sweep_for_ever(
+    db: Database, hints: Hints, *, every: float, take: Take | None = None
+) -> None:
     """Sweep until cancelled; a database or a queue that is away is tried again.
 
     Args:
         every: seconds between two sweeps.
+        take: a worker's way to go on while no hint can be sent.
     """
     task = asyncio.current_task()
     # Before Python 3.12 a cancellation that comes just as Redis takes a command is swallowed.
     while task is None or not task.cancelling():
         try:
-            found = await leases.sweep(db)
-            await hints.send(found)
-            if found:
-                log.info("hinted again", sessions=len(found))
+            await _sweep(db, hints, take)
         except FiresideError as error:
             log.warning("sweep failed", error=str(error))
         await asyncio.sleep(every)
+
+
+async def _sweep(db: Database, hints: Hints, take: Take | None) -> None:
+    try:
+        # First of all: while Redis is away, nobody's next hint is put off.
+        if await hints.is_empty():
+            await leases.doubt_hints(db, age=LOST_SECONDS)
+    except QueueUnavailable:
+        if take is None:
+            raise
+        await _go_on_alone(db, await leases.sweep(db, limit=BATCH), take)
+        return
+    hinted = 0
+    while found := await leases.sweep(db, limit=BATCH):
+        try:
+            await hints.send(found)
+        except QueueUnavailable:
+            if take is not None:
+                await _go_on_alone(db, found, take)
+                return
+            await leases.due_again(db, found)
+            raise
+        hinted += len(found)
+        if len(found) < BATCH:
+            break
+    if hinted:
+        log.info("hinted again", sessions=hinted)
+
+
+async def _go_on_alone(db: Database, found: Sequence[UUID], take: Take) -> None:
+    left = take(found)
+    if left:
+        await leases.due_again(db, left)
+    if len(found) > len(left):
+        log.info("taken on without a hint", sessions=len(found) - len(left))

@@ -203,7 +203,9 @@ class Host:
                 self._stop_overdue(),
                 self._hear_clients(),
                 self._telling.send_for_ever(),
-                sweep_for_ever(self._db, self._hints, every=settings.sweep_seconds),
+                sweep_for_ever(
+                    self._db, self._hints, every=settings.sweep_seconds, take=self._take_on
+                ),
                 self._stopped(),
             )
         ]
@@ -241,6 +243,16 @@ class Host:
         task = asyncio.get_running_loop().create_task(self._advance(session_id))
         self._advancing[session_id] = task
         task.add_done_callback(lambda _: self._finished(session_id))
+
+    def _take_on(self, session_ids: Sequence[UUID]) -> Sequence[UUID]:
+        """Begin sessions that were found without a hint; those for which there is no slot."""
+        left = []
+        for session_id in session_ids:
+            if self._slots.acquire(blocking=False):
+                self._begin(session_id)
+            else:
+                left.append(session_id)
+        return left
 
     def _finished(self, session_id: UUID) -> None:
         del self._advancing[session_id]

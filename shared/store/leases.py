@@ -314,6 +314,36 @@ _SWEEP = text(
 )
 
 
+# Of a hint that was sent a while ago nothing is left in an empty queue: either a worker has just
+# taken it, and then another one is harmless, or it is lost. When it was sent follows from when
+# the next one is due.
+_DOUBT_HINTS = text(
+    """/* sweep lost hints */
+    with lost as materialized (
+        select id from sessions
+        where (select pg_try_advisory_xact_lock(:lock))
+            and open_tasks > 0 and hints > 0 and hint_at > clock_timestamp()
+            and hint_at - make_interval(
+                    secs => case when hints < 5 then power(2, hints - 1) else 30 end)
+                < clock_timestamp() - make_interval(secs => :age)
+            and (lease_until is null or lease_until < clock_timestamp())
+            and not quarantined and (ready_at is null or ready_at < clock_timestamp())
+        limit :limit
+        for no key update skip locked
+    )
+    update sessions s set hints = 0, hint_at = clock_timestamp() from lost where s.id = lost.id
+    """
+)
+
+_DUE_AGAIN = text(
+    """/* sweep unsent */
+    update sessions set hints = greatest(hints - 1, 0), hint_at = clock_timestamp()
+    where id = any(cast(:ids as uuid[])) and open_tasks > 0
+        and (lease_until is null or lease_until < clock_timestamp())
+    """
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Pulse:
     """What a heartbeat found: the sessions still held, those of them whose task is to be cancelled,
@@ -546,3 +576,18 @@ async def sweep(db: Database, *, limit: int = 200) -> list[UUID]:
     """
     rows = await db.rows(_SWEEP, {"lock": SWEEP_LOCK, "limit": limit})
     return [row.id for row in rows]
+
+
+async def doubt_hints(db: Database, *, age: float, limit: int = 1000) -> None:
+    """Make the sessions due whose last hint is older than `age` seconds, since the queue is empty.
+
+    They wait without a worker, and their next hint may be as far off as half a minute.
+    """
+    parameters: Parameters = {"lock": SWEEP_LOCK, "age": age, "limit": limit}
+    while await db.run(_DOUBT_HINTS, parameters) == limit:
+        pass
+
+
+async def due_again(db: Database, session_ids: Sequence[UUID]) -> None:
+    """Take a sweep of these sessions back: their hints could not be sent."""
+    await db.run(_DUE_AGAIN, {"ids": list(session_ids)})

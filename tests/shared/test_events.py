@@ -215,7 +215,9 @@ async def test_a_text_whose_beginning_ran_out_is_not_given(redis: Redis) -> None
     assert await text_so_far(redis, TASK, 1) is None
 
 
-@pytest.mark.parametrize("kept", [b"", b"\n", b"x", b":\nx", b"-1\nx", b"x\ny"])
+@pytest.mark.parametrize(
+    "kept", [b"", b"\n", b"x", b":\nx", b"-1\nx", b"x\ny", b"1\ny", b"\0\ny", b"\0x\ny"]
+)
 async def test_a_kept_text_that_someone_else_wrote(redis: Redis, kept: bytes) -> None:
     await redis.set(text_key(TASK, 1), kept)
 
@@ -223,7 +225,7 @@ async def test_a_kept_text_that_someone_else_wrote(redis: Redis, kept: bytes) ->
 
 
 async def test_a_kept_text_that_is_cut_within_a_character(redis: Redis) -> None:
-    await redis.set(text_key(TASK, 1), b"0\na\xc3")
+    await redis.set(text_key(TASK, 1), b"\0000\na\xc3")
 
     assert await text_so_far(redis, TASK, 1) == delta_line(1, Delta(0, 0, "a\ufffd"))
 

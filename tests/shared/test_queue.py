@@ -16,7 +16,7 @@ from kombu.exceptions import OperationalError
 from redis.asyncio import Redis
 
 from deploy.local.valkey import EmbeddedValkey
-from shared.broker import Channel, hint_of
+from shared.broker import RECONNECT_SECONDS, Channel, hint_of
 from shared.errors import QueueUnavailable
 from shared.queue import ADVANCE, Hints, envelope, make_celery
 from shared.redis_pool import connect_redis
@@ -258,6 +258,20 @@ async def test_another_broker_that_is_away(
         await Hints(load_settings(), redis).send([uuid4()])
 
     assert time.monotonic() - started < 2
+
+
+def test_a_broker_that_is_away_is_tried_at_even_intervals(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, unused_tcp_port: int
+) -> None:
+    monkeypatch.setenv("REDIS_URL", f"redis://127.0.0.1:{unused_tcp_port}/0")
+    pauses = []
+    with (
+        make_celery(load_settings()).connection_for_read() as connection,
+        pytest.raises(OperationalError),
+    ):
+        connection.ensure_connection(lambda _, pause: pauses.append(pause), max_retries=2)
+
+    assert pauses == [RECONNECT_SECONDS] * 2
 
 
 @pytest.mark.parametrize(

@@ -2,18 +2,23 @@
 
 import asyncio
 import random
-from contextlib import suppress
-from uuid import UUID
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from uuid import UUID, uuid4
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 from sqlalchemy import text
 from structlog.testing import capture_logs
 
 from deploy.local.ports import free_port
+from deploy.local.valkey import EmbeddedValkey
 from shared.broker import hint_of
-from shared.encoding import loads
-from shared.queue import Hints
+from shared.encoding import dumps, loads
+from shared.ending import end_all
+from shared.queue import Hints, envelope
 from shared.redis_pool import connect_redis
 from shared.settings import Settings, load_settings
 from shared.store.database import Database
@@ -87,3 +92,147 @@ async def test_a_sweep_ends_whenever_it_is_cancelled(
 
         _, pending = await asyncio.wait([sweeping], timeout=5)
         assert pending == set()
+
+
+MANY = text(
+    """
+    insert into sessions (user_id, agent, character_id, open_tasks, hints, hint_at)
+    select user_id, agent, character_id, 1, 5, clock_timestamp() + interval '25 s'
+    from sessions, generate_series(1, :count)
+    """
+)
+"""Sessions like the one that is there, which were hinted in vain for minutes."""
+
+HINTS = text(
+    "select hints, hint_at > clock_timestamp() as later, count(*) from sessions group by 1, 2"
+)
+
+
+@asynccontextmanager
+async def sweeping(db: Database, hints: Hints, *, every: float = 0.05) -> AsyncIterator[None]:
+    task = asyncio.create_task(sweep_for_ever(db, hints, every=every))
+    try:
+        yield
+    finally:
+        await end_all([task])
+
+
+async def hinted(redis: Redis, settings: Settings) -> set[UUID | None]:
+    """The sessions whose hints stand in the queue."""
+    return {hint_of(loads(one)) for one in await redis.lrange(settings.queue, 0, -1)}
+
+
+async def counts(db: Database) -> list[tuple[int, bool, int]]:
+    """How many sessions have had so many hints, and whether the next one is due later."""
+    return sorted(tuple(row) for row in await db.rows(HINTS))
+
+
+async def several_sweeps() -> None:
+    await asyncio.sleep(0.5)
+
+
+async def test_a_redis_that_is_away_puts_nobody_off(
+    db: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REDIS_URL", f"redis://127.0.0.1:{free_port()}/0")
+    away = connect_redis(load_settings())
+    await new_session(db)
+    await db.run(MAKE_DUE)
+    async with sweeping(db, Hints(settings, away)):
+        await several_sweeps()
+
+    assert await counts(db) == [(0, False, 1)]
+    await away.aclose()
+
+
+async def test_a_redis_that_is_full_puts_nobody_off(
+    db: Database, redis: Redis, settings: Settings
+) -> None:
+    await new_session(db)
+    await db.run(MAKE_DUE)
+    await redis.config_set("maxmemory", 1)
+    try:
+        with capture_logs() as logs:
+            async with sweeping(db, Hints(settings, redis)):
+                await several_sweeps()
+        assert await counts(db) == [(0, False, 1)]
+        assert "maxmemory" in logs[0]["error"]
+    finally:
+        await redis.config_set("maxmemory", 0)
+
+
+async def test_a_hint_that_stands_in_the_queue_is_not_lost(
+    db: Database, redis: Redis, settings: Settings
+) -> None:
+    await new_session(db)
+    await db.run(MANY, {"count": 9})
+    await redis.lpush(settings.queue, dumps(envelope(uuid4(), settings.queue)))
+    async with sweeping(db, Hints(settings, redis)):
+        await several_sweeps()
+
+    assert await redis.llen(settings.queue) == 1
+    assert (5, True, 9) in await counts(db)
+
+
+async def test_a_hint_that_was_just_taken_from_the_queue_is_not_lost(
+    db: Database, redis: Redis, settings: Settings
+) -> None:
+    session = await new_session(db)
+    async with sweeping(db, Hints(settings, redis)):
+        for _ in range(2):
+            await db.run(text("update sessions set hint_at = clock_timestamp()"))
+            assert await next_hint(redis, settings) == session
+        await several_sweeps()
+        assert await counts(db) == [(2, True, 1)]
+
+        began = time.monotonic()
+        assert await next_hint(redis, settings) == session
+        assert 1.0 < time.monotonic() - began < 3.0
+
+
+@pytest.mark.parametrize(
+    "put_off",
+    ["quarantined = true", "ready_at = clock_timestamp() + interval '1 minute'"],
+)
+async def test_who_is_put_off_on_purpose_is_not_hinted(
+    db: Database, redis: Redis, settings: Settings, put_off: str
+) -> None:
+    await new_session(db)
+    await db.run(MANY, {"count": 9})
+    await db.run(text(f"update sessions set {put_off}"))
+    async with sweeping(db, Hints(settings, redis)):
+        await several_sweeps()
+
+    assert (5, True, 9) in await counts(db)
+
+
+@pytest.mark.parametrize("count", [1_000, 10_000])
+async def test_all_who_wait_are_hinted_soon_after_redis_came_back_empty(
+    db: Database,
+    redis: Redis,
+    settings: Settings,
+    valkey_server: EmbeddedValkey,
+    count: int,
+) -> None:
+    await new_session(db)
+    await db.run(MANY, {"count": count - 1})
+    hints = Hints(settings, redis)
+    # As a fleet has it: each process sweeps every second.
+    async with sweeping(db, hints, every=1.0), sweeping(db, hints, every=1.0):
+        await asyncio.to_thread(valkey_server.kill)
+        try:
+            await asyncio.sleep(1.5)
+        finally:
+            await asyncio.to_thread(valkey_server.start)
+        began = time.monotonic()
+        for _ in range(100):
+            with suppress(RedisError):
+                if len(await hinted(redis, settings)) == count:
+                    break
+            await asyncio.sleep(0.05)
+        took = time.monotonic() - began
+
+    print(f"{count} waiting sessions were hinted {took:.2f} s after Redis came back")
+    assert len(await hinted(redis, settings)) == count
+    assert await redis.llen(settings.queue) < 1.1 * count
+    assert took < 5

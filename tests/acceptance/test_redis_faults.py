@@ -1,0 +1,174 @@
+"""A Redis that is slow, silent, full or away: nothing waits for it, and nothing is lost."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import TypeAlias
+
+import httpx
+import pytest
+from redis.asyncio import Redis
+
+from deploy.local.valkey import EmbeddedValkey
+from deploy.models.control import ScriptedModel
+from tests.acceptance.fleet import Fleet
+from tests.acceptance.player import Player, ended
+from tests.links import SlowLink
+
+PLAYERS = 20
+QUICK = '[[script: {"chunks": ["one ", "two"], "duration": 0.2}]]'
+ACCEPT_SECONDS = 0.5
+"""How long accepting an action may take; a commit takes a few milliseconds."""
+
+
+@pytest.fixture
+def valkey(tmp_path: Path) -> Iterator[EmbeddedValkey]:
+    """A server of this test's own, to be treated badly."""
+    with EmbeddedValkey(tmp_path / "valkey", durable=False) as server:
+        yield server
+
+
+class Stand:
+    """A gateway and two workers whose Redis is at the far end of a link, and players on sockets."""
+
+    def __init__(self, valkey: EmbeddedValkey, link: SlowLink, http: httpx.AsyncClient) -> None:
+        self.valkey = valkey
+        self.link = link
+        self.http = http
+        self.players: list[Player] = []
+        self._sockets: list[asyncio.Task[None]] = []
+
+    async def seat(self, players: int) -> None:
+        self.players = await asyncio.gather(
+            *(Player.begin(self.http, agent="companion") for _ in range(players))
+        )
+        self._sockets = [asyncio.create_task(self._listen(player)) for player in self.players]
+        await self.until_ended([player.opening for player in self.players], 15)
+
+    async def _listen(self, player: Player) -> None:
+        async with player.socket() as socket:
+            while True:
+                player.take(json.loads(await socket.recv()))
+
+    async def act(self, text: str) -> tuple[list[str], float]:
+        """Each player acts; the tasks, and the seconds that the slowest answer took."""
+
+        async def timed(player: Player) -> tuple[str, float]:
+            began = time.monotonic()
+            task = (await player.act({"type": "say", "text": text}))["task_id"]
+            return task, time.monotonic() - began
+
+        acted = await asyncio.gather(*map(timed, self.players))
+        return [task for task, _ in acted], max(seconds for _, seconds in acted)
+
+    async def until_ended(self, tasks: list[str], seconds: float) -> float:
+        """Wait until the open sockets have told that these have ended; how long it took."""
+        began = time.monotonic()
+        while not all(task in ended(p.events) for p, task in zip(self.players, tasks, strict=True)):
+            assert time.monotonic() - began < seconds, "not all ended"
+            await asyncio.sleep(0.02)
+        return time.monotonic() - began
+
+    def sockets_stand(self) -> bool:
+        return not any(task.done() for task in self._sockets)
+
+    async def leave(self) -> None:
+        for task in self._sockets:
+            task.cancel()
+        await asyncio.gather(*self._sockets, return_exceptions=True)
+
+
+@pytest.fixture
+async def stand(
+    tmp_path: Path,
+    stories: Path,
+    postgres_url: str,
+    valkey: EmbeddedValkey,
+    scripted_model: ScriptedModel,
+) -> AsyncIterator[Stand]:
+    async with SlowLink(valkey.url).running() as link:
+        with Fleet(
+            tmp_path,
+            postgres=postgres_url,
+            redis=link.url,
+            model=scripted_model.url,
+            model_path="direct",
+            story_folders=str(stories),
+            poll_seconds="0.5",
+        ) as fleet:
+            await asyncio.to_thread(fleet.add_gateway)
+            for _ in range(2):
+                await asyncio.to_thread(fleet.add_worker)
+            async with httpx.AsyncClient(base_url=fleet.url, timeout=60) as http:
+                made = Stand(valkey, link, http)
+                await made.seat(PLAYERS)
+                yield made
+                await made.leave()
+            # Their Redis lives on this loop, so they must not end while it is blocked.
+            for child in [*fleet.workers, *fleet.gateways]:
+                await asyncio.to_thread(child.stop)
+
+
+Fault: TypeAlias = Callable[[Stand], AbstractAsyncContextManager[None]]
+
+
+@asynccontextmanager
+async def slow(stand: Stand) -> AsyncIterator[None]:
+    stand.link.delay = 0.2
+    yield
+    stand.link.delay = 0.0
+
+
+@asynccontextmanager
+async def very_slow(stand: Stand) -> AsyncIterator[None]:
+    stand.link.delay = 2.0
+    yield
+    stand.link.delay = 0.0
+
+
+@asynccontextmanager
+async def silent(stand: Stand) -> AsyncIterator[None]:
+    stand.link.fall_silent()
+    yield
+    stand.link.speak()
+
+
+@asynccontextmanager
+async def full(stand: Stand) -> AsyncIterator[None]:
+    async with Redis.from_url(stand.valkey.url) as redis:
+        await redis.config_set("maxmemory", 1)
+        yield
+        await redis.config_set("maxmemory", 0)
+
+
+@asynccontextmanager
+async def away(stand: Stand) -> AsyncIterator[None]:
+    await asyncio.to_thread(stand.valkey.kill)
+    yield
+    await asyncio.to_thread(stand.valkey.start)
+
+
+@pytest.mark.parametrize("fault", [slow, very_slow, silent, full, away])
+async def test_nobody_waits_for_redis(stand: Stand, fault: Fault) -> None:
+    running, _ = await stand.act('[[script: {"chunks": ["a", "b", "c"], "duration": 2.0}]]')
+    await asyncio.sleep(0.5)
+    async with fault(stand):
+        took = await stand.until_ended(running, 20)
+        tasks, slowest = await stand.act(QUICK)
+        later = await stand.until_ended(tasks, 30)
+        print(f"What ran had ended {took:.2f} s later, the slowest answer took")
+        print(f"{slowest:.3f} s, what was accepted meanwhile had ended {later:.2f} s later")
+        assert slowest < ACCEPT_SECONDS
+        assert stand.sockets_stand()
+
+    tasks, slowest = await stand.act(QUICK)
+    again = await stand.until_ended(tasks, 20)
+    print(f"afterwards {slowest:.3f} s and {again:.2f} s")
+    assert stand.sockets_stand()
+    for player in stand.players:
+        assert [event["seq"] for event in player.events] == list(range(1, len(player.events) + 1))
+        assert {len(found) for found in ended(player.events).values()} == {1}
+        assert {found[0]["type"] for found in ended(player.events).values()} == {"task_completed"}
