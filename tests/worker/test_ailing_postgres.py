@@ -8,10 +8,14 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from agent_core import ToolExecutionStart
 from deploy.local.postgres import EmbeddedPostgres
+from shared.broker import hint_of
+from shared.encoding import loads
+from shared.queue import Hints
 from shared.redis_pool import connect_redis
 from shared.store import actions, sessions
 from shared.store.database import Database
@@ -20,6 +24,7 @@ from tests.shared.invariants import broken
 from tests.shared.sessions import ME, new_session
 from tests.worker.hosts import Flag, Hosts, echo, say, step, until, within
 from worker.agents import Answer, RunningTask
+from worker.host import Host
 
 Ailment = Callable[[EmbeddedPostgres, str], AbstractContextManager[None]]
 
@@ -52,6 +57,13 @@ async def db(hosts: Hosts) -> AsyncIterator[Database]:
     await database.close()
 
 
+@pytest.fixture
+async def redis(hosts: Hosts) -> AsyncIterator[Redis]:
+    client = connect_redis(hosts.settings)
+    yield client
+    await client.aclose()
+
+
 class Working:
     """An agent that says where it is, and writes on when it may."""
 
@@ -78,6 +90,18 @@ async def idle(db: Database, session: UUID) -> None:
         return (await sessions.get(db, ME, session)).status == "idle"
 
     await until(is_idle, 20)
+
+
+async def pass_hints(hosts: Hosts, host: Host) -> None:
+    """Do what Celery does in a worker process, until cancelled."""
+    hints = connect_redis(hosts.settings)
+    try:
+        while True:
+            popped = await hints.brpop([hosts.settings.queue], timeout=1)
+            if popped is not None and (hint := hint_of(loads(popped[1]))) is not None:
+                await asyncio.to_thread(host.submit, hint)
+    finally:
+        await hints.aclose()
 
 
 @pytest.mark.parametrize("ailment", AILMENTS)
@@ -117,6 +141,7 @@ async def test_what_is_long_costs_the_attempt_and_nothing_else(
     db: Database,
     postgres_server: EmbeddedPostgres,
     postgres_url: str,
+    redis: Redis,
     ailment: str,
     logs: list[Any],
 ) -> None:
@@ -133,14 +158,16 @@ async def test_what_is_long_costs_the_attempt_and_nothing_else(
     await within(agent.began.wait())
     with AILMENTS[ailment](postgres_server, postgres_url):
         agent.go.set()
-        hinting = [asyncio.create_task(asyncio.to_thread(host.submit, one)) for one in many]
+        passing = asyncio.create_task(pass_hints(hosts, host))
+        await Hints(hosts.settings, redis).send(many)
         await asyncio.sleep(2.5)  # longer than the lease
     back = time.monotonic()
-    await within(asyncio.gather(*hinting))
     for one in [*many, session]:
         await idle(db, one)
 
     assert time.monotonic() - back < 8
+    passing.cancel()
+    await asyncio.wait({passing})
     kinds = await kinds_of(db, session)
     assert kinds.count("task_started") + kinds.count("task_restarted") <= 2
     assert await broken(db) == []
@@ -196,7 +223,9 @@ async def test_an_attempt_that_is_lost_is_followed_at_once(
     assert await broken(db) == []
 
 
-async def test_another_worker_hears_of_a_lost_attempt(hosts: Hosts, db: Database) -> None:
+async def test_another_worker_hears_of_a_lost_attempt(
+    hosts: Hosts, db: Database, redis: Redis
+) -> None:
     attempts = 0
 
     async def run(task: RunningTask) -> Answer:
@@ -209,11 +238,7 @@ async def test_another_worker_hears_of_a_lost_attempt(hosts: Hosts, db: Database
     session = await new_session(db)
     host = hosts.start(run, lease_seconds=30.0)
     host.submit(session)
-    hints = connect_redis(hosts.settings)
-    try:
-        assert await hints.brpop([hosts.settings.queue], timeout=5) is not None
-    finally:
-        await hints.aclose()
+    assert await redis.brpop([hosts.settings.queue], timeout=5) is not None
     host.submit(session)
     await idle(db, session)
 
