@@ -30,7 +30,7 @@ async def healthz() -> Response:
 
 @router.get("/readyz", response_model=HealthBody, responses=problems.responses("unavailable"))
 async def readyz(parts: Parts) -> Response:
-    """Postgres and Redis answer, and the schema is this release's or newer."""
+    """Postgres takes writes, Redis answers, and the schema is this release's or newer."""
     postgres, redis = await asyncio.gather(_outcome(_postgres(parts)), _outcome(_redis(parts)))
     ended = [name for name, task in parts.beside.items() if task.done()]
     background = f"ended: {', '.join(ended)}" if ended else "ok"
@@ -57,6 +57,7 @@ class _OldSchema(StoreUnavailable):
 
 
 async def _postgres(parts: Gateway) -> None:
+    await parts.db.check_writable()
     found = await parts.db.revision()
     # A newer one serves as well: migrations only add, and a release before the last goes on.
     if found is None or found < head_revision():

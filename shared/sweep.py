@@ -1,6 +1,7 @@
 """The sweep: sessions that wait without a worker are hinted again, whatever lost their hint."""
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 from uuid import UUID
@@ -9,13 +10,16 @@ import structlog
 
 from shared.errors import FiresideError, QueueUnavailable
 from shared.queue import Hints
-from shared.store import leases
+from shared.store import clock, leases
 from shared.store.database import Database
 
 log = structlog.get_logger(__name__)
 
 BATCH = 200
 """Sessions that one statement sweeps."""
+
+MEND_SECONDS = 30.0
+"""How often it is looked whether the database's clock was set back."""
 
 LOST_SECONDS = 2.0
 """A hint that was sent longer ago, and does not stand in the queue, counts as lost."""
@@ -34,9 +38,14 @@ async def sweep_for_ever(
         take: a worker's way to go on while no hint can be sent.
     """
     task = asyncio.current_task()
+    mended_at = float("-inf")
     # Before Python 3.12 a cancellation that comes just as Redis takes a command is swallowed.
     while task is None or not task.cancelling():
         try:
+            if time.monotonic() - mended_at > MEND_SECONDS:
+                if mended := await clock.mend(db):
+                    log.warning("the database's clock was set back", sessions=mended)
+                mended_at = time.monotonic()
             await _sweep(db, hints, take)
         except FiresideError as error:
             log.warning("sweep failed", error=str(error))

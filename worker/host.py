@@ -45,7 +45,7 @@ log = structlog.get_logger(__name__)
 STUBBORN_SECONDS = 0.5
 """How long a stopping process waits for its loop, when all it had to do there is done."""
 
-HAND_OVER_SECONDS = 1.5
+HAND_OVER_SECONDS = 1.0
 """How long a stopping process may take to give back what did not end within its budget. Should
 Postgres not answer by then, the leases run out by themselves."""
 
@@ -106,6 +106,7 @@ class Host:
         self._advancing: dict[UUID, asyncio.Task[None]] = {}
         self._hinted_again: set[UUID] = set()
         self._closing = threading.Event()
+        self._closed_at = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ready = threading.Event()
         self._over = threading.Event()
@@ -135,8 +136,10 @@ class Host:
             self._slots.release()
 
     def close(self) -> None:
-        """Take no more sessions; those that run go on."""
-        self._closing.set()
+        """Take no more sessions; those that run go on, as long as the budget lasts from now."""
+        if not self._closing.is_set():
+            self._closed_at = time.monotonic()
+            self._closing.set()
 
     def drain(self) -> None:
         """Let what runs end within the budget, hand over the rest, and stop the loop."""
@@ -212,14 +215,17 @@ class Host:
         self._ready.set()
         try:
             done, _ = await asyncio.wait(services, return_when=asyncio.FIRST_COMPLETED)
-            budget = self._settings.drain_seconds
+            left = self._settings.drain_seconds - (time.monotonic() - self._closed_at)
             if not self._stop.is_set():
                 error = next((one.exception() for one in done), None)
                 log.error("a service of the worker ended", exc_info=error)
                 self._fail(error)
-                budget = 0.0  # without its heartbeat a worker would only lose what it runs
-            await self._hand_over(budget)
+                left = 0.0  # without its heartbeat a worker would only lose what it runs
+            await self._wait(max(0.0, left))
         finally:
+            for service in services:
+                service.cancel()
+            await self._hand_over()
             await end_all(services)
             await self._outage.close()
             await self._telling.send_the_rest(LAST_NEWS_SECONDS)
@@ -409,11 +415,14 @@ class Host:
             if (str(held.claim.fence.session_id), str(held.claim.task_id)) == (session, task):
                 held.signal.set()
 
-    async def _hand_over(self, budget: float) -> None:
-        """Wait for what runs, up to `budget` seconds; then give the leases back to others."""
+    async def _wait(self, seconds: float) -> None:
+        """Wait for what runs, for so long at the most."""
         if self._advancing:
             log.info("draining", sessions=len(self._advancing))
-            await asyncio.wait(self._advancing.values(), timeout=budget)
+            await asyncio.wait(self._advancing.values(), timeout=seconds)
+
+    async def _hand_over(self) -> None:
+        """Give the leases of what still runs back to others."""
         left = list(self._held.values())
         if left:
             log.info("handing over", sessions=len(left))
