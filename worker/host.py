@@ -23,9 +23,11 @@ from redis.exceptions import RedisError
 from agent_core import AbortSignal, Model
 from shared.errors import FiresideError
 from shared.events import CANCEL_CHANNEL, Publisher
+from shared.lineage import Lineage
 from shared.queue import Hints
 from shared.records import Claim, Written
 from shared.redis_pool import connect_redis
+from shared.retention import prune_for_ever
 from shared.settings import Settings
 from shared.store import catalog, leases
 from shared.store.database import Database
@@ -162,6 +164,7 @@ class Host:
         self._stop = asyncio.Event()
         self._db = Database.from_settings(settings)
         self._redis = connect_redis(settings)
+        lineage = Lineage(self._db, self._redis)
         self._publisher = Publisher(self._redis)
         self._hints = Hints(settings, self._redis)
         self._resources = Resources(
@@ -174,13 +177,16 @@ class Host:
         services = [
             asyncio.ensure_future(service)
             for service in (
+                lineage.watch_for_ever(),
                 self._heartbeat(),
                 self._stop_overdue(),
                 self._hear_cancels(),
                 sweep_for_ever(self._db, self._hints, every=settings.sweep_seconds),
+                prune_for_ever(self._db, settings),
                 self._stop.wait(),
             )
         ]
+        await lineage.looked()
         self._ready.set()
         try:
             done, _ = await asyncio.wait(services, return_when=asyncio.FIRST_COMPLETED)

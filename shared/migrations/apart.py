@@ -64,9 +64,11 @@ def _run(connection: Connection, statement: str) -> None:
     for left in reversed(range(TRIES)):
         try:
             connection.execute(text(statement))
-            return
         except OperationalError as error:
             if getattr(error.orig, "sqlstate", None) not in _LOCKED or not left:
                 raise
-            log.warning("a table is in use, trying again", statement=statement.split("(")[0])
+            table = statement.partition("\n")[0]
+            log.warning("a table is in use, trying again", statement=table)
             time.sleep(PAUSE_SECONDS)
+        else:
+            return

@@ -1,8 +1,10 @@
 """Connections to Postgres: the pool, single statements, transactions, and what goes wrong."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+import functools
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, Self, TypeAlias
 
 import psycopg
@@ -19,6 +21,7 @@ from shared.settings import Settings
 Parameters = Mapping[str, Any]
 AnyRow: TypeAlias = Row[*tuple[Any, ...]]
 Rows = Sequence[AnyRow]
+RawConnection: TypeAlias = psycopg.AsyncConnection[Any]
 
 set_json_loads(loads)
 
@@ -35,6 +38,23 @@ _UNAVAILABLE_CLASSES = ("08", "53", "55", "57")
 """SQLSTATE classes: connection, resources, object in use (lock time-out), operator's doing."""
 
 
+@dataclass(slots=True)
+class Gate:
+    """Whether statements may run now.
+
+    `closed` says why not, None while they may. `inspect` looks at each new connection before
+    anything runs on it, and may close the gate.
+    """
+
+    closed: str | None = None
+    inspect: Callable[[RawConnection], Awaitable[None]] | None = None
+
+    def check(self) -> None:
+        """Raise StoreUnavailable while the gate is closed."""
+        if self.closed is not None:
+            raise StoreUnavailable(self.closed)
+
+
 class Database:
     """A pool of connections to one Postgres.
 
@@ -43,8 +63,9 @@ class Database:
     with a statement itself stays SQLAlchemy's error.
     """
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, gate: Gate | None = None) -> None:
         self._engine = engine
+        self.gate = gate or Gate()
 
     @classmethod
     def from_settings(cls, settings: Settings, *, wait_seconds: float = 10) -> Self:
@@ -53,6 +74,7 @@ class Database:
         Args:
             wait_seconds: how long a caller waits for a connection when all are lent out.
         """
+        gate = Gate()
         engine = create_async_engine(
             driver_url(settings.database_url.get_secret_value()),
             pool_size=settings.database_pool,
@@ -67,33 +89,57 @@ class Database:
                 "keepalives_count": 3,
                 "tcp_user_timeout": 10_000,
                 "application_name": "fireside",
-                "async_creator_fn": _connect,
+                "async_creator_fn": functools.partial(_connect, gate),
             },
         )
-        return cls(engine)
+        return cls(engine, gate)
+
+    def beside_gate(self) -> "Database":
+        """The same pool, whatever the gate says."""
+        return Database(self._engine)
 
     async def rows(self, statement: TextClause, parameters: Parameters | None = None) -> Rows:
         """Run one statement as its own transaction; all rows that it gives."""
-        async with _translated(), self._engine.connect() as connection:
+        async with _translated(), self._connection() as connection:
             return (await connection.execute(statement, parameters or {})).fetchall()
 
     async def row(
         self, statement: TextClause, parameters: Parameters | None = None
     ) -> AnyRow | None:
         """Run one statement as its own transaction; its first row, or None."""
-        async with _translated(), self._engine.connect() as connection:
+        async with _translated(), self._connection() as connection:
             return (await connection.execute(statement, parameters or {})).first()
 
     async def run(self, statement: TextClause, parameters: Parameters | None = None) -> int:
         """Run one statement as its own transaction; the number of rows it touched."""
-        async with _translated(), self._engine.connect() as connection:
+        async with _translated(), self._connection() as connection:
             return (await connection.execute(statement, parameters or {})).rowcount
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
         """Several statements that hold together; commits at the end of the block."""
         async with _translated(), self._engine.begin() as connection:
+            self.gate.check()
             await connection.exec_driver_sql("begin")
+            yield connection
+
+    @asynccontextmanager
+    async def raw(self) -> AsyncIterator[RawConnection]:
+        """The driver's own connection; it is closed where anything goes wrong on it."""
+        async with _translated(), self._connection() as connection:
+            try:
+                lent = (await connection.get_raw_connection()).driver_connection
+                assert isinstance(lent, psycopg.AsyncConnection)
+                yield lent
+            except psycopg.Error as error:
+                await connection.invalidate()
+                reason = " ".join(str(error).split())
+                raise StoreUnavailable(f"Postgres is not available: {reason}") from error
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[AsyncConnection]:
+        async with self._engine.connect() as connection:
+            self.gate.check()  # now, for a new connection may have closed it
             yield connection
 
     async def close(self) -> None:
@@ -102,10 +148,11 @@ class Database:
 
     async def revision(self) -> str | None:
         """The schema's revision, or None where nothing was migrated yet."""
-        exists = await self.row(text("select to_regclass('alembic_version') is not null"))
+        db = self.beside_gate()
+        exists = await db.row(text("select to_regclass('alembic_version') is not null"))
         if exists is None or not exists[0]:
             return None
-        found = await self.row(text("select version_num from alembic_version"))
+        found = await db.row(text("select version_num from alembic_version"))
         return None if found is None else str(found[0])
 
 
@@ -115,14 +162,14 @@ def driver_url(url: str) -> str:
     return f"postgresql+psycopg://{rest}" if scheme in {"postgresql", "postgres"} else url
 
 
-async def _connect(*arguments: Any, **options: Any) -> psycopg.AsyncConnection[Any]:
+async def _connect(gate: Gate, *arguments: Any, **options: Any) -> RawConnection:
     """Make a connection; a caller that is cancelled meanwhile leaves nothing open.
 
     The driver keeps the socket of a connection whose making was cancelled until the garbage
     collector comes by, and Postgres waits a minute for the log-in to go on. So it is made all
     the same, and closed.
     """
-    making = asyncio.create_task(_make_connection(*arguments, **options))
+    making = asyncio.create_task(_make_connection(gate, *arguments, **options))
     try:
         return await asyncio.shield(making)
     except asyncio.CancelledError:
@@ -130,7 +177,7 @@ async def _connect(*arguments: Any, **options: Any) -> psycopg.AsyncConnection[A
         raise
 
 
-async def _make_connection(*arguments: Any, **options: Any) -> psycopg.AsyncConnection[Any]:
+async def _make_connection(gate: Gate, *arguments: Any, **options: Any) -> RawConnection:
     """One statement is one transaction already, so connections commit by themselves for good.
 
     Were it switched for each use, a caller that is cancelled at the switch would leave its
@@ -139,6 +186,8 @@ async def _make_connection(*arguments: Any, **options: Any) -> psycopg.AsyncConn
     connection = await psycopg.AsyncConnection.connect(*arguments, autocommit=True, **options)
     try:
         await connection.execute(SESSION_SETTINGS)
+        if gate.inspect is not None:
+            await gate.inspect(connection)
     except BaseException:
         await connection.close()
         raise

@@ -45,6 +45,8 @@ DEFAULTS: dict[str, Any] = {
     "max_attempts": 5,
     "max_in_flight": 1000,
     "drain_seconds": 25.0,
+    "event_days": 30,
+    "step_days": 7,
     "log_format": "json",
     "log_level": "info",
 }
@@ -213,6 +215,8 @@ def test_each_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         "max_attempts": 1,
         "max_in_flight": 2,
         "drain_seconds": 0.0,
+        "event_days": 0,
+        "step_days": 1,
         "log_format": "text",
         "log_level": "debug",
     }
