@@ -64,7 +64,6 @@ class Lineage:
         # Before Python 3.12 a cancellation that comes just as Redis takes a command is swallowed.
         while task is None or not task.cancelling():
             pause = self._every
-            self._suspicious.clear()
             try:
                 await self.look()
             except FiresideError as error:
@@ -84,9 +83,12 @@ class Lineage:
     async def look(self) -> None:
         """Look once, lift the database where that has to be, and open the gate.
 
+        It stays closed where a new connection has meanwhile found something; look again then.
+
         Raises:
             StoreUnavailable: Postgres is away, a standby, or has an older schema.
         """
+        self._suspicious.clear()
         last = self._last
         known = last or await lineage.look(self._db)
         told, mark = await self._read_mark(known.id)

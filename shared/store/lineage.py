@@ -205,9 +205,20 @@ async def look_at(connection: RawConnection) -> Standing | None:
         raise StoreUnavailable("the schema is too old: run python -m shared.migrate") from error
     if row is None:
         return None
-    if row[-1]:
+    lineage_id, generation, beat, system_noted, timeline_noted, lifting, standby = row
+    if standby:
         raise StoreUnavailable("Postgres is a standby: it takes no writes")
-    return Standing(*row[:-1], system=system, timeline=timeline, position=position)
+    return Standing(
+        id=lineage_id,
+        generation=generation,
+        beat=beat,
+        system_noted=system_noted,
+        timeline_noted=timeline_noted,
+        lifting=lifting,
+        system=system,
+        timeline=timeline,
+        position=position,
+    )
 
 
 async def _told(connection: RawConnection, query: str) -> Any:

