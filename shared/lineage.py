@@ -25,7 +25,11 @@ from shared.store.lineage import Mark, Standing, why_changed
 
 log = structlog.get_logger(__name__)
 
-EVERY_SECONDS = 5.0
+EVERY_SECONDS = 1.0
+"""How often a process looks. What was lost of less time than that may go unnoticed, if nothing
+but the log's length could tell."""
+
+BEAT_SECONDS = 5.0
 _RETRY_SECONDS = 1.0
 _TURN_SECONDS = 0.2
 _REDIS_SECONDS = 1.0
@@ -44,13 +48,22 @@ class Lineage:
 
     Args:
         every: seconds between two looks; a pooler hides what a new connection would show.
+        beat: seconds between two counts, of all processes together.
     """
 
-    def __init__(self, db: Database, redis: Redis, *, every: float = EVERY_SECONDS) -> None:
+    def __init__(
+        self,
+        db: Database,
+        redis: Redis,
+        *,
+        every: float = EVERY_SECONDS,
+        beat: float = BEAT_SECONDS,
+    ) -> None:
         self._gate = db.gate
         self._db = db.beside_gate()
         self._redis = redis
         self._every = every
+        self._beat = beat
         self._last: Standing | None = None
         self._suspicious = asyncio.Event()
         self._looked = asyncio.Event()
@@ -104,8 +117,9 @@ class Lineage:
         if reason is not None or standing.lifting:
             self._gate.closed = "the database is being brought in line after a restore"
             standing = await self._bring_in_line(standing, reason, *seen)
-        if told and await lineage.beat(self._db, standing, every=self._every):
+        if told and await lineage.beat(self._db, standing, every=self._beat):
             standing = await lineage.look(self._db)
+        if told and standing.mark != mark:
             await self._note(standing.mark)
         self._last = standing
         if not self._suspicious.is_set():

@@ -38,6 +38,10 @@ _ROW = """
     from lineage
 """
 
+_ALL = f"""/* lineage */
+    select l.*, ({_SYSTEM}), ({_TIMELINE}), ({_POSITION}) from ({_ROW}) l
+"""
+
 _FIRST = text(
     """/* lineage first */
     insert into lineage (system_identifier, timeline) values (:system, :timeline)
@@ -196,16 +200,14 @@ async def look_at(connection: RawConnection) -> Standing | None:
         psycopg.Error: the connection is lost.
         StoreUnavailable: the server is a standby, or has an older schema.
     """
-    system = await _told(connection, _SYSTEM) or "unknown"
-    timeline = await _told(connection, _TIMELINE) or 0
-    position = await _told(connection, _POSITION)
     try:
-        row = await (await connection.execute(_ROW)).fetchone()
-    except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
-        raise StoreUnavailable("the schema is too old: run python -m shared.migrate") from error
+        row = await (await connection.execute(_ALL)).fetchone()
+    except (psycopg.ProgrammingError, psycopg.NotSupportedError):
+        row = await _row_and_what_is_told(connection)
     if row is None:
         return None
-    lineage_id, generation, beat, system_noted, timeline_noted, lifting, standby = row
+    (lineage_id, generation, beat, system_noted, timeline_noted, lifting, standby) = row[:7]
+    system, timeline, position = row[7:]
     if standby:
         raise StoreUnavailable("Postgres is a standby: it takes no writes")
     return Standing(
@@ -219,6 +221,23 @@ async def look_at(connection: RawConnection) -> Standing | None:
         timeline=timeline,
         position=position,
     )
+
+
+async def _row_and_what_is_told(connection: RawConnection) -> tuple[Any, ...] | None:
+    """As `_ALL`, where the server refuses something to this user."""
+    try:
+        row = await (await connection.execute(_ROW)).fetchone()
+    except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
+        raise StoreUnavailable("the schema is too old: run python -m shared.migrate") from error
+    if row is None:
+        return None
+    return (*row, *await _identity_of(connection), await _told(connection, _POSITION))
+
+
+async def _identity_of(connection: RawConnection) -> tuple[str, int]:
+    system = await _told(connection, _SYSTEM)
+    timeline = await _told(connection, _TIMELINE)
+    return system or "unknown", timeline or 0
 
 
 async def _told(connection: RawConnection, query: str) -> Any:
@@ -240,8 +259,7 @@ async def look(db: Database) -> Standing:
         standing = await look_at(connection)
         if standing is not None:
             return standing
-        system = await _told(connection, _SYSTEM) or "unknown"
-        timeline = await _told(connection, _TIMELINE) or 0
+        system, timeline = await _identity_of(connection)
     await db.run(_FIRST, {"system": system, "timeline": timeline})
     async with db.raw() as connection:
         standing = await look_at(connection)

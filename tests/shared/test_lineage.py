@@ -49,12 +49,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgre
 
 
 @asynccontextmanager
-async def process(settings: Settings, url: str, every: float = 0.0) -> AsyncIterator["Process"]:
+async def process(settings: Settings, url: str) -> AsyncIterator["Process"]:
     """What a gateway or a worker has, before its first look."""
     own = settings.model_copy(update={"database_url": SecretStr(url), "database_pool": 3})
     db, redis = Database.from_settings(own), connect_redis(own)
     try:
-        yield Process(db, redis, Lineage(db, redis, every=every))
+        yield Process(db, redis, Lineage(db, redis, beat=0.0))
     finally:
         await redis.aclose()
         await db.close()
@@ -338,7 +338,7 @@ async def test_many_processes_lift_once(server: EmbeddedPostgres, settings: Sett
         await one.lineage.look()
         session = await new_session(one.db)
         await one.db.run(text("update lineage set system_identifier = 'another'"))
-        others = [Lineage(one.db, one.redis, every=0.0) for _ in range(5)]
+        others = [Lineage(one.db, one.redis, beat=0.0) for _ in range(5)]
         await asyncio.gather(*(other.look() for other in others))
 
         assert (await row_of(one.db, session)).generation == 2
