@@ -24,8 +24,8 @@ MIGRATION_LOCK = 7_316_205_119
 _PAUSE_SECONDS = 0.2
 
 
-def migrate(url: str) -> None:
-    """Apply what is missing; safe to run from many processes at once, and again.
+def migrate(url: str, revision: str = "head") -> None:
+    """Apply what is missing up to a revision; safe to run from many processes at once, and again.
 
     Raises:
         StoreUnavailable: the database can't be reached or refuses the change.
@@ -35,7 +35,7 @@ def migrate(url: str) -> None:
     try:
         with _alone(engine), engine.connect() as connection:
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            command.upgrade(config, revision)
     except SQLAlchemyError as error:
         reason = " ".join(str(error.__cause__ or error).split())
         raise StoreUnavailable(f"migration failed: {reason}") from error
