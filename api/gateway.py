@@ -18,9 +18,11 @@ from api.lag import watch_for_ever
 from api.metrics import Metrics
 from api.slots import Slots
 from api.stopping import Stopping
+from shared.errors import FiresideError
 from shared.events import Publisher
 from shared.follow import Follower
 from shared.lineage import Lineage
+from shared.migrate import warn_of_newer_schema
 from shared.queue import Hints
 from shared.redis_pool import connect_redis
 from shared.retention import prune_for_ever
@@ -99,6 +101,8 @@ class Gateway:
         }
         await self.follower.start()
         await self.lineage.looked()
+        with contextlib.suppress(FiresideError):  # readyz tells what is wrong
+            warn_of_newer_schema(await self.db.revision() or "")
         try:
             with self.stopping.on_signals():
                 yield

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
+import structlog
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
@@ -16,6 +17,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from shared.errors import FiresideError, StoreUnavailable
 from shared.settings import get_settings
 from shared.store.database import driver_url
+
+log = structlog.get_logger(__name__)
 
 # Any number that no other user of the database takes; not the one of the release before, which
 # waits for it in a statement.
@@ -69,6 +72,16 @@ def head_revision() -> str:
     head = ScriptDirectory.from_config(_config()).get_current_head()
     assert head is not None
     return head
+
+
+def warn_of_newer_schema(revision: str) -> None:
+    """Tell the log where the schema is of a later release: it serves, for migrations only add."""
+    if revision > head_revision():
+        log.warning(
+            "the schema is newer than this release",
+            schema=revision,
+            release=head_revision(),
+        )
 
 
 def _config() -> Config:
