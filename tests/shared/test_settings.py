@@ -94,7 +94,7 @@ WRONG = [
                 "integer",
                 "an",
                 "DATABASE_POOL TICKET_SECONDS MAX_SOCKETS MAX_SOCKETS_PER_USER MODEL_RETRIES "
-                "MAX_ATTEMPTS MAX_IN_FLIGHT",
+                "MAX_ATTEMPTS MAX_IN_FLIGHT EVENT_DAYS STEP_DAYS",
             ),
             (
                 "number",
@@ -126,6 +126,8 @@ WRONG = [
             ("MAX_ATTEMPTS", "0", "or equal to 1"),
             ("MAX_IN_FLIGHT", "0", "or equal to 1"),
             ("DRAIN_SECONDS", "-1", "or equal to 0"),
+            ("EVENT_DAYS", "-1", "or equal to 0"),
+            ("STEP_DAYS", "-1", "or equal to 0"),
         ]
     ),
     *(
@@ -142,6 +144,8 @@ WRONG = [
             ("MAX_ATTEMPTS", "101", "100"),
             ("MAX_IN_FLIGHT", "100001", "100000"),
             ("DRAIN_SECONDS", "601", "600"),
+            ("EVENT_DAYS", "36501", "36500"),
+            ("STEP_DAYS", "36501", "36500"),
         ]
     ),
     *(
