@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
+from itertools import pairwise
 from typing import Annotated
 from uuid import UUID
 
@@ -101,6 +102,23 @@ async def get_events(
         stream = _stream(parts, user, session_id, start)
         return EventStream(stream, parts.settings.send_seconds)
     events = await sessions.events_after(parts.db, user, session_id, after=after, limit=limit)
+    # The head was read first: what a page that is not full leaves out up to there is a hole.
+    numbers = [event.seq for event in events]
+    end = session.head_seq if len(events) < limit else 0
     return replies.ok(
-        {"events": events, "head_seq": session.head_seq, "first_seq": session.first_seq}
+        {
+            "events": events,
+            "gaps": _gaps(after, [*numbers, end + 1]),
+            "head_seq": session.head_seq,
+            "first_seq": session.first_seq,
+        }
     )
+
+
+def _gaps(after: int, numbers: Sequence[int]) -> list[dict[str, int]]:
+    """The holes between neighbours, `after` being the first number's."""
+    return [
+        {"from": before + 1, "to": number - 1}
+        for before, number in pairwise([after, *numbers])
+        if number > before + 1
+    ]

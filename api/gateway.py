@@ -19,10 +19,14 @@ from api.metrics import Metrics
 from api.slots import Slots
 from api.stopping import Stopping
 from shared.ending import end_all
+from shared.errors import FiresideError
 from shared.events import Publisher
 from shared.follow import Follower
+from shared.lineage import Lineage
+from shared.migrate import warn_of_newer_schema
 from shared.queue import Hints
 from shared.redis_pool import connect_redis
+from shared.retention import prune_for_ever
 from shared.settings import Settings
 from shared.store.database import Database
 from shared.sweep import sweep_for_ever
@@ -41,6 +45,7 @@ class Gateway:
 
     settings: Settings
     db: Database
+    lineage: Lineage
     redis: Redis
     hints: Hints
     announcer: Announcer
@@ -72,6 +77,7 @@ class Gateway:
         return cls(
             settings=settings,
             db=db,
+            lineage=Lineage(db, redis),
             redis=redis,
             hints=hints,
             announcer=announcer,
@@ -88,11 +94,16 @@ class Gateway:
         """Run what works beside the requests; close the connections at the end."""
         settings = self.settings
         self.beside = {
+            "lineage": _begin(self.lineage.watch_for_ever()),
             "announcer": _begin(self.announcer.send_for_ever()),
             "sweep": _begin(sweep_for_ever(self.db, self.hints, every=settings.sweep_seconds)),
+            "retention": _begin(prune_for_ever(self.db, settings)),
             "lag": _begin(watch_for_ever(self.db, self.follower, every=settings.poll_seconds)),
         }
         await self.follower.start()
+        await self.lineage.looked()
+        with contextlib.suppress(FiresideError):  # readyz tells what is wrong
+            warn_of_newer_schema(await self.db.revision() or "")
         try:
             with self.stopping.on_signals():
                 yield

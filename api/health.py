@@ -48,12 +48,16 @@ async def _outcome(check: Awaitable[None]) -> str:
         return "no answer in time"
     except (FiresideError, RedisError, OSError) as error:
         log.warning("not ready", error=str(error))
-        return "schema out of date" if isinstance(error, _OldSchema) else "unavailable"
+        return error.shown if isinstance(error, _Unfit) else "unavailable"
     return "ok"
 
 
-class _OldSchema(StoreUnavailable):
-    """The schema is older than this release."""
+class _Unfit(StoreUnavailable):
+    """The database answers, but can't be served from; `shown` says why to those who ask."""
+
+    def __init__(self, shown: str, reason: str) -> None:
+        super().__init__(reason)
+        self.shown = shown
 
 
 async def _postgres(parts: Gateway) -> None:
@@ -61,7 +65,10 @@ async def _postgres(parts: Gateway) -> None:
     found = await parts.db.revision()
     # A newer one serves as well: migrations only add, and a release before the last goes on.
     if found is None or found < head_revision():
-        raise _OldSchema(f"the schema's revision is {found}; run `python -m shared.migrate`")
+        reason = f"the schema's revision is {found}; run `python -m shared.migrate`"
+        raise _Unfit("schema out of date", reason)
+    if parts.db.gate.closed is not None:
+        raise _Unfit("not in line", parts.db.gate.closed)
 
 
 async def _redis(parts: Gateway) -> None:

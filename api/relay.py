@@ -70,6 +70,7 @@ class _View:
         self, parts: Gateway, user_id: str, session_id: UUID, subscription: Subscription
     ) -> None:
         self._behind = False
+        self._head = 0
         self._parts = parts
         self._user_id = user_id
         self._session_id = session_id
@@ -91,6 +92,7 @@ class _View:
     async def join(self, after: int | None) -> Sequence[Line]:
         """Find the place in the log; a gap where what comes next in it is no longer kept."""
         session = await sessions.get(self._parts.db, self._user_id, self._session_id)
+        self._head = session.head_seq
         self._see(session.head_seq if after is None else min(after, session.head_seq))
         gap = self._gap_before(session.first_seq)
         self._text_is_due = session.status == "running"
@@ -102,12 +104,19 @@ class _View:
         return await self.join(self._seen)
 
     async def page_of_log(self) -> Sequence[Line]:
-        """The next page of what the log has."""
+        """The next page of what the log has, and a gap for each hole that is in it.
+
+        Numbers may be missing anywhere after a restore, which makes them jump; behind the last
+        event, too, for the session's head was read before the log.
+        """
         events = await sessions.events_after(
             self._parts.db, self._user_id, self._session_id, after=self._seen, limit=_PAGE
         )
         self._behind = len(events) == _PAGE
-        return [*self._gap_before(events[0].seq if events else 0), *map(self._line, events)]
+        lines: list[Line] = []
+        for event in events:
+            lines += [*self._gap_before(event.seq), self._line(event)]
+        return lines if self._behind else [*lines, *self._gap_before(self._head + 1)]
 
     def fresh_lines(self) -> Sequence[Line]:
         """What was published since the last time, as far as nothing is missing in between."""

@@ -285,10 +285,20 @@ class EventBody(BaseModel):
     data: JsonObject
 
 
+class GapBody(BaseModel):
+    """Numbers, `from` and `to` included, that no event of the log has (any more)."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    first: int = Field(alias="from")
+    last: int = Field(alias="to")
+
+
 class EventsBody(BaseModel):
-    """A page of the log; `first_seq` is the oldest number that is still kept."""
+    """A page of the log, with its holes; `first_seq` is the oldest number that is still kept."""
 
     events: list[EventBody]
+    gaps: list[GapBody]
     head_seq: int
     first_seq: int
 

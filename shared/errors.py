@@ -9,6 +9,7 @@ FiresideError
 │   ├── IdempotencyConflict
 │   ├── SessionBusy
 │   └── InvalidRequest
+├── NewerRelease         a task was begun by a newer release, and is left to it
 └── LeaseLost            a worker wrote without the lease: another has the session
 """
 
@@ -31,6 +32,10 @@ class QueueUnavailable(FiresideError):
 
 class LeaseLost(FiresideError):
     """The session's lease is another worker's, or ran out; nothing was written."""
+
+
+class NewerRelease(FiresideError):
+    """A task's rows are of a version that this release does not know; nothing was changed."""
 
 
 class Refused(FiresideError):

@@ -1,22 +1,34 @@
 """`python -m shared.migrate`: bring the database up to this release's schema."""
 
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
+import structlog
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine
+from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from shared.errors import FiresideError, StoreUnavailable
 from shared.settings import get_settings
 from shared.store.database import driver_url
 
+log = structlog.get_logger(__name__)
 
-def migrate(url: str) -> None:
-    """Apply what is missing, in one transaction; safe to run from many processes at once.
+# Any number that no other user of the database takes; not the one of the release before, which
+# waits for it in a statement.
+MIGRATION_LOCK = 7_316_205_119
+
+_PAUSE_SECONDS = 0.2
+
+
+def migrate(url: str, revision: str = "head") -> None:
+    """Apply what is missing up to a revision; safe to run from many processes at once, and again.
 
     Raises:
         StoreUnavailable: the database can't be reached or refuses the change.
@@ -24,14 +36,34 @@ def migrate(url: str) -> None:
     config = _config()
     engine = create_engine(driver_url(url), connect_args={"connect_timeout": 10})
     try:
-        with engine.connect() as connection:
+        with _alone(engine), engine.connect() as connection:
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            command.upgrade(config, revision)
     except SQLAlchemyError as error:
         reason = " ".join(str(error.__cause__ or error).split())
         raise StoreUnavailable(f"migration failed: {reason}") from error
     finally:
         engine.dispose()
+
+
+@contextmanager
+def _alone(engine: Engine) -> Iterator[None]:
+    """Keep other migrating processes out.
+
+    A transaction's lock, for it must also hold behind a pooler, and on a connection of its own,
+    for an index is built outside of transactions. Nobody waits for it within a statement: the
+    build of an index waits for all statements, and so for those that wait for its end.
+    """
+    while True:
+        with engine.begin() as guard:
+            guard.execute(text("set local idle_in_transaction_session_timeout = 0"))
+            lock = text(f"select pg_try_advisory_xact_lock({MIGRATION_LOCK})")
+            if guard.execute(lock).scalar_one():
+                # What ran last keeps its snapshot for as long as its result is open; this has none.
+                guard.execute(text("set local lock_timeout = 0"))
+                yield
+                return
+        time.sleep(_PAUSE_SECONDS)
 
 
 @lru_cache(maxsize=1)
@@ -40,6 +72,16 @@ def head_revision() -> str:
     head = ScriptDirectory.from_config(_config()).get_current_head()
     assert head is not None
     return head
+
+
+def warn_of_newer_schema(revision: str) -> None:
+    """Tell the log where the schema is of a later release: it serves, for migrations only add."""
+    if revision > head_revision():
+        log.warning(
+            "the schema is newer than this release",
+            schema=revision,
+            release=head_revision(),
+        )
 
 
 def _config() -> Config:

@@ -28,6 +28,12 @@ TERMINAL_EVENTS = {
 """The event that ends a task of each final status; each task gets exactly one."""
 
 
+EVENT_VERSION = 1
+STEP_VERSION = 1
+"""What this release writes into the rows of events and of the journal, and the highest that it can
+read. It is raised where an older worker would misread such a row when it takes a task over."""
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """One entry of a session's log; `seq` counts 1, 2, 3, ... without gaps."""

@@ -165,6 +165,16 @@ class Settings(BaseSettings):
         default=25, ge=0, le=600, description="how long a stopping process lets work finish"
     )
 
+    event_days: int = Field(
+        default=30,
+        ge=0,
+        le=36_500,
+        description="days that events of ended tasks are kept; 0: for ever",
+    )
+    step_days: int = Field(
+        default=7, ge=0, le=36_500, description="the same for the journal of ended tasks"
+    )
+
     log_format: Literal["json", "text"] = Field(default="json", description="form of log lines")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="least severe log line that is written"

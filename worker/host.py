@@ -25,9 +25,11 @@ from agent_core import AbortSignal, Model
 from shared.ending import end_all
 from shared.errors import FiresideError, StoreUnavailable
 from shared.events import CANCEL_CHANNEL, JOIN_CHANNEL, Publisher
+from shared.lineage import Lineage
 from shared.queue import Hints
 from shared.records import Claim, Written
 from shared.redis_pool import connect_redis
+from shared.retention import prune_for_ever
 from shared.settings import Settings
 from shared.store import catalog, leases
 from shared.store.database import Database
@@ -185,6 +187,7 @@ class Host:
         self._stop = asyncio.Event()
         self._db = Database.from_settings(settings)
         self._redis = connect_redis(settings)
+        lineage = Lineage(self._db, self._redis)
         self._telling = Telling(Publisher(self._redis))
         self._hints = Hints(settings, self._redis)
         self._limits = ProviderLimits.from_settings(settings, self._redis)
@@ -202,6 +205,7 @@ class Host:
         services = [
             asyncio.create_task(service)
             for service in (
+                lineage.watch_for_ever(),
                 self._heartbeat(),
                 self._stop_overdue(),
                 self._hear_clients(),
@@ -209,9 +213,11 @@ class Host:
                 sweep_for_ever(
                     self._db, self._hints, every=settings.sweep_seconds, take=self._take_on
                 ),
+                prune_for_ever(self._db, settings),
                 self._stopped(),
             )
         ]
+        await lineage.looked()
         self._ready.set()
         try:
             done, _ = await asyncio.wait(services, return_when=asyncio.FIRST_COMPLETED)

@@ -8,7 +8,7 @@ import structlog
 from agent_core import Model, get_model
 from agent_core.litellm_stream import preload
 from shared.errors import SettingsError
-from shared.migrate import head_revision
+from shared.migrate import head_revision, warn_of_newer_schema
 from shared.settings import Settings
 from shared.store import catalog
 from shared.store.database import Database
@@ -70,6 +70,7 @@ async def _announce(settings: Settings, agents: list[RegisteredAgent]) -> None:
                 f"the database's schema is {revision or 'missing'}, this release needs "
                 f"{head_revision()}: run python -m shared.migrate"
             )
+        warn_of_newer_schema(revision)
         stories = await publish_stories(db, settings)
         await catalog.announce(db, [*(agent.entry for agent in agents), *stories])
     finally:

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.encoding import dumps, dumps_text
 from shared.errors import IdempotencyConflict, NotFound, SessionBusy
-from shared.records import Accepted, Event, NewAction, OnBusy, Task
+from shared.records import EVENT_VERSION, Accepted, Event, NewAction, OnBusy, Task
 from shared.store.database import AnyRow, Database
 
 JOINS: frozenset[OnBusy] = frozenset({"steer", "follow_up"})
@@ -20,7 +20,7 @@ JOINS: frozenset[OnBusy] = frozenset({"steer", "follow_up"})
 # (`returning`), never from the statement's snapshot: two actions that arrive at once get
 # different numbers, and `reject` sees a task that was accepted a moment before.
 _ACCEPT = text(
-    """/* accept */
+    f"""/* accept */
     with known as (
         select id, status, body_hash, queued_seq, position from tasks
         where session_id = :session and user_id = :user and client_action_id = :key
@@ -47,10 +47,10 @@ _ACCEPT = text(
         from session
         returning id, queued_seq, position
     ), event as (
-        insert into events (session_id, seq, task_id, type, data)
+        insert into events (session_id, seq, task_id, type, data, version)
         select :session, task.queued_seq, task.id, 'task_queued',
             jsonb_build_object('action', cast(:action as jsonb), 'client_action_id',
-                cast(:key as text), 'position', task.position)
+                cast(:key as text), 'position', task.position), {EVENT_VERSION}
         from task
         returning at, data
     )
@@ -109,15 +109,15 @@ _CANCEL_TASK = text(
 )
 
 _TERMINAL_EVENT = text(
-    """/* cancel event */
+    f"""/* cancel event */
     with session as (
         update sessions set next_event = next_event + 1, open_tasks = open_tasks - 1,
             updated_at = clock_timestamp()
         where id = :session and user_id = :user
         returning next_event - 1 as seq
     )
-    insert into events (session_id, seq, task_id, type, data)
-    select :session, seq, :task, 'task_cancelled', '{}' from session
+    insert into events (session_id, seq, task_id, type, data, version)
+    select :session, seq, :task, 'task_cancelled', '{{}}', {EVENT_VERSION} from session
     returning seq, type, task_id, at, data
     """
 )

@@ -1,9 +1,12 @@
 """Connections to Postgres: the pool, single statements, transactions, and what goes wrong."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+import functools
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, Self, TypeAlias
 
+import psycopg
 from sqlalchemy import Row, TextClause, text
 from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -16,9 +19,27 @@ from shared.store.connection import BEGIN, BEGIN_POOLED, connect, connect_pooled
 Parameters = Mapping[str, Any]
 AnyRow: TypeAlias = Row[*tuple[Any, ...]]
 Rows = Sequence[AnyRow]
+RawConnection: TypeAlias = psycopg.AsyncConnection[Any]
 
 _UNAVAILABLE_CLASSES = ("08", "53", "55", "57")
 """SQLSTATE classes: connection, resources, object in use (lock time-out), operator's doing."""
+
+
+@dataclass(slots=True)
+class Gate:
+    """Whether statements may run now.
+
+    `closed` says why not, None while they may. `inspect` looks at each new connection before
+    anything runs on it, and may close the gate.
+    """
+
+    closed: str | None = None
+    inspect: Callable[[RawConnection], Awaitable[None]] | None = None
+
+    def check(self) -> None:
+        """Raise StoreUnavailable while the gate is closed."""
+        if self.closed is not None:
+            raise StoreUnavailable(self.closed)
 
 
 class Database:
@@ -29,9 +50,13 @@ class Database:
     with a statement itself stays SQLAlchemy's error.
     """
 
-    def __init__(self, engine: AsyncEngine, *, pooled: bool = False) -> None:
+    def __init__(
+        self, engine: AsyncEngine, gate: Gate | None = None, *, pooled: bool = False
+    ) -> None:
         self._engine = engine
+        self._pooled = pooled
         self._begin = BEGIN_POOLED if pooled else BEGIN
+        self.gate = gate or Gate()
 
     @classmethod
     def from_settings(cls, settings: Settings, *, wait_seconds: float = 10) -> Self:
@@ -41,6 +66,7 @@ class Database:
             wait_seconds: how long a caller waits for a connection when all are lent out.
         """
         pooled = settings.database_pooler == "transaction"
+        gate = Gate()
         engine = create_async_engine(
             driver_url(settings.database_url.get_secret_value()),
             pool_size=settings.database_pool,
@@ -55,33 +81,59 @@ class Database:
                 "keepalives_count": 3,
                 "tcp_user_timeout": 10_000,
                 "application_name": "fireside",
-                "async_creator_fn": connect_pooled if pooled else connect,
+                "async_creator_fn": functools.partial(
+                    _inspected, gate, connect_pooled if pooled else connect
+                ),
             },
         )
-        return cls(engine, pooled=pooled)
+        return cls(engine, gate, pooled=pooled)
+
+    def beside_gate(self) -> "Database":
+        """The same pool, whatever the gate says."""
+        return Database(self._engine, pooled=self._pooled)
 
     async def rows(self, statement: TextClause, parameters: Parameters | None = None) -> Rows:
         """Run one statement as its own transaction; all rows that it gives."""
-        async with _translated(), self._engine.connect() as connection:
+        async with _translated(), self._connection() as connection:
             return (await connection.execute(statement, parameters or {})).fetchall()
 
     async def row(
         self, statement: TextClause, parameters: Parameters | None = None
     ) -> AnyRow | None:
         """Run one statement as its own transaction; its first row, or None."""
-        async with _translated(), self._engine.connect() as connection:
+        async with _translated(), self._connection() as connection:
             return (await connection.execute(statement, parameters or {})).first()
 
     async def run(self, statement: TextClause, parameters: Parameters | None = None) -> int:
         """Run one statement as its own transaction; the number of rows it touched."""
-        async with _translated(), self._engine.connect() as connection:
+        async with _translated(), self._connection() as connection:
             return (await connection.execute(statement, parameters or {})).rowcount
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
         """Several statements that hold together; commits at the end of the block."""
         async with _translated(), self._engine.begin() as connection:
+            self.gate.check()
             await connection.exec_driver_sql(self._begin)
+            yield connection
+
+    @asynccontextmanager
+    async def raw(self) -> AsyncIterator[RawConnection]:
+        """The driver's own connection; it is closed where anything goes wrong on it."""
+        async with _translated(), self._connection() as connection:
+            try:
+                lent = (await connection.get_raw_connection()).driver_connection
+                assert isinstance(lent, psycopg.AsyncConnection)
+                yield lent
+            except psycopg.Error as error:
+                await connection.invalidate()
+                reason = " ".join(str(error).split())
+                raise StoreUnavailable(f"Postgres is not available: {reason}") from error
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[AsyncConnection]:
+        async with self._engine.connect() as connection:
+            self.gate.check()  # now, for a new connection may have closed it
             yield connection
 
     async def close(self) -> None:
@@ -97,10 +149,11 @@ class Database:
 
     async def revision(self) -> str | None:
         """The schema's revision, or None where nothing was migrated yet."""
-        exists = await self.row(text("select to_regclass('alembic_version') is not null"))
+        db = self.beside_gate()
+        exists = await db.row(text("select to_regclass('alembic_version') is not null"))
         if exists is None or not exists[0]:
             return None
-        found = await self.row(text("select version_num from alembic_version"))
+        found = await db.row(text("select version_num from alembic_version"))
         return None if found is None else str(found[0])
 
 
@@ -108,6 +161,20 @@ def driver_url(url: str) -> str:
     """The URL with SQLAlchemy's name of the driver in it."""
     scheme, rest = url.split("://", 1)
     return f"postgresql+psycopg://{rest}" if scheme in {"postgresql", "postgres"} else url
+
+
+async def _inspected(
+    gate: Gate, connect: Callable[..., Awaitable[RawConnection]], *arguments: Any, **options: Any
+) -> RawConnection:
+    """A new connection that the gate has looked at."""
+    connection = await connect(*arguments, **options)
+    try:
+        if gate.inspect is not None:
+            await gate.inspect(connection)
+    except BaseException:
+        await connection.close()
+        raise
+    return connection
 
 
 @asynccontextmanager

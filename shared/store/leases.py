@@ -9,11 +9,14 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.encoding import JsonObject, dumps_text
-from shared.errors import LeaseLost
+from shared.errors import LeaseLost, NewerRelease
 from shared.records import (
+    EVENT_VERSION,
     MAX_SAY,
+    STEP_VERSION,
     Claim,
     Event,
     Fence,
@@ -94,6 +97,16 @@ _STEPS_OF_TASK = text(
     """
 )
 
+_VERSIONS_OF_TASK = text(
+    """/* claim versions */
+    select
+        (select coalesce(max(version), 0) from steps
+         where session_id = :session and task_seq = :task_seq) as steps,
+        (select coalesce(max(version), 0) from events
+         where session_id = :session and seq > :queued_seq and task_id = :task) as events
+    """
+)
+
 _EVENTS_OF_TASK = text(
     """/* claim events */
     select seq, type, task_id, at, data from events
@@ -154,24 +167,25 @@ _JOIN = text(
 )
 
 # What a fenced write inserts: nothing where `fence` is empty, for every row is joined to it.
-_NEW_EVENTS = """new_events as (
-        insert into events (session_id, seq, task_id, epoch, type, data, at)
+_NEW_EVENTS = f"""new_events as (
+        insert into events (session_id, seq, task_id, epoch, type, data, at, version)
         select :session, fence.first_seq + e.ord - 1, coalesce(e.task_id, :task), :epoch,
-            e.type, e.data, fence.at
+            e.type, e.data, fence.at, {EVENT_VERSION}
         from fence, rows from (
             jsonb_to_recordset(cast(:events as jsonb)) as (type text, data jsonb, task_id uuid)
         ) with ordinality as e(type, data, task_id, ord)
     )"""
 
-_NEW_STEPS = """new_steps as (
+_NEW_STEPS = f"""new_steps as (
         insert into steps (session_id, task_seq, no, kind, name, effect, input_hash, status,
-            epoch, output)
+            epoch, output, version)
         select :session, :task_seq, x.no, x.kind, x.name, x.effect, x.input_hash, x.status,
-            :epoch, x.output
+            :epoch, x.output, {STEP_VERSION}
         from fence, jsonb_to_recordset(cast(:steps as jsonb)) as x(no int, kind text,
             name text, effect text, input_hash text, status text, output jsonb)
         on conflict (session_id, task_seq, no) do update
-            set status = excluded.status, epoch = excluded.epoch, output = excluded.output
+            set status = excluded.status, epoch = excluded.epoch, output = excluded.output,
+                version = excluded.version
     )"""
 
 # The fence and the gapless numbers are the same row update: whoever lost the lease updates no
@@ -362,6 +376,9 @@ async def claim(
     Args:
         lease_seconds: how long the lease lasts without a renewal.
         history: how many messages of the current branch to load at the most, newest kept.
+
+    Raises:
+        NewerRelease: an earlier attempt was of a newer release; a worker of that one takes it.
     """
     async with db.transaction() as connection:
         parameters = {"session": session_id, "lease_seconds": lease_seconds}
@@ -390,6 +407,7 @@ async def claim(
                 await connection.execute(_COLLECT, _collecting(of_task, task.action))
             joined = [Joined(*row) for row in await connection.execute(_JOINED, of_task)]
         if task.claims > 1:
+            await _check_versions(connection, of_task)
             steps = [Step(*row) for row in await connection.execute(_STEPS_OF_TASK, of_task)]
             events = [Event(*row) for row in await connection.execute(_EVENTS_OF_TASK, of_task)]
     return Claim(
@@ -450,6 +468,13 @@ async def join(db: Database, claim: Claim, modes: Sequence[JoinMode], no: int) -
     if not rows:
         raise LeaseLost(str(claim.fence.session_id))
     return [Joined(row.id, row.text, no) for row in rows if row.id is not None]
+
+
+async def _check_versions(connection: AsyncConnection, of_task: Parameters) -> None:
+    """Undo the claim, lease and count included, of a task whose rows can't be read here."""
+    found = (await connection.execute(_VERSIONS_OF_TASK, of_task)).one()
+    if found.steps > STEP_VERSION or found.events > EVENT_VERSION:
+        raise NewerRelease(f"task {of_task['task']} was begun by a newer release")
 
 
 async def write(

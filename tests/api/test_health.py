@@ -1,8 +1,11 @@
 """Health, readiness, metrics, the pages, and what every answer carries."""
 
+import asyncio
 import re
 
+import psycopg
 from sqlalchemy import text
+from structlog.testing import capture_logs
 
 from deploy.local.valkey import EmbeddedValkey
 from shared.settings import Settings
@@ -32,6 +35,43 @@ async def test_a_newer_schema_is_served(client: Client, db: Database) -> None:
     await db.run(text("update alembic_version set version_num = '9999'"))
 
     assert (await client.http.get("/readyz")).status_code == 200
+
+
+async def test_a_newer_schema_is_told_at_the_start(settings: Settings, db: Database) -> None:
+    await db.run(text("update alembic_version set version_num = '9999'"))
+    with capture_logs() as logs:
+        async with serving(settings):
+            pass
+
+    told = [one for one in logs if one["event"] == "the schema is newer than this release"]
+    assert [(one["schema"], one["log_level"]) for one in told] == [("9999", "warning")]
+
+
+async def test_while_the_database_is_brought_in_line_nothing_is_served(
+    settings: Settings, db: Database, client: Client
+) -> None:
+    session = await client.session()
+    url = settings.database_url.get_secret_value()
+    async with await psycopg.AsyncConnection.connect(url) as connection:
+        await connection.execute("select 1 from sessions for update")  # it can't be lifted
+        await db.run(text("update lineage set lifting = true, generation = generation + 1"))
+        for _ in range(500):
+            answer = await client.http.get("/v1/sessions")
+            if answer.status_code != 200:
+                break
+            await asyncio.sleep(0.01)
+        ready = await client.http.get("/readyz")
+        async with client.socket(session["id"]) as socket:
+            code = await socket.closed()
+    for _ in range(500):
+        if (await client.http.get("/readyz")).status_code == 200:
+            break
+        await asyncio.sleep(0.01)
+
+    assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+    assert (ready.status_code, ready.json()["checks"]["postgres"]) == (503, "not in line")
+    assert code == 1012
+    assert (await client.http.get("/v1/sessions")).status_code == 200
 
 
 async def test_without_redis_it_is_not_ready_but_lives(

@@ -10,6 +10,7 @@ from shared.store.database import Database
 
 TABLES = (
     "lineage",
+    "retention",
     "early_cancels",
     "events",
     "messages",

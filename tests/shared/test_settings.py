@@ -50,6 +50,8 @@ DEFAULTS: dict[str, Any] = {
     "max_attempts": 5,
     "max_in_flight": 1000,
     "drain_seconds": 25.0,
+    "event_days": 30,
+    "step_days": 7,
     "log_format": "json",
     "log_level": "info",
 }
@@ -99,7 +101,7 @@ WRONG = [
                 "an",
                 "DATABASE_POOL TICKET_SECONDS MAX_SOCKETS MAX_SOCKETS_PER_USER MODEL_RETRIES "
                 "MODEL_REQUESTS_PER_MINUTE MODEL_TOKENS_PER_MINUTE MODEL_CONCURRENCY "
-                "MAX_ATTEMPTS MAX_IN_FLIGHT",
+                "MAX_ATTEMPTS MAX_IN_FLIGHT EVENT_DAYS STEP_DAYS",
             ),
             (
                 "number",
@@ -134,6 +136,8 @@ WRONG = [
             ("MAX_ATTEMPTS", "0", "or equal to 1"),
             ("MAX_IN_FLIGHT", "0", "or equal to 1"),
             ("DRAIN_SECONDS", "-1", "or equal to 0"),
+            ("EVENT_DAYS", "-1", "or equal to 0"),
+            ("STEP_DAYS", "-1", "or equal to 0"),
         ]
     ),
     *(
@@ -150,6 +154,8 @@ WRONG = [
             ("MAX_ATTEMPTS", "101", "100"),
             ("MAX_IN_FLIGHT", "100001", "100000"),
             ("DRAIN_SECONDS", "601", "600"),
+            ("EVENT_DAYS", "36501", "36500"),
+            ("STEP_DAYS", "36501", "36500"),
         ]
     ),
     *(
@@ -245,6 +251,8 @@ def test_each_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         "max_attempts": 1,
         "max_in_flight": 2,
         "drain_seconds": 0.0,
+        "event_days": 0,
+        "step_days": 1,
         "log_format": "text",
         "log_level": "debug",
     }

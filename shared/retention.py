@@ -1,0 +1,64 @@
+"""Retention: a little at a time, what was kept for long enough is deleted."""
+
+import asyncio
+import functools
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
+from uuid import UUID
+
+import structlog
+
+from shared.errors import FiresideError
+from shared.settings import Settings
+from shared.store import retention
+from shared.store.database import Database
+
+log = structlog.get_logger(__name__)
+
+ASK_SECONDS = 30.0
+PAUSE_SECONDS = 0.05
+
+
+async def prune_for_ever(db: Database, settings: Settings, *, every: float = ASK_SECONDS) -> None:
+    """Prune until cancelled; any number of processes may, and they share the work.
+
+    Args:
+        every: seconds after which a process without a turn asks for one.
+    """
+    while True:
+        await asyncio.sleep(every)
+        try:
+            while (ids := await retention.turn(db)) is not None:
+                await prune(db, ids, settings)
+                await asyncio.sleep(PAUSE_SECONDS * 5)
+        except FiresideError as error:
+            log.warning("retention failed", error=str(error))
+
+
+async def prune(db: Database, ids: Sequence[UUID], settings: Settings) -> None:
+    """Delete what is too old of these sessions.
+
+    Raises:
+        StoreUnavailable: the rest stays for the next round.
+    """
+    events = steps = 0
+    if settings.event_days:
+        age = timedelta(days=settings.event_days)
+        for session_id in await retention.with_old_events(db, ids, age):
+            prune_some = functools.partial(retention.prune_events, db, session_id, age)
+            events += await _all(prune_some)
+    if settings.step_days:
+        age = timedelta(days=settings.step_days)
+        steps = await _all(functools.partial(retention.prune_steps, db, ids, age))
+    await retention.prune_cancels(db, ids)
+    if events or steps:
+        log.info("pruned", events=events, steps=steps)
+
+
+async def _all(prune_some: Callable[[], Awaitable[int]]) -> int:
+    """Prune until less than a full batch was found; pauses let others have the row."""
+    total = 0
+    while (count := await prune_some()) == retention.ROWS_AT_ONCE:
+        total += count
+        await asyncio.sleep(PAUSE_SECONDS)
+    return total + count

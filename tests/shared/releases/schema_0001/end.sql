@@ -1,0 +1,51 @@
+with fence as (
+    update sessions set
+        next_event = next_event + :event_count,
+        next_message = next_message + :message_count,
+        head_message = case when :message_count > 0
+                            then next_message + :message_count - 1 else head_message end,
+        state = coalesce(cast(:state as jsonb), state),
+        view = coalesce(cast(:view as jsonb), view),
+        open_tasks = open_tasks - 1,
+        lease_token = null,
+        lease_until = null,
+        hints = 0,
+        hint_at = clock_timestamp(),
+        updated_at = clock_timestamp()
+    where id = :session and epoch = :epoch and lease_token = :token
+    returning next_event - :event_count as first_seq,
+        next_message - :message_count as first_message,
+        clock_timestamp() as at, open_tasks
+), task as (
+    update tasks set
+        status = :status,
+        result = cast(:result as jsonb),
+        error = cast(:error as jsonb),
+        usage = cast(:usage as jsonb),
+        finished_at = fence.at
+    from fence where session_id = :session and seq = :task_seq
+), new_events as (
+    insert into events (session_id, seq, task_id, epoch, type, data, at)
+    select :session, fence.first_seq + e.ord - 1, :task, :epoch, e.type, e.data, fence.at
+    from fence, rows from (
+        jsonb_to_recordset(cast(:events as jsonb)) as (type text, data jsonb)
+    ) with ordinality as e(type, data, ord)
+), new_messages as (
+    insert into messages (session_id, no, parent, task_id, message, created_at)
+    select :session, fence.first_message + m.ord - 1,
+        case when m.ord = 1 then cast(:head as bigint)
+             else fence.first_message + m.ord - 2 end,
+        :task, m.message, fence.at
+    from fence, jsonb_array_elements(cast(:messages as jsonb))
+        with ordinality as m(message, ord)
+), new_steps as (
+    insert into steps (session_id, task_seq, no, kind, name, effect, input_hash, status,
+        epoch, output)
+    select :session, :task_seq, x.no, x.kind, x.name, x.effect, x.input_hash, x.status,
+        :epoch, x.output
+    from fence, jsonb_to_recordset(cast(:steps as jsonb)) as x(no int, kind text,
+        name text, effect text, input_hash text, status text, output jsonb)
+    on conflict (session_id, task_seq, no) do update
+        set status = excluded.status, epoch = excluded.epoch, output = excluded.output
+)
+select first_seq, at, open_tasks from fence
