@@ -189,7 +189,7 @@ class Host:
         )
         self._outage = Outage(self._db)
         self._store = PostgresTasks(
-            self._db, self._publisher, self._outage, lease_seconds=settings.lease_seconds
+            self._db, self._publisher, lease_seconds=settings.lease_seconds, outage=self._outage
         )
         services = [
             asyncio.ensure_future(service)

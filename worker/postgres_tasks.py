@@ -31,11 +31,16 @@ class PostgresTasks:
     """
 
     def __init__(
-        self, db: Database, publisher: Publisher, outage: Outage, *, lease_seconds: float
+        self,
+        db: Database,
+        publisher: Publisher,
+        *,
+        lease_seconds: float,
+        outage: Outage | None = None,
     ) -> None:
         self._db = db
         self._publisher = publisher
-        self._outage = outage
+        self._outage = outage or Outage(db)
         self._lease_seconds = lease_seconds
         self._progress: dict[Fence, Progress] = {}
 
