@@ -1,6 +1,8 @@
 """pgbouncer in transaction mode before a test's Postgres, where the program is installed."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -8,6 +10,7 @@ import psycopg
 
 from deploy.local.account import unprivileged_account
 from deploy.local.errors import ProgramMissingError
+from deploy.local.postgres import EmbeddedPostgres
 from deploy.local.process import Command
 from deploy.local.server import HOST, Server, make_folder
 
@@ -85,6 +88,13 @@ class PgBouncer(Server):
         except psycopg.OperationalError:
             return False
         return True
+
+
+@contextmanager
+def pooled(postgres: EmbeddedPostgres, folder: Path) -> Iterator[str]:
+    """The URL of a server's database through a pooler of its own, which runs for the block."""
+    with PgBouncer(folder / "pgbouncer", postgres.url) as pooler:
+        yield pooler.url
 
 
 def program_path() -> str | None:

@@ -449,7 +449,9 @@ class Host:
         held.handed_over = True
         held.lose("handed over: this worker stops")
         if (advancing := self._advancing.get(session_id)) is not None:
-            await asyncio.wait({advancing})
+            # An agent that does not end is left behind: it can write no more.
+            await asyncio.wait({advancing}, timeout=HAND_OVER_SECONDS / 2)
+        await held.task_log.close()
         await self._release([held.claim])
 
     async def _release(self, claims: Sequence[Claim], *, counted: bool = False) -> None:

@@ -288,9 +288,10 @@ class TaskLog:
                 try:
                     written = await self._store.write(self._claim, events, steps)
                 except Exception as error:
-                    # It may have been committed all the same: writing it again could double it.
-                    # The next attempt reads what stands in the log. Whatever the error is, the
-                    # write that waits for the lock must not go on as if this one had been made.
+                    # The store has tried for as long as the lease could last. It may have been
+                    # committed all the same: the next attempt reads what stands in the log.
+                    # Whatever the error is, the write that waits for the lock must not go on as if
+                    # this one had been made.
                     raise self._lose(error) from error
                 self._joining.note(written.open_tasks)
                 told = _numbered(entries, self._claim.task_id, written)

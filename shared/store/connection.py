@@ -60,6 +60,8 @@ class Connection(psycopg.AsyncConnection[Any]):
         """
         deadline = asyncio.get_running_loop().call_later(ANSWER_SECONDS, self._give_up)
         try:
+            if timeout is None:
+                return await super().wait(gen, interval)
             return await super().wait(gen, interval, timeout)
         except psycopg.OperationalError as error:
             if self._late:
