@@ -230,7 +230,7 @@ class Host:
         """Begin sessions that were found without a hint; those for which there is no slot."""
         left = []
         for session_id in session_ids:
-            if self._slots.acquire(blocking=False):
+            if not self._closing.is_set() and self._slots.acquire(blocking=False):
                 self._begin(session_id)
             else:
                 left.append(session_id)
