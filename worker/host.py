@@ -124,11 +124,16 @@ class Host:
         """Take no more sessions; those that run go on."""
         self._closing.set()
 
-    def drain(self) -> None:
+    def begin_to_drain(self) -> None:
         """Let what runs end within the budget, hand over the rest, and stop the loop."""
         self.close()
         if self._loop is not None:
             self._call(self._stop.set)
+
+    def drain(self) -> None:
+        """The same; returns when it is done."""
+        self.begin_to_drain()
+        if self._loop is not None:
             self._over.wait()
             # An agent that blocks its cancellation keeps the thread; it must not keep the process.
             self._thread.join(STUBBORN_SECONDS)
