@@ -62,7 +62,8 @@ def _start(**_: Any) -> None:
 @signals.worker_shutting_down.connect
 def _close(**_: Any) -> None:
     if _process.host is not None:
-        _process.host.close()
+        # At once: Celery may take long to part from a broker that does not answer.
+        _process.host.begin_to_drain()
 
 
 @signals.worker_shutdown.connect

@@ -143,11 +143,16 @@ class Host:
             self._closed_at = time.monotonic()
             self._closing.set()
 
-    def drain(self) -> None:
+    def begin_to_drain(self) -> None:
         """Let what runs end within the budget, hand over the rest, and stop the loop."""
         self.close()
         if self._loop is not None:
             self._call(self._stop.set)
+
+    def drain(self) -> None:
+        """The same; returns when it is done."""
+        self.begin_to_drain()
+        if self._loop is not None:
             self._over.wait()
             # An agent that blocks its cancellation keeps the thread; it must not keep the process.
             self._thread.join(STUBBORN_SECONDS)
@@ -260,7 +265,7 @@ class Host:
         """Begin sessions that were found without a hint; those for which there is no slot."""
         left = []
         for session_id in session_ids:
-            if self._slots.acquire(blocking=False):
+            if not self._closing.is_set() and self._slots.acquire(blocking=False):
                 self._begin(session_id)
             else:
                 left.append(session_id)

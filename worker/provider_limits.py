@@ -46,6 +46,7 @@ _NEWS_SECONDS = 1.0
 _LOCAL_POLL_SECONDS = 0.1
 _RENEW_SECONDS = LEASE_SECONDS / 3
 _BATCH = 64
+_CAREFUL_SECONDS = 30.0
 _LONGEST_GUESS = 30.0
 """How long all calls wait at the most where the provider refuses one and does not say how long."""
 
@@ -195,6 +196,8 @@ class _Lane:
         self._used_at = 0.0
         self._closed_until = 0.0
         self._refusals = 0
+        self._careful: int | None = None
+        self._careful_until = 0.0
         self._shut = 0.0
         self._processes = 1
         self._known = False
@@ -209,7 +212,7 @@ class _Lane:
         """Wait for the call's turn."""
         now = self._used_at = time.monotonic()
         self._begin_work()
-        if not self._limits.any and now >= self._closed_until:
+        if not self._limits.any and self._room() > 0 and now >= self._closed_until:
             self._under_way += 1
             return Booking(self._new_id(), now, 0)
         waiter = _Waiter(
@@ -229,7 +232,6 @@ class _Lane:
                 # It was let in at the same moment: as if it had never been.
                 self._drop(waiter.turn.result())
             raise
-        self._under_way += 1
         return booking
 
     def leave(self, booking: Booking) -> None:
@@ -237,7 +239,7 @@ class _Lane:
         self._under_way -= 1
         self._used_at = time.monotonic()
         booking.state = "over"
-        if self._limits.calls or self._limits.tokens:
+        if self._limits.calls or self._limits.tokens or self._careful is not None:
             self._wake.set()  # others may wait for what it gives back
 
     def note_end(self, booking: Booking, final: FinalEvent) -> None:
@@ -251,11 +253,14 @@ class _Lane:
         else:
             message = final.message
             self._refusals = 0
+            if self._careful is not None:
+                self._careful += 1
         if message.usage.total_tokens and self._limits.tokens:
             booking.tokens = message.usage.total_tokens
 
     def _close(self, retry_after: float | None) -> None:
         """Hold all calls back, those of the other processes as well."""
+        self._be_careful()
         guess = min(2.0**self._refusals, _LONGEST_GUESS)
         self._refusals += 1
         seconds = guess if retry_after is None else retry_after
@@ -264,6 +269,29 @@ class _Lane:
         log.warning("the provider refuses calls", model=self._model, seconds=round(seconds, 1))
         self._refuse_impatient()
         self._wake.set()
+
+    def _be_careful(self) -> None:
+        """Begin with few calls when the provider takes any again, with more for each answer.
+
+        Else all that has waited would go out in the same moment, to be refused together.
+        """
+        now = time.monotonic()
+        if now < self._closed_until:
+            return  # all that are under way are refused together
+        under_way = self._under_way
+        if self._careful is not None:
+            under_way = min(under_way, self._careful)
+        self._careful = max(1, under_way // 4)
+        self._careful_until = now + _CAREFUL_SECONDS
+
+    def _room(self) -> int:
+        """How many more calls may be under way, as far as this process's care goes."""
+        if self._careful is None:
+            return _BATCH
+        if time.monotonic() > max(self._careful_until, self._closed_until + _CAREFUL_SECONDS):
+            self._careful = None
+            return _BATCH
+        return min(_BATCH, self._careful - self._under_way)
 
     def _refuse_impatient(self) -> None:
         closed = self._closed_until - time.monotonic()
@@ -279,6 +307,7 @@ class _Lane:
         return _NEWS_SECONDS
 
     def _drop(self, booking: Booking) -> None:
+        self._under_way -= 1
         booking.state = "gone"
         self._wake.set()
 
@@ -324,7 +353,7 @@ class _Lane:
 
     async def _turn_round(self) -> float:
         """Ask for those who wait and tell what has changed; the seconds until the next time."""
-        asking = self._turns.first(_BATCH)
+        asking = self._turns.first(max(0, self._room()))
         wanted = [Wanted(self._new_id(), waiter.tokens) for waiter in asking]
         answer = await self._ask(wanted)
         shared = answer is not None and not answer.fresh
@@ -336,7 +365,7 @@ class _Lane:
         for waiter, one in zip(asking[:granted], wanted, strict=False):
             self._let_in(waiter, one, now, told=shared)
         self._refuse_impatient()
-        if not self._turns:
+        if not asking:
             return _NEWS_SECONDS
         return min(pause, _NEWS_SECONDS) if granted < len(asking) else 0.0
 
@@ -346,6 +375,7 @@ class _Lane:
         if told:
             booking.told, booking.told_at = (tokens, "open"), now
         self._bookings[booking.id] = booking
+        self._under_way += 1
         self._turns.serve(waiter)
         if waiter.turn.done():
             self._drop(booking)  # it gave up while we asked
@@ -390,7 +420,9 @@ class _Lane:
             log.info("limits are shared again", model=self._model)
         self._is_away, self._known = False, True
         self._processes = max(answer.processes, self._processes if answer.fresh else 1)
-        self._closed_until = max(self._closed_until, time.monotonic() + answer.closed)
+        if answer.closed:
+            self._be_careful()
+            self._closed_until = max(self._closed_until, time.monotonic() + answer.closed)
 
     def _note_absence(self, error: Exception, wanted: Sequence[Wanted]) -> None:
         now = time.monotonic()

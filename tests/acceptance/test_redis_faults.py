@@ -34,7 +34,10 @@ def valkey(tmp_path: Path) -> Iterator[EmbeddedValkey]:
 class Stand:
     """A gateway and two workers whose Redis is at the far end of a link, and players on sockets."""
 
-    def __init__(self, valkey: EmbeddedValkey, link: SlowLink, http: httpx.AsyncClient) -> None:
+    def __init__(
+        self, fleet: Fleet, valkey: EmbeddedValkey, link: SlowLink, http: httpx.AsyncClient
+    ) -> None:
+        self.fleet = fleet
         self.valkey = valkey
         self.link = link
         self.http = http
@@ -103,7 +106,7 @@ async def stand(
             for _ in range(2):
                 await asyncio.to_thread(fleet.add_worker)
             async with httpx.AsyncClient(base_url=fleet.url, timeout=60) as http:
-                made = Stand(valkey, link, http)
+                made = Stand(fleet, valkey, link, http)
                 await made.seat(PLAYERS)
                 yield made
                 await made.leave()
@@ -156,9 +159,9 @@ async def test_nobody_waits_for_redis(stand: Stand, fault: Fault) -> None:
     running, _ = await stand.act('[[script: {"chunks": ["a", "b", "c"], "duration": 2.0}]]')
     await asyncio.sleep(0.5)
     async with fault(stand):
-        took = await stand.until_ended(running, 20)
+        took = await stand.until_ended(running, 10)
         tasks, slowest = await stand.act(QUICK)
-        later = await stand.until_ended(tasks, 30)
+        later = await stand.until_ended(tasks, 15)
         print(f"What ran had ended {took:.2f} s later, the slowest answer took")
         print(f"{slowest:.3f} s, what was accepted meanwhile had ended {later:.2f} s later")
         assert slowest < ACCEPT_SECONDS
@@ -172,3 +175,18 @@ async def test_nobody_waits_for_redis(stand: Stand, fault: Fault) -> None:
         assert [event["seq"] for event in player.events] == list(range(1, len(player.events) + 1))
         assert {len(found) for found in ended(player.events).values()} == {1}
         assert {found[0]["type"] for found in ended(player.events).values()} == {"task_completed"}
+
+
+@pytest.mark.parametrize("fault", [silent, away])
+async def test_processes_stop_although_redis_does_not_answer(stand: Stand, fault: Fault) -> None:
+    await stand.act('[[script: {"chunks": ["a", "b", "c"], "duration": 1.0}]]')
+    async with fault(stand):
+        await asyncio.sleep(0.5)
+        took = []
+        for child in (*stand.fleet.workers, *stand.fleet.gateways):
+            began = time.monotonic()
+            await asyncio.to_thread(child.stop)
+            took.append(time.monotonic() - began)
+
+    print("stopped after", *(f"{seconds:.1f}" for seconds in took), "seconds")
+    assert max(took) < 25

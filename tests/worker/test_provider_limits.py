@@ -202,12 +202,31 @@ async def test_one_refusal_holds_all_processes_back(fleet: Fleet, limit: ModelLi
         await until(refused)
         began = time.monotonic()
         # A process without limits hears of it within a second, one that asks at once.
-        await asyncio.sleep(0 if limit.any else 1.2)
+        await asyncio.sleep(0.2 if limit.any else 1.2)
         assert await ask(provider, other)
-        assert time.monotonic() - began > 2.2
+        assert time.monotonic() - began > 2.0
         assert await first
 
     assert provider.refused == 1
+
+
+async def test_refusals_alone_keep_processes_near_the_limit(fleet: Fleet) -> None:
+    calls = 60
+    async with StrictProvider(requests=20, window=WINDOW, seconds=0.05).running() as provider:
+        without = await asyncio.gather(*(ask(provider, None) for _ in range(calls)))
+        refused_without = provider.refused
+    async with StrictProvider(requests=20, window=WINDOW, seconds=0.05).running() as provider:
+        made = [fleet.add(ModelLimits()) for _ in range(3)]
+        began = time.monotonic()
+        answered = await asyncio.gather(
+            *(ask(provider, made[number % 3]) for number in range(calls))
+        )
+        took = time.monotonic() - began
+
+    print(f"refused {refused_without} without, {provider.refused} with, {took:.1f} s")
+    print(f"answered {sum(without)} without, {sum(answered)} with")
+    assert provider.refused < refused_without
+    assert all(answered)
 
 
 async def test_who_would_have_to_wait_too_long_is_told_at_once(fleet: Fleet) -> None:
