@@ -174,10 +174,11 @@ class Host:
             tool_seconds=settings.tool_seconds,
         )
         self._store = PostgresTasks(self._db, self._publisher, lease_seconds=settings.lease_seconds)
-        services = [
+        watching = asyncio.ensure_future(lineage.watch_for_ever())
+        await lineage.looked()
+        services = [watching] + [
             asyncio.ensure_future(service)
             for service in (
-                lineage.watch_for_ever(),
                 self._heartbeat(),
                 self._stop_overdue(),
                 self._hear_cancels(),
@@ -186,7 +187,6 @@ class Host:
                 self._stop.wait(),
             )
         ]
-        await lineage.looked()
         self._ready.set()
         try:
             done, _ = await asyncio.wait(services, return_when=asyncio.FIRST_COMPLETED)
