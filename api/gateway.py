@@ -93,15 +93,16 @@ class Gateway:
     async def running(self) -> AsyncIterator[None]:
         """Run what works beside the requests; close the connections at the end."""
         settings = self.settings
+        watching = _begin(self.lineage.watch_for_ever())
+        await self.lineage.looked()
         self.beside = {
-            "lineage": _begin(self.lineage.watch_for_ever()),
+            "lineage": watching,
             "announcer": _begin(self.announcer.send_for_ever()),
             "sweep": _begin(sweep_for_ever(self.db, self.hints, every=settings.sweep_seconds)),
             "retention": _begin(prune_for_ever(self.db, settings)),
             "lag": _begin(watch_for_ever(self.db, self.follower, every=settings.poll_seconds)),
         }
         await self.follower.start()
-        await self.lineage.looked()
         with contextlib.suppress(FiresideError):  # readyz tells what is wrong
             warn_of_newer_schema(await self.db.revision() or "")
         try:

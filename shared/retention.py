@@ -16,6 +16,7 @@ from shared.store.database import Database
 log = structlog.get_logger(__name__)
 
 ASK_SECONDS = 30.0
+TURN_SECONDS = 0.25
 PAUSE_SECONDS = 0.05
 
 
@@ -28,31 +29,33 @@ async def prune_for_ever(db: Database, settings: Settings, *, every: float = ASK
     while True:
         await asyncio.sleep(every)
         try:
+            rows = 0
             while (ids := await retention.turn(db)) is not None:
-                await prune(db, ids, settings)
-                await asyncio.sleep(PAUSE_SECONDS * 5)
+                rows += await prune(db, ids, settings)
+                await asyncio.sleep(TURN_SECONDS)
+            if rows:
+                log.info("pruned", rows=rows)
         except FiresideError as error:
             log.warning("retention failed", error=str(error))
 
 
-async def prune(db: Database, ids: Sequence[UUID], settings: Settings) -> None:
-    """Delete what is too old of these sessions.
+async def prune(db: Database, ids: Sequence[UUID], settings: Settings) -> int:
+    """Delete what is too old of these sessions; how many events and steps that were.
 
     Raises:
         StoreUnavailable: the rest stays for the next round.
     """
-    events = steps = 0
+    rows = 0
     if settings.event_days:
         age = timedelta(days=settings.event_days)
         for session_id in await retention.with_old_events(db, ids, age):
             prune_some = functools.partial(retention.prune_events, db, session_id, age)
-            events += await _all(prune_some)
+            rows += await _all(prune_some)
     if settings.step_days:
         age = timedelta(days=settings.step_days)
-        steps = await _all(functools.partial(retention.prune_steps, db, ids, age))
+        rows += await _all(functools.partial(retention.prune_steps, db, ids, age))
     await retention.prune_cancels(db, ids)
-    if events or steps:
-        log.info("pruned", events=events, steps=steps)
+    return rows
 
 
 async def _all(prune_some: Callable[[], Awaitable[int]]) -> int:

@@ -207,10 +207,11 @@ class Host:
         self._store = PostgresTasks(
             self._db, self._telling, self._outage, lease_seconds=settings.lease_seconds
         )
-        services = [
+        watching = asyncio.create_task(lineage.watch_for_ever())
+        await lineage.looked()
+        services = [watching] + [
             asyncio.create_task(service)
             for service in (
-                lineage.watch_for_ever(),
                 self._heartbeat(),
                 self._stop_overdue(),
                 self._hear_clients(),
@@ -222,7 +223,6 @@ class Host:
                 self._stopped(),
             )
         ]
-        await lineage.looked()
         self._ready.set()
         try:
             done, _ = await asyncio.wait(services, return_when=asyncio.FIRST_COMPLETED)

@@ -223,6 +223,36 @@ async def test_a_process_that_lives_on_works_on_nothing_that_was_put_back(
         await check_lifted(one, session, zombie, lost)
 
 
+async def test_a_crash_is_no_restore(server: EmbeddedPostgres, settings: Settings) -> None:
+    """Killed in the midst of large records, some of them half on the disk."""
+    async with process(settings, server.url) as one:
+        await one.lineage.look()
+        for _ in range(4):
+            writing = asyncio.create_task(asyncio.to_thread(_write_much, server.url))
+            for _ in range(20):
+                await one.lineage.look()
+            await asyncio.to_thread(server.kill)
+            await writing
+            await asyncio.to_thread(server.start)
+            await again(one)
+
+        assert (await lineage.look(one.db)).generation == 1
+
+
+def _write_much(url: str) -> None:
+    """Write without waiting for the disk until the server is gone."""
+    with contextlib.suppress(psycopg.OperationalError), psycopg.connect(url) as connection:
+        connection.autocommit = True
+        connection.execute("set synchronous_commit = off")
+        connection.execute("create table if not exists noise (words text)")
+        connection.execute("alter table noise alter column words set storage external")
+        while True:
+            connection.execute(
+                "insert into noise select string_agg(md5(random()::text), '')"
+                " from generate_series(1, 2000)"
+            )
+
+
 async def test_nothing_is_noticed_where_redis_was_wiped(
     server: EmbeddedPostgres, settings: Settings
 ) -> None:

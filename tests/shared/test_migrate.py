@@ -8,11 +8,12 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from structlog.testing import capture_logs
 
 from deploy.local.ports import free_port
 from deploy.local.postgres import EmbeddedPostgres
 from shared.errors import StoreUnavailable
-from shared.migrate import head_revision, migrate
+from shared.migrate import head_revision, migrate, warn_of_newer_schema
 from shared.settings import load_settings
 from shared.store.database import Database
 from tests.shared.tables import TABLES
@@ -107,3 +108,19 @@ def test_a_wrong_url() -> None:
 def test_a_database_that_does_not_exist(postgres_server: EmbeddedPostgres) -> None:
     with pytest.raises(StoreUnavailable, match=r'database "nowhere" does not exist$'):
         migrate(postgres_server.url_of("nowhere"))
+
+
+def test_only_a_newer_schema_is_warned_of() -> None:
+    with capture_logs() as logs:
+        for revision in ("", "0001", head_revision(), "9999"):
+            warn_of_newer_schema(revision)
+
+    assert [(one["schema"], one["log_level"]) for one in logs] == [("9999", "warning")]
+
+
+def test_up_to_a_revision(empty_url: str) -> None:
+    migrate(empty_url, "0001")
+
+    assert "lineage" not in tables_of(empty_url)
+    migrate(empty_url)
+    assert "lineage" in tables_of(empty_url)
