@@ -139,6 +139,12 @@ class Settings(BaseSettings):
     max_attempts: int = Field(
         default=5, ge=1, le=100, description="starts of a task since its last finished step"
     )
+    quarantine_after: int = Field(
+        default=2,
+        ge=1,
+        le=100,
+        description="a task that lost so many of these starts goes on in a process of its own",
+    )
     max_in_flight: int = Field(
         default=1000, ge=1, le=100_000, description="tasks that one worker process runs at once"
     )

@@ -11,7 +11,7 @@ import os
 import signal as signals
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -32,10 +32,15 @@ from shared.store.database import Database
 from shared.sweep import sweep_for_ever
 from worker.agents import RegisteredAgent, Resources
 from worker.attempt import run_attempt
+from worker.keeper import Keeper
+from worker.outlived import OutlivedAttempts
 from worker.postgres_tasks import PostgresTasks
 from worker.task_log import AttemptLostError, TaskLog
 
 log = structlog.get_logger(__name__)
+
+BACK_OFF_SECONDS = 1.0
+"""How long a session waits after its second lost attempt; after each further one twice as long."""
 
 STUBBORN_SECONDS = 1.0
 """How long a stopping process waits for its loop, when all it had to do there is done."""
@@ -85,6 +90,9 @@ class Host:
         self._agents = agents
         self._model = model
         self._api_key = api_key
+        # Where no start would be left for the quarantine, the task is given up at once.
+        after = settings.quarantine_after
+        self._quarantine_after = after if after < settings.max_attempts else None
         self._slots = threading.BoundedSemaphore(settings.max_in_flight)
         self._held: dict[UUID, _Held] = {}
         self._advancing: dict[UUID, asyncio.Task[None]] = {}
@@ -171,13 +179,16 @@ class Host:
             tool_seconds=settings.tool_seconds,
         )
         self._store = PostgresTasks(self._db, self._publisher, lease_seconds=settings.lease_seconds)
+        self._keeper = Keeper(self._db, every=settings.sweep_seconds)
+        self._outlived = OutlivedAttempts(self._db, pause=settings.heartbeat_seconds)
         services = [
             asyncio.ensure_future(service)
             for service in (
                 self._heartbeat(),
                 self._stop_overdue(),
                 self._hear_clients(),
-                sweep_for_ever(self._db, self._hints, every=settings.sweep_seconds),
+                self._outlived.take_back_for_ever(),
+                *self._chores(),
                 self._stop.wait(),
             )
         ]
@@ -190,7 +201,7 @@ class Host:
                 log.error("a service of the worker ended", exc_info=error)
                 self._fail(error)
                 budget = 0.0  # without its heartbeat a worker would only lose what it runs
-            await self._hand_over(budget)
+            await asyncio.gather(self._hand_over(budget), self._keeper.stop(budget))
         finally:
             for service in services:
                 service.cancel()
@@ -198,6 +209,12 @@ class Host:
             await self._redis.aclose()
             await self._db.close()
             self._over.set()
+
+    def _chores(self) -> Sequence[Coroutine[Any, Any, object]]:
+        """What this process does for all: find sessions that were forgotten, or that are in
+        quarantine."""
+        sweep = sweep_for_ever(self._db, self._hints, every=self._settings.sweep_seconds)
+        return [sweep, self._keeper.keep_for_ever()]
 
     def _begin(self, session_id: UUID) -> None:
         if session_id in self._advancing:
@@ -229,6 +246,8 @@ class Host:
                     session_id,
                     lease_seconds=self._settings.lease_seconds,
                     history=HISTORY_MESSAGES,
+                    back_off=BACK_OFF_SECONDS,
+                    quarantine_after=self._quarantine_after,
                 )
                 if claim is not None and self._closing.is_set():
                     await self._release([claim])
@@ -277,6 +296,8 @@ class Host:
                 attempt=claim.attempt,
                 error=str(task_log.lost),
             )
+            if not self._stop.is_set():  # else it is released, which takes it back
+                self._outlived.add(claim, task_log.lost_to)
             return False
         return held.run.result().open_tasks > 0
 

@@ -43,6 +43,7 @@ DEFAULTS: dict[str, Any] = {
     "heartbeat_seconds": 1.0,
     "sweep_seconds": 1.0,
     "max_attempts": 5,
+    "quarantine_after": 2,
     "max_in_flight": 1000,
     "drain_seconds": 25.0,
     "log_format": "json",
@@ -92,7 +93,7 @@ WRONG = [
                 "integer",
                 "an",
                 "DATABASE_POOL TICKET_SECONDS MAX_SOCKETS MAX_SOCKETS_PER_USER MODEL_RETRIES "
-                "MAX_ATTEMPTS MAX_IN_FLIGHT",
+                "MAX_ATTEMPTS QUARANTINE_AFTER MAX_IN_FLIGHT",
             ),
             (
                 "number",
@@ -122,6 +123,7 @@ WRONG = [
             ("HEARTBEAT_SECONDS", "0", "or equal to 0.1"),
             ("SWEEP_SECONDS", "0", "or equal to 0.05"),
             ("MAX_ATTEMPTS", "0", "or equal to 1"),
+            ("QUARANTINE_AFTER", "0", "or equal to 1"),
             ("MAX_IN_FLIGHT", "0", "or equal to 1"),
             ("DRAIN_SECONDS", "-1", "or equal to 0"),
         ]
@@ -138,6 +140,7 @@ WRONG = [
             ("HEARTBEAT_SECONDS", "101", "100"),
             ("SWEEP_SECONDS", "61", "60"),
             ("MAX_ATTEMPTS", "101", "100"),
+            ("QUARANTINE_AFTER", "101", "100"),
             ("MAX_IN_FLIGHT", "100001", "100000"),
             ("DRAIN_SECONDS", "601", "600"),
         ]
@@ -211,6 +214,7 @@ def test_each_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         "heartbeat_seconds": 0.25,
         "sweep_seconds": 0.05,
         "max_attempts": 1,
+        "quarantine_after": 3,
         "max_in_flight": 2,
         "drain_seconds": 0.0,
         "log_format": "text",
