@@ -1,6 +1,6 @@
-"""Agents of the poison tests: they end their own process at a word, or wait and answer.
+"""An agent of the poison tests: it ends its own process at a word, or waits and answers.
 
-`FIRESIDE_NOTES` names a file in which each one writes down that it is about to do so.
+`FIRESIDE_NOTES` names a file in which it writes down what it is about to do.
 """
 
 import asyncio
@@ -39,6 +39,9 @@ class Kitchen:
                 await task.journal.begin(step)
                 self._note(order, task)
                 os.kill(os.getpid(), signal.SIGKILL)
+            case "stew":
+                self._note(order, task)
+                await asyncio.Event().wait()
             case _:
                 await asyncio.sleep(INNOCENT_SECONDS)
         answer = written(f"{order} is served", "kitchen")

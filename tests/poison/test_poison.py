@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ import psycopg
 import pytest
 
 from deploy.local.fleet import Fleet, Worker
-from deploy.models.control import ScriptedModel
 from tests.acceptance.player import Player, ended
 
 WORKERS = 2
@@ -46,28 +45,6 @@ class Ward:
     def deaths_by(self, order: str) -> int:
         """How many processes an order ended, workers and those of the quarantine."""
         return sum(f" {order} " in line for line in self._notes.read_text().splitlines())
-
-
-@pytest.fixture
-def fleet(
-    tmp_path: Path, postgres_url: str, redis_url: str, scripted_model: ScriptedModel
-) -> Iterator[Fleet]:
-    (tmp_path / "stories").mkdir()
-    (tmp_path / "notes").touch()
-    with Fleet(
-        tmp_path,
-        postgres=postgres_url,
-        redis=redis_url,
-        model=scripted_model.url,
-        model_path="direct",
-        story_folders=str(tmp_path / "stories"),
-        agent_modules="tests.poison.agents",
-        notes=str(tmp_path / "notes"),
-        lease_seconds="1.5",
-        heartbeat_seconds="0.5",
-        sweep_seconds="0.25",
-    ) as fleet:
-        yield fleet
 
 
 @pytest.fixture
