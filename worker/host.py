@@ -36,6 +36,7 @@ from worker.keeper import Keeper
 from worker.outlived import OutlivedAttempts
 from worker.postgres_tasks import PostgresTasks
 from worker.task_log import AttemptLostError, TaskLog
+from worker.watchdog import watch_for_ever
 
 log = structlog.get_logger(__name__)
 
@@ -75,6 +76,7 @@ class Host:
     Args:
         agents: what this worker can run, by name.
         model, api_key: what agents call, and with which key.
+        watched: end the process where the loop stands still; of a process' one host only.
 
     `failure` is what ended its work without being asked to; the process is then told to end.
     """
@@ -85,7 +87,11 @@ class Host:
         agents: Mapping[str, RegisteredAgent],
         model: Model,
         api_key: str | None,
+        *,
+        watched: bool = False,
     ) -> None:
+        self._watched = watched
+        self._stuck_seconds = max(settings.stuck_seconds, 2 * settings.lease_seconds)
         self._settings = settings
         self._agents = agents
         self._model = model
@@ -188,6 +194,7 @@ class Host:
                 self._stop_overdue(),
                 self._hear_clients(),
                 self._outlived.take_back_for_ever(),
+                *([watch_for_ever(self._stuck_seconds)] if self._watched else []),
                 *self._chores(),
                 self._stop.wait(),
             )

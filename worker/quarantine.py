@@ -82,7 +82,9 @@ def main() -> int:
     try:
         settings = get_settings()
         set_up_logs(settings)
-        host = QuarantineHost(settings, load_agents(settings), model_of(settings), key_of(settings))
+        host = QuarantineHost(
+            settings, load_agents(settings), model_of(settings), key_of(settings), watched=True
+        )
         host.start()
     except FiresideError as error:
         sys.stderr.write(f"fireside: the quarantine can't start: {error}\n")

@@ -27,7 +27,7 @@ def start_host(settings: Settings) -> Host:
     """
     agents = load_agents(settings)
     asyncio.run(_announce(settings, list(agents.values())))
-    host = Host(settings, agents, model_of(settings), key_of(settings))
+    host = Host(settings, agents, model_of(settings), key_of(settings), watched=True)
     host.start()
     if settings.model_path == "litellm":
         # Seconds of CPU: beside the first tasks, so that a worker which came back after a crash

@@ -39,6 +39,10 @@ class Kitchen:
                 await task.journal.begin(step)
                 self._note(order, task)
                 os.kill(os.getpid(), signal.SIGKILL)
+            case "boil for ever":
+                self._note(order, task)
+                while True:
+                    pass
             case "stew":
                 self._note(order, task)
                 await asyncio.Event().wait()

@@ -27,5 +27,6 @@ def fleet(
         lease_seconds="1.5",
         heartbeat_seconds="0.5",
         sweep_seconds="0.25",
+        stuck_seconds="5",
     ) as fleet:
         yield fleet

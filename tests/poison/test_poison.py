@@ -131,6 +131,22 @@ async def test_a_kill_in_the_middle_of_a_tool_is_told_with_the_tool(ward: Ward) 
     assert ward.deaths_by("killed in a tool") == MOST_DEATHS
 
 
+async def test_a_task_that_blocks_its_worker_for_ever_is_poison_as_well(
+    fleet: Fleet, ward: Ward
+) -> None:
+    player = await ward.begin()
+    async with asyncio.timeout(150):
+        task = await ward.order(player, "boil for ever")
+        after = await ward.order(player, "water")
+        await player.until_ended(task)
+        assert (await player.result(after))["text"] == "water is served"
+
+    assert ended(player.events)[task][0]["type"] == "task_dead"
+    assert ward.deaths == 2
+    assert ward.deaths_by("boil for ever") == MOST_DEATHS
+    assert any("agents.py" in line for worker in fleet.workers for line in worker.output())
+
+
 async def outcomes(url: str) -> Counter[tuple[str, str]]:
     """How many tasks ended how, by their row and by their one terminal event."""
     rows = await query(

@@ -45,6 +45,7 @@ DEFAULTS: dict[str, Any] = {
     "max_attempts": 5,
     "quarantine_after": 2,
     "max_in_flight": 1000,
+    "stuck_seconds": 30.0,
     "drain_seconds": 25.0,
     "log_format": "json",
     "log_level": "info",
@@ -100,7 +101,7 @@ WRONG = [
                 "a",
                 "PING_SECONDS POLL_SECONDS MODEL_FIRST_TOKEN_SECONDS MODEL_STALL_SECONDS "
                 "TOOL_SECONDS TASK_SECONDS LEASE_SECONDS HEARTBEAT_SECONDS SWEEP_SECONDS "
-                "DRAIN_SECONDS",
+                "STUCK_SECONDS DRAIN_SECONDS",
             ),
         ]
         for name in (f"FIRESIDE_{one}" for one in names.split())
@@ -125,6 +126,7 @@ WRONG = [
             ("MAX_ATTEMPTS", "0", "or equal to 1"),
             ("QUARANTINE_AFTER", "0", "or equal to 1"),
             ("MAX_IN_FLIGHT", "0", "or equal to 1"),
+            ("STUCK_SECONDS", "0.9", "or equal to 1"),
             ("DRAIN_SECONDS", "-1", "or equal to 0"),
         ]
     ),
@@ -142,6 +144,7 @@ WRONG = [
             ("MAX_ATTEMPTS", "101", "100"),
             ("QUARANTINE_AFTER", "101", "100"),
             ("MAX_IN_FLIGHT", "100001", "100000"),
+            ("STUCK_SECONDS", "3601", "3600"),
             ("DRAIN_SECONDS", "601", "600"),
         ]
     ),
@@ -216,6 +219,7 @@ def test_each_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         "max_attempts": 1,
         "quarantine_after": 3,
         "max_in_flight": 2,
+        "stuck_seconds": 2.0,
         "drain_seconds": 0.0,
         "log_format": "text",
         "log_level": "debug",

@@ -364,6 +364,13 @@ async def test_a_heartbeat_that_fails_for_longer_than_the_lease_stops_the_run(
         await postgres.execute("alter database hosts with allow_connections true")
         await postgres.close()
 
+    async def taken_back() -> bool:
+        with contextlib.suppress(StoreUnavailable):  # this pool's connections were cut as well
+            return bool((await columns(db, session)).attempts == 0)
+        return False
+
+    await until(taken_back)
+
 
 async def test_an_end_that_is_being_written_is_not_stopped_for_its_lease(
     hosts: Hosts, db: Database, watcher: psycopg.AsyncConnection[Any]
