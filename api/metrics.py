@@ -1,5 +1,8 @@
 """What this process counts, for Prometheus."""
 
+import asyncio
+import contextlib
+import math
 from collections.abc import Callable
 
 from fastapi import APIRouter
@@ -15,6 +18,13 @@ from prometheus_client import (
 )
 from starlette.requests import Request
 from starlette.responses import Response
+
+from shared.errors import FiresideError
+from shared.store import dead_tasks, quarantine
+from shared.store.database import Database
+
+_ASK_SECONDS = 1.0
+"""How long a page of figures waits for Postgres; without it the last ones stand."""
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
@@ -59,6 +69,16 @@ class Metrics:
             ("code",),
             registry=registry,
         )
+        self._dead = Gauge(
+            "fireside_tasks_dead", "Tasks of the whole fleet that were given up", registry=registry
+        )
+        self._quarantined = Gauge(
+            "fireside_sessions_quarantined",
+            "Sessions of the whole fleet in quarantine",
+            registry=registry,
+        )
+        for gauge in (self._dead, self._quarantined):
+            gauge.set(math.nan)  # until Postgres was asked
         Gauge("fireside_streams_open", "Open streams", registry=registry).set_function(streams_open)
         Gauge(
             "fireside_announcements_waiting", "News that wait for Redis", registry=registry
@@ -81,6 +101,11 @@ class Metrics:
         """Count a WebSocket that was closed from here."""
         self._closed.labels(str(code)).inc()
 
+    def found(self, *, dead: int, quarantined: int) -> None:
+        """Take what Postgres knows of the whole fleet."""
+        self._dead.set(dead)
+        self._quarantined.set(quarantined)
+
     def page(self) -> bytes:
         """All figures in Prometheus' text format."""
         return generate_latest(self._registry)
@@ -93,4 +118,8 @@ router = APIRouter(include_in_schema=False)
 async def get_metrics(request: Request) -> Response:
     """All figures; from this machine or with a token only."""
     metrics: Metrics = request.app.state.gateway.metrics
+    db: Database = request.app.state.gateway.db
+    with contextlib.suppress(FiresideError, TimeoutError):
+        async with asyncio.timeout(_ASK_SECONDS):
+            metrics.found(dead=await dead_tasks.count(db), quarantined=await quarantine.count(db))
     return Response(metrics.page(), headers={"Content-Type": CONTENT_TYPE_LATEST})

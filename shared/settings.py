@@ -158,8 +158,20 @@ class Settings(BaseSettings):
     max_attempts: int = Field(
         default=5, ge=1, le=100, description="starts of a task since its last finished step"
     )
+    quarantine_after: int = Field(
+        default=2,
+        ge=1,
+        le=100,
+        description="a task that lost so many of these starts goes on in a process of its own",
+    )
     max_in_flight: int = Field(
         default=1000, ge=1, le=100_000, description="tasks that one worker process runs at once"
+    )
+    stuck_seconds: float = Field(
+        default=30,
+        ge=1,
+        le=3600,
+        description="a worker whose loop stands still for so long, or two leases, ends itself",
     )
     drain_seconds: float = Field(
         default=25, ge=0, le=600, description="how long a stopping process lets work finish"

@@ -53,7 +53,8 @@ async def run_attempt(
     if signal.is_set():
         return await task_log.end("cancelled", data={})
     if claim.attempts > max_attempts:
-        message = f"given up after {max_attempts} attempts without a finished step"
+        log.error("task is dead", agent=claim.agent, task_id=str(claim.task_id))
+        message = _exhausted(claim, max_attempts)
         return await task_log.end("dead", data=_error("attempts_exhausted", message))
     try:
         deadlines = Deadlines()
@@ -170,6 +171,16 @@ def _running_task(
         steering=partial(task_log.take_in, "steer"),
         follow_ups=partial(task_log.take_in, "steer", "follow_up"),
         deadlines=deadlines,
+    )
+
+
+def _exhausted(claim: Claim, max_attempts: int) -> str:
+    """Why a task is given up, with what the journal knows of the last attempt."""
+    begun = [step for step in claim.steps if step.status == "started"]
+    last = f"{begun[-1].kind} {begun[-1].name} (step {begun[-1].no})" if begun else "no step"
+    return (
+        f"given up after {max_attempts} attempts without a finished step; "
+        f"the last one had begun {last}"
     )
 
 

@@ -36,13 +36,19 @@ from shared.store.database import Database
 from shared.sweep import sweep_for_ever
 from worker.agents import RegisteredAgent, Resources
 from worker.attempt import run_attempt
+from worker.keeper import Keeper
 from worker.outage import Outage
+from worker.outlived import OutlivedAttempts
 from worker.postgres_tasks import PostgresTasks
 from worker.provider_limits import ProviderLimits
 from worker.task_log import AttemptLostError, TaskLog
 from worker.telling import Telling
+from worker.watchdog import watch_for_ever
 
 log = structlog.get_logger(__name__)
+
+BACK_OFF_SECONDS = 1.0
+"""How long a session waits after its second lost attempt; after each further one twice as long."""
 
 STUBBORN_SECONDS = 0.5
 """How long a stopping process waits for its loop, when all it had to do there is done."""
@@ -88,6 +94,7 @@ class Host:
     Args:
         agents: what this worker can run, by name.
         model, api_key: what agents call, and with which key.
+        watched: end the process where the loop stands still; of a process' one host only.
 
     `failure` is what ended its work without being asked to; the process is then told to end.
     """
@@ -98,11 +105,18 @@ class Host:
         agents: Mapping[str, RegisteredAgent],
         model: Model,
         api_key: str | None,
+        *,
+        watched: bool = False,
     ) -> None:
+        self._watched = watched
+        self._stuck_seconds = max(settings.stuck_seconds, 2 * settings.lease_seconds)
         self._settings = settings
         self._agents = agents
         self._model = model
         self._api_key = api_key
+        # Where no start would be left for the quarantine, the task is given up at once.
+        after = settings.quarantine_after
+        self._quarantine_after = after if after < settings.max_attempts else None
         self._slots = threading.BoundedSemaphore(settings.max_in_flight)
         self._held: dict[UUID, _Held] = {}
         self._advancing: dict[UUID, asyncio.Task[None]] = {}
@@ -207,6 +221,8 @@ class Host:
         self._store = PostgresTasks(
             self._db, self._telling, self._outage, lease_seconds=settings.lease_seconds
         )
+        self._keeper = Keeper(self._db, every=settings.sweep_seconds)
+        self._outlived = OutlivedAttempts(self._db, pause=settings.heartbeat_seconds)
         watching = asyncio.create_task(lineage.watch_for_ever())
         await lineage.looked()
         services = [watching] + [
@@ -216,10 +232,9 @@ class Host:
                 self._stop_overdue(),
                 self._hear_clients(),
                 self._telling.send_for_ever(),
-                sweep_for_ever(
-                    self._db, self._hints, every=settings.sweep_seconds, take=self._take_on
-                ),
-                prune_for_ever(self._db, settings),
+                self._outlived.take_back_for_ever(),
+                *([watch_for_ever(self._stuck_seconds)] if self._watched else []),
+                *self._chores(),
                 self._stopped(),
             )
         ]
@@ -232,7 +247,8 @@ class Host:
                 log.error("a service of the worker ended", exc_info=error)
                 self._fail(error)
                 left = 0.0  # without its heartbeat a worker would only lose what it runs
-            await self._wait(max(0.0, left))
+            left = max(0.0, left)
+            await asyncio.gather(self._wait(left), self._keeper.stop(left))
         finally:
             for service in services:
                 service.cancel()
@@ -247,6 +263,16 @@ class Host:
 
     async def _stopped(self) -> None:
         await self._stop.wait()
+
+    def _chores(self) -> Sequence[Coroutine[Any, Any, object]]:
+        """What this process does for all: find sessions that were forgotten or are in quarantine,
+        and delete what is old."""
+        every = self._settings.sweep_seconds
+        return [
+            sweep_for_ever(self._db, self._hints, every=every, take=self._take_on),
+            self._keeper.keep_for_ever(),
+            prune_for_ever(self._db, self._settings),
+        ]
 
     def _begin(self, session_id: UUID) -> None:
         if session_id in self._advancing:
@@ -288,6 +314,8 @@ class Host:
                     session_id,
                     lease_seconds=self._settings.lease_seconds,
                     history=HISTORY_MESSAGES,
+                    back_off=BACK_OFF_SECONDS,
+                    quarantine_after=self._quarantine_after,
                 )
                 if claim is not None and self._closing.is_set():
                     await self._release([claim])
@@ -353,8 +381,11 @@ class Host:
             error=str(held.task_log.lost),
             exc_info=error if broke else None,
         )
-        if not held.handed_over and not self._outage.lasts:
+        if held.handed_over:
+            return
+        if not self._outage.lasts:
             await self._release([claim], counted=True)
+        self._outlived.add(claim, held.task_log.lost_to)
 
     async def _heartbeat(self) -> None:
         """Renew every lease, hear of cancels, and stop the runs whose lease is gone."""

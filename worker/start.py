@@ -27,7 +27,7 @@ def start_host(settings: Settings) -> Host:
     """
     agents = load_agents(settings)
     asyncio.run(_announce(settings, list(agents.values())))
-    host = Host(settings, agents, model_of(settings), _key(settings))
+    host = Host(settings, agents, model_of(settings), key_of(settings), watched=True)
     host.start()
     if settings.model_path == "litellm":
         # Seconds of CPU: beside the first tasks, so that a worker which came back after a crash
@@ -56,7 +56,8 @@ def model_of(settings: Settings) -> Model:
     )
 
 
-def _key(settings: Settings) -> str | None:
+def key_of(settings: Settings) -> str | None:
+    """The key that the settings give for the model, or None."""
     key = settings.model_api_key
     return None if key is None else key.get_secret_value()
 

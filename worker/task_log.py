@@ -76,6 +76,7 @@ class TaskLog:
         on_lost: called once when the attempt may write no more; the run must then stop.
 
     `ending` says that the terminal event is on its way: nothing else decides the task any more.
+    `lost_to` is what kept the attempt from writing more, or None.
     """
 
     def __init__(self, claim: Claim, store: TaskStore, *, on_lost: Callable[[], None]) -> None:
@@ -100,6 +101,7 @@ class TaskLog:
         self._writes: set[asyncio.Task[Any]] = set()
         self._lost: AttemptLostError | None = None
         self.ending = False
+        self.lost_to: BaseException | None = None
         self.usage = Usage()
 
     # -- events -------------------------------------------------------------------------------
@@ -177,7 +179,8 @@ class TaskLog:
         """Take up a step, or give what an earlier attempt made of it.
 
         Only a tool with effects elsewhere waits until its beginning is written: for anything else
-        a beginning that is lost means that it runs again.
+        a beginning that is lost means that it runs again. After a lost attempt all wait: should
+        this one be lost as well, the journal tells in which step.
         """
         self._unread.discard(step.no)
         if (memo := self._memos.get(step.no)) is not None:
@@ -189,7 +192,7 @@ class TaskLog:
         self._check()
         self._steps[step.no] = _step(step, "started")
         key = f"{self._claim.task_id}:{step.no}"
-        if step.effect == "external":
+        if step.effect == "external" or self._claim.attempts > 1:
             await self.flush()
         else:
             self._flush_in(0)
@@ -407,6 +410,7 @@ class TaskLog:
     def _lose(self, error: BaseException) -> AttemptLostError:
         if self._lost is None:
             self._lost = AttemptLostError(f"{type(error).__name__}: {error}")
+            self.lost_to = error
             if self._timer is not None:
                 self._timer.cancel()
             self._on_lost()

@@ -27,28 +27,56 @@ from shared.records import (
     Step,
     Written,
 )
-from shared.store.database import Database, Parameters
+from shared.store.database import AnyRow, Database, Parameters
 
 # State is what `returning` gives: the row under the lock that the lease is written with. Should
 # this lease run out, the next hint is due at once, however long the session had been waiting.
-_TAKE_LEASE = text(
-    """/* claim lease */
-    update sessions s set
+_LEASE = """
         epoch = epoch + 1,
         writes = 0,
         lease_token = gen_random_uuid(),
         lease_until = clock_timestamp() + make_interval(secs => :lease_seconds),
+        ready_at = null,
         hints = 0,
-        hint_at = least(hint_at, clock_timestamp() + make_interval(secs => :lease_seconds))
-    where s.id = :session and s.open_tasks > 0
-        and (s.lease_until is null or s.lease_until < clock_timestamp())
-    returning s.epoch, s.lease_token, s.open_tasks, s.user_id, s.agent, s.story, s.story_hash,
+        hint_at = least(hint_at, clock_timestamp() + make_interval(secs => :lease_seconds))"""
+
+_FREE = """open_tasks > 0
+        and (lease_until is null or lease_until < clock_timestamp())
+        and (ready_at is null or ready_at < clock_timestamp())"""
+
+_LEASED = """s.id, s.epoch, s.lease_token, s.open_tasks, s.user_id, s.agent, s.story, s.story_hash,
         s.metadata, s.state, s.view, s.next_message, s.head_message,
         (select jsonb_build_object('id', c.id, 'name', c.name, 'soul', c.soul,
                                    'soul_version', c.soul_version)
-         from characters c where c.id = s.character_id and c.user_id = s.user_id) as character
+         from characters c where c.id = s.character_id and c.user_id = s.user_id) as character"""
+
+_TAKE_LEASE = text(
+    f"""/* claim lease */
+    update sessions s set {_LEASE}
+    where s.id = :session and not quarantined and {_FREE}
+    returning {_LEASED}
     """
 )
+
+# After the lock, and therefore with a newer snapshot: it sees what the last one to hold it took.
+_TAKE_QUARANTINED = text(
+    f"""/* claim quarantined lease */
+    update sessions s set {_LEASE}
+    where s.id = (
+        select id from sessions
+        where quarantined and {_FREE} and not exists (
+            select from sessions where quarantined and open_tasks > 0
+            and lease_until >= clock_timestamp())
+        order by hint_at
+        limit 1
+        for no key update skip locked)
+    returning {_LEASED}
+    """
+)
+
+QUARANTINE_LOCK = 7_316_205_119
+
+_LOCK_QUARANTINE = text("/* claim quarantine lock */ select pg_try_advisory_xact_lock(:lock)")
 
 # A statement of its own, so that its snapshot is newer than the lease: a task that was accepted
 # while this claim waited for the row is seen.
@@ -58,21 +86,43 @@ _TAKE_TASK = text(
         select count(*)::int as steps from steps
         where session_id = :session and status = 'done' and task_seq = (
             select seq from tasks where session_id = :session and status = 'running')
+    ), task as (
+        update tasks set
+            status = 'running',
+            epoch = :epoch,
+            claims = claims + 1,
+            attempts = case when done.steps > steps_done then 1 else attempts + 1 end,
+            steps_done = done.steps,
+            started_at = coalesce(started_at, clock_timestamp())
+        from done
+        where session_id = :session and seq = (
+            select seq from tasks
+            where session_id = :session and status in ('queued', 'running')
+            order by (status = 'running') desc, (on_busy = 'interrupt') desc, seq
+            limit 1)
+        returning id, seq, action, claims, attempts, cancel_requested_at, queued_seq
+    ), next_attempt as (
+        update sessions set ready_at = lease_until
+            + make_interval(secs => least(:back_off * power(2, task.attempts - 2), :longest))
+        from task where sessions.id = :session and task.attempts >= 2 and :back_off > 0
     )
-    update tasks set
-        status = 'running',
-        epoch = :epoch,
-        claims = claims + 1,
-        attempts = case when done.steps > steps_done then 1 else attempts + 1 end,
-        steps_done = done.steps,
-        started_at = coalesce(started_at, clock_timestamp())
-    from done
-    where session_id = :session and seq = (
-        select seq from tasks
-        where session_id = :session and status in ('queued', 'running')
-        order by (status = 'running') desc, (on_busy = 'interrupt') desc, seq
-        limit 1)
-    returning id, seq, action, claims, attempts, cancel_requested_at, queued_seq
+    select * from task
+    """
+)
+
+LONGEST_BACK_OFF = 30.0
+"""Seconds that a session waits at the most, after its lease ran out, for the next attempt."""
+
+# The session was locked by the claim that finds this out, before its task.
+_QUARANTINE = text(
+    """/* claim quarantine */
+    with session as (
+        update sessions set quarantined = true, lease_token = null, lease_until = null,
+            ready_at = null, hints = 0, hint_at = clock_timestamp()
+        where id = :session returning id
+    )
+    update tasks set attempts = attempts - 1, claims = claims - 1
+    from session where session_id = session.id and seq = :task_seq
     """
 )
 
@@ -197,7 +247,8 @@ _WRITE = text(
         update sessions set
             next_event = next_event + :event_count,
             writes = writes + 1,
-            lease_until = clock_timestamp() + make_interval(secs => :lease_seconds)
+            lease_until = clock_timestamp() + make_interval(secs => :lease_seconds),
+            ready_at = case when :finished then null else ready_at end
         where id = :session and epoch = :epoch and lease_token = :token
             and writes = coalesce(cast(:writes as integer), writes)
         returning next_event - :event_count as first_seq, clock_timestamp() as at, open_tasks
@@ -220,6 +271,8 @@ _END = text(
             open_tasks = open_tasks - 1 - cardinality(cast(:joined as uuid[])),
             lease_token = null,
             lease_until = null,
+            ready_at = null,
+            quarantined = false,
             hints = 0,
             hint_at = clock_timestamp(),
             updated_at = clock_timestamp()
@@ -290,6 +343,7 @@ _RELEASE = text(
     """/* release */
     with released as (
         update sessions set lease_token = null, lease_until = null, hints = 0,
+            ready_at = case when :uncount > 0 then null else ready_at end,
             hint_at = clock_timestamp()
         where id = :session and epoch = :epoch and lease_token = :token
         returning id
@@ -300,6 +354,20 @@ _RELEASE = text(
     """
 )
 
+# Later claims counted on top of the one that is taken back, unless a step was finished: then they
+# counted anew, and there is nothing to take back. Who takes back for ever is not believed for ever:
+# a task that keeps its worker from renewing its leases would never come to an end.
+_FORGIVE = text(
+    """/* forgive */
+    update tasks set attempts = attempts - 1
+    where id = :task and status = 'running' and attempts > 0 and steps_done = :steps_done
+        and claims between :attempt and :most + steps_done
+    """
+)
+
+MOST_FORGIVEN = 20
+"""Attempts of one task, beside one for each finished step, that may be taken back."""
+
 MAX_COLLECTED = 100
 """How many waiting tasks one task may be joined by before it begins."""
 
@@ -307,12 +375,11 @@ SWEEP_LOCK = 7_316_205_118
 
 # Materialized, or else the planner may lock more rows than the limit says.
 _SWEEP = text(
-    """/* sweep */
+    f"""/* sweep */
     with due as materialized (
         select id, hint_at from sessions
         where (select pg_try_advisory_xact_lock(:lock))
-            and open_tasks > 0 and hint_at < clock_timestamp()
-            and (lease_until is null or lease_until < clock_timestamp())
+            and not quarantined and hint_at < clock_timestamp() and {_FREE}
         order by hint_at
         limit :limit
         for no key update skip locked
@@ -369,13 +436,23 @@ class Pulse:
 
 
 async def claim(
-    db: Database, session_id: UUID, *, lease_seconds: float, history: int
+    db: Database,
+    session_id: UUID,
+    *,
+    lease_seconds: float,
+    history: int,
+    back_off: float = 0.0,
+    quarantine_after: int | None = None,
 ) -> Claim | None:
     """Take the session's lease and its head-of-line task, or None where there is nothing to take.
 
     Args:
         lease_seconds: how long the lease lasts without a renewal.
         history: how many messages of the current branch to load at the most, newest kept.
+        back_off: should this attempt be lost and be the second since the last finished step, the
+            session waits so many seconds after its lease for the next one; then twice as many.
+        quarantine_after: a task that has lost so many attempts without a finished step is not
+            taken; its session is put into quarantine instead. None takes any.
 
     Raises:
         NewerRelease: an earlier attempt was of a newer release; a worker of that one takes it.
@@ -385,33 +462,71 @@ async def claim(
         lease = (await connection.execute(_TAKE_LEASE, parameters)).first()
         if lease is None:
             return None
-        task = (
-            await connection.execute(_TAKE_TASK, {"session": session_id, "epoch": lease.epoch})
-        ).first()
-        if task is None:
-            raise AssertionError(f"session {session_id} counts open tasks but has none")
-        of_task = {
-            "session": session_id,
-            "task": task.id,
-            "task_seq": task.seq,
-            "queued_seq": task.queued_seq,
-            "head": lease.head_message,
-            "limit": history,
-        }
-        messages = (await connection.execute(_PATH, of_task)).scalars().all()
-        steps: list[Step] = []
-        events: list[Event] = []
-        joined: Sequence[Joined] = ()
-        if lease.open_tasks > 1:
-            if task.claims == 1 and task.action.get("type") == "say":
-                await connection.execute(_COLLECT, _collecting(of_task, task.action))
-            joined = [Joined(*row) for row in await connection.execute(_JOINED, of_task)]
-        if task.claims > 1:
-            await _check_versions(connection, of_task)
-            steps = [Step(*row) for row in await connection.execute(_STEPS_OF_TASK, of_task)]
-            events = [Event(*row) for row in await connection.execute(_EVENTS_OF_TASK, of_task)]
+        task = await _take_task(connection, lease, back_off)
+        suspect = quarantine_after is not None and task.attempts > quarantine_after
+        if suspect and task.cancel_requested_at is None:
+            await connection.execute(_QUARANTINE, {"session": session_id, "task_seq": task.seq})
+            return None
+        return await _claimed(connection, lease, task, history)
+
+
+async def claim_quarantined(
+    db: Database, *, lease_seconds: float, history: int, back_off: float = 0.0
+) -> Claim | None:
+    """Take a session out of the quarantine; None where none waits, or one is out already.
+
+    The arguments are those of `claim`.
+    """
+    async with db.transaction() as connection:
+        locked = await connection.execute(_LOCK_QUARANTINE, {"lock": QUARANTINE_LOCK})
+        if not locked.scalar():
+            return None
+        parameters = {"lease_seconds": lease_seconds}
+        lease = (await connection.execute(_TAKE_QUARANTINED, parameters)).first()
+        if lease is None:
+            return None
+        return await _claimed(
+            connection, lease, await _take_task(connection, lease, back_off), history
+        )
+
+
+async def _take_task(connection: AsyncConnection, lease: AnyRow, back_off: float) -> AnyRow:
+    parameters = {
+        "session": lease.id,
+        "epoch": lease.epoch,
+        "back_off": back_off,
+        "longest": LONGEST_BACK_OFF,
+    }
+    task = (await connection.execute(_TAKE_TASK, parameters)).first()
+    if task is None:
+        raise AssertionError(f"session {lease.id} counts open tasks but has none")
+    return task
+
+
+async def _claimed(connection: AsyncConnection, lease: AnyRow, task: AnyRow, history: int) -> Claim:
+    """All that a run starts from, of a session and a task that were just taken."""
+    of_task = {
+        "session": lease.id,
+        "task": task.id,
+        "task_seq": task.seq,
+        "queued_seq": task.queued_seq,
+        "head": lease.head_message,
+        "limit": history,
+    }
+    messages = (await connection.execute(_PATH, of_task)).scalars().all()
+    steps: list[Step] = []
+    events: list[Event] = []
+    joined: Sequence[Joined] = ()
+    if lease.open_tasks > 1:
+        if task.claims == 1 and task.action.get("type") == "say":
+            await connection.execute(_COLLECT, _collecting(of_task, task.action))
+        joined = [Joined(*row) for row in await connection.execute(_JOINED, of_task)]
+    if task.claims > 1:
+        await _check_versions(connection, of_task)
+        steps = [Step(*row) for row in await connection.execute(_STEPS_OF_TASK, of_task)]
+        events = [Event(*row) for row in await connection.execute(_EVENTS_OF_TASK, of_task)]
     return Claim(
-        fence=Fence(session_id, lease.epoch, lease.lease_token),
+        fence=Fence(lease.id, lease.epoch, lease.lease_token),
         user_id=lease.user_id,
         agent=lease.agent,
         story=lease.story,
@@ -545,6 +660,7 @@ def _written_parameters(
         "task": claim.task_id,
         "task_seq": claim.task_seq,
         "event_count": len(events),
+        "finished": any(step.status == "done" for step in steps),
         "events": dumps_text([_new_event(event) for event in events]),
         "steps": dumps_text(list(steps)),
     }
@@ -591,6 +707,22 @@ async def release(db: Database, fence: Fence, *, counted: bool = False) -> bool:
     """
     parameters = _fence_parameters(fence) | {"uncount": 0 if counted else 1}
     return await db.row(_RELEASE, parameters) is not None
+
+
+async def forgive(db: Database, claim: Claim) -> bool:
+    """Take back the attempt of a claim that its worker outlived; whether it was counted.
+
+    Whoever has the session now: an attempt that was lost with its lease or with Postgres tells
+    nothing about the task. May be done twice, then for once too often, so an answer that was lost
+    harms nobody.
+    """
+    parameters = {
+        "task": claim.task_id,
+        "attempt": claim.attempt,
+        "steps_done": sum(step.status == "done" for step in claim.steps),
+        "most": MOST_FORGIVEN,
+    }
+    return await db.run(_FORGIVE, parameters) == 1
 
 
 async def sweep(db: Database, *, limit: int = 200) -> list[UUID]:

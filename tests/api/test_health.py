@@ -128,6 +128,25 @@ async def test_metrics_name_routes_not_paths(client: Client) -> None:
     assert session["id"] not in page
 
 
+async def test_metrics_tell_of_dead_tasks_and_of_the_quarantine(
+    client: Client, db: Database, settings: Settings
+) -> None:
+    for _ in range(3):
+        await client.session()
+    await db.run(text("update sessions set quarantined = true"))
+    await db.run(
+        text("update tasks set status = 'dead' where id = (select min(id::text)::uuid from tasks)")
+    )
+    page = (await client.http.get("/metrics")).text
+    away = type(settings)(DATABASE_URL="postgresql://nobody:secret@127.0.0.1:1/none")
+    async with serving(away) as url:
+        without = (await client.http.get(f"{url}/metrics")).text
+
+    assert "fireside_tasks_dead 1.0" in page
+    assert "fireside_sessions_quarantined 3.0" in page
+    assert "fireside_tasks_dead NaN" in without
+
+
 async def test_every_answer_has_safe_headers(client: Client) -> None:
     for path in ("/healthz", "/v1/sessions", "/nothing", "/docs", "/metrics"):
         headers = (await client.http.get(path)).headers

@@ -48,7 +48,9 @@ DEFAULTS: dict[str, Any] = {
     "heartbeat_seconds": 1.0,
     "sweep_seconds": 1.0,
     "max_attempts": 5,
+    "quarantine_after": 2,
     "max_in_flight": 1000,
+    "stuck_seconds": 30.0,
     "drain_seconds": 25.0,
     "event_days": 30,
     "step_days": 7,
@@ -101,14 +103,14 @@ WRONG = [
                 "an",
                 "DATABASE_POOL TICKET_SECONDS MAX_SOCKETS MAX_SOCKETS_PER_USER MODEL_RETRIES "
                 "MODEL_REQUESTS_PER_MINUTE MODEL_TOKENS_PER_MINUTE MODEL_CONCURRENCY "
-                "MAX_ATTEMPTS MAX_IN_FLIGHT EVENT_DAYS STEP_DAYS",
+                "MAX_ATTEMPTS QUARANTINE_AFTER MAX_IN_FLIGHT EVENT_DAYS STEP_DAYS",
             ),
             (
                 "number",
                 "a",
                 "PING_SECONDS POLL_SECONDS MODEL_FIRST_TOKEN_SECONDS MODEL_STALL_SECONDS "
                 "TOOL_SECONDS TASK_SECONDS LEASE_SECONDS HEARTBEAT_SECONDS SWEEP_SECONDS "
-                "DRAIN_SECONDS",
+                "STUCK_SECONDS DRAIN_SECONDS",
             ),
         ]
         for name in (f"FIRESIDE_{one}" for one in names.split())
@@ -134,7 +136,9 @@ WRONG = [
             ("HEARTBEAT_SECONDS", "0", "or equal to 0.1"),
             ("SWEEP_SECONDS", "0", "or equal to 0.05"),
             ("MAX_ATTEMPTS", "0", "or equal to 1"),
+            ("QUARANTINE_AFTER", "0", "or equal to 1"),
             ("MAX_IN_FLIGHT", "0", "or equal to 1"),
+            ("STUCK_SECONDS", "0.9", "or equal to 1"),
             ("DRAIN_SECONDS", "-1", "or equal to 0"),
             ("EVENT_DAYS", "-1", "or equal to 0"),
             ("STEP_DAYS", "-1", "or equal to 0"),
@@ -152,7 +156,9 @@ WRONG = [
             ("HEARTBEAT_SECONDS", "101", "100"),
             ("SWEEP_SECONDS", "61", "60"),
             ("MAX_ATTEMPTS", "101", "100"),
+            ("QUARANTINE_AFTER", "101", "100"),
             ("MAX_IN_FLIGHT", "100001", "100000"),
+            ("STUCK_SECONDS", "3601", "3600"),
             ("DRAIN_SECONDS", "601", "600"),
             ("EVENT_DAYS", "36501", "36500"),
             ("STEP_DAYS", "36501", "36500"),
@@ -249,7 +255,9 @@ def test_each_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         "heartbeat_seconds": 0.25,
         "sweep_seconds": 0.05,
         "max_attempts": 1,
+        "quarantine_after": 3,
         "max_in_flight": 2,
+        "stuck_seconds": 2.0,
         "drain_seconds": 0.0,
         "event_days": 0,
         "step_days": 1,

@@ -1,0 +1,32 @@
+"""A fleet that serves the agent of these tests."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from deploy.local.fleet import Fleet
+from deploy.models.control import ScriptedModel
+
+
+@pytest.fixture
+def fleet(
+    tmp_path: Path, postgres_url: str, redis_url: str, scripted_model: ScriptedModel
+) -> Iterator[Fleet]:
+    (tmp_path / "stories").mkdir()
+    (tmp_path / "notes").touch()
+    with Fleet(
+        tmp_path,
+        postgres=postgres_url,
+        redis=redis_url,
+        model=scripted_model.url,
+        model_path="direct",
+        story_folders=str(tmp_path / "stories"),
+        agent_modules="tests.poison.agents",
+        notes=str(tmp_path / "notes"),
+        lease_seconds="1.5",
+        heartbeat_seconds="0.5",
+        sweep_seconds="0.25",
+        stuck_seconds="5",
+    ) as fleet:
+        yield fleet

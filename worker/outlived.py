@@ -1,0 +1,44 @@
+"""Attempts that their worker outlived: what ended them was no fault of their task."""
+
+import asyncio
+
+import structlog
+
+from shared.errors import FiresideError, LeaseLost, StoreUnavailable
+from shared.records import Claim
+from shared.store import leases
+from shared.store.database import Database
+
+log = structlog.get_logger(__name__)
+
+
+class OutlivedAttempts:
+    """Takes back, one after the other, attempts that ended with their lease or with Postgres.
+
+    A claim counts its attempt at once, for a worker that is killed can't do so any more. One that
+    was frozen, or that lost Postgres, and lives on knows better.
+
+    Args:
+        pause: seconds until the next try where Postgres is away.
+    """
+
+    def __init__(self, db: Database, *, pause: float) -> None:
+        self._db = db
+        self._pause = pause
+        self._waiting: asyncio.Queue[Claim] = asyncio.Queue()
+
+    def add(self, claim: Claim, cause: BaseException | None) -> None:
+        """Take note of a lost attempt; one that was lost for another reason stays counted."""
+        if isinstance(cause, LeaseLost | StoreUnavailable):
+            self._waiting.put_nowait(claim)
+
+    async def take_back_for_ever(self) -> None:
+        """Take back what comes, until cancelled."""
+        while True:
+            claim = await self._waiting.get()
+            try:
+                await leases.forgive(self._db, claim)
+            except FiresideError as error:
+                log.warning("attempt not taken back yet", error=str(error))
+                self._waiting.put_nowait(claim)
+                await asyncio.sleep(self._pause)

@@ -1,0 +1,98 @@
+"""`python -m worker.quarantine`: runs the sessions in quarantine, one by one, until none is left.
+
+A worker's keeper starts it. It drains, as a worker does, at SIGTERM and at the end of its standard
+input, which is the end of that worker.
+"""
+
+import asyncio
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Coroutine, Sequence
+from typing import Any
+from uuid import UUID
+
+import structlog
+
+from shared.errors import FiresideError
+from shared.logs import set_up_logs
+from shared.settings import get_settings
+from shared.store import leases
+from worker.agents import load_agents
+from worker.host import BACK_OFF_SECONDS, HISTORY_MESSAGES, Host
+from worker.start import key_of, model_of
+
+log = structlog.get_logger(__name__)
+
+_ALONE = UUID(int=0)
+"""Stands for the session that is claimed and run: which one, only the claim tells."""
+
+
+class QuarantineHost(Host):
+    """A host that takes what is in quarantine instead of hints; its own SIGTERM says it is done."""
+
+    _found = False
+
+    def _chores(self) -> Sequence[Coroutine[Any, Any, object]]:
+        return [self._take_all()]
+
+    async def _take_all(self) -> None:
+        try:
+            while not self._closing.is_set() and await self._take_one():
+                pass
+        except FiresideError as error:
+            log.warning("quarantine left", error=str(error))
+        os.kill(os.getpid(), signal.SIGTERM)
+        await self._stop.wait()
+
+    async def _take_one(self) -> bool:
+        """Claim and run one session's task; whether there was one."""
+        # A drain waits for it, whether it claims or runs.
+        turn = self._advancing[_ALONE] = asyncio.create_task(self._turn())
+        await asyncio.wait({turn})
+        del self._advancing[_ALONE]
+        turn.result()
+        return self._found
+
+    async def _turn(self) -> None:
+        began = time.monotonic()
+        claim = await leases.claim_quarantined(
+            self._db,
+            lease_seconds=self._settings.lease_seconds,
+            history=HISTORY_MESSAGES,
+            back_off=BACK_OFF_SECONDS,
+        )
+        self._found = claim is not None
+        if claim is None:
+            return
+        if self._closing.is_set():
+            await self._release([claim])
+            return
+        log.info("runs alone", session_id=str(claim.fence.session_id), attempts=claim.attempts)
+        if await self._run(claim, began):
+            await self._hints.send([claim.fence.session_id])
+
+
+def main() -> int:
+    """Run until nothing is left or this process is told to stop; its exit code."""
+    woken, wake = os.pipe()
+    signal.signal(signal.SIGTERM, lambda *_: os.write(wake, b"."))
+    try:
+        settings = get_settings()
+        set_up_logs(settings)
+        host = QuarantineHost(
+            settings, load_agents(settings), model_of(settings), key_of(settings), watched=True
+        )
+        host.start()
+    except FiresideError as error:
+        sys.stderr.write(f"fireside: the quarantine can't start: {error}\n")
+        return 1
+    select.select([sys.stdin, woken], [], [])
+    host.drain()
+    return 0 if host.failure is None else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
