@@ -6,7 +6,7 @@ import structlog
 
 from shared.errors import FiresideError
 from shared.queue import Hints
-from shared.store import leases
+from shared.store import leases, turns
 from shared.store.database import Database
 
 log = structlog.get_logger(__name__)
@@ -23,7 +23,7 @@ async def sweep_for_ever(db: Database, hints: Hints, *, every: float) -> None:
     while task is None or not task.cancelling():
         try:
             found = await leases.sweep(db)
-            await hints.send(found)
+            await hints.send(found, await turns.levels(db, found))
             if found:
                 log.info("hinted again", sessions=len(found))
         except FiresideError as error:

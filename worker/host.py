@@ -11,7 +11,7 @@ import os
 import signal as signals
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -23,16 +23,19 @@ from redis.exceptions import RedisError
 from agent_core import AbortSignal, Model
 from shared.errors import FiresideError
 from shared.events import CANCEL_CHANNEL, JOIN_CHANNEL, Publisher
+from shared.levels import FIRST
+from shared.pace import Pace
 from shared.queue import Hints
 from shared.records import Claim, Written
 from shared.redis_pool import connect_redis
 from shared.settings import Settings
-from shared.store import catalog, leases
+from shared.store import catalog, leases, turns
 from shared.store.database import Database
 from shared.sweep import sweep_for_ever
 from worker.agents import RegisteredAgent, Resources
 from worker.attempt import run_attempt
 from worker.postgres_tasks import PostgresTasks
+from worker.slots import Slots
 from worker.task_log import AttemptLostError, TaskLog
 
 log = structlog.get_logger(__name__)
@@ -85,9 +88,10 @@ class Host:
         self._agents = agents
         self._model = model
         self._api_key = api_key
-        self._slots = threading.BoundedSemaphore(settings.max_in_flight)
+        self._slots = Slots(settings.max_in_flight)
         self._held: dict[UUID, _Held] = {}
         self._advancing: dict[UUID, asyncio.Task[None]] = {}
+        self._beside: set[asyncio.Task[None]] = set()
         self._hinted_again: set[UUID] = set()
         self._closing = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -106,13 +110,20 @@ class Host:
         if self.failure is not None:
             raise self.failure
 
-    def submit(self, session_id: UUID) -> None:
-        """Hand a session to the loop; blocks while all slots are taken (the backpressure)."""
-        while not self._slots.acquire(timeout=0.5):
-            if self._closing.is_set():
-                return
-        if self._closing.is_set() or not self._call(self._begin, session_id):
-            self._slots.release()
+    def submit(self, session_id: UUID, level: int = FIRST) -> None:
+        """Hand a session to the loop; blocks while all slots are taken (the backpressure).
+
+        Args:
+            level: that of the hint. One that had to wait is exchanged for a better one.
+        """
+        if self._slots.all_taken and session_id in self._advancing:
+            self._call(self._hint_again, session_id, level)  # that needs no slot
+            return
+        if not self._slots.take(self._closing):
+            return
+        begin = self._exchange if level > FIRST and self._slots.scarce else self._begin
+        if self._closing.is_set() or not self._call(begin, session_id, level):
+            self._slots.give_back()
 
     def close(self) -> None:
         """Take no more sessions; those that run go on."""
@@ -164,6 +175,7 @@ class Host:
         self._redis = connect_redis(settings)
         self._publisher = Publisher(self._redis)
         self._hints = Hints(settings, self._redis)
+        self._pace = Pace(self._redis)
         self._resources = Resources(
             self._model,
             self._api_key,
@@ -177,6 +189,7 @@ class Host:
                 self._heartbeat(),
                 self._stop_overdue(),
                 self._hear_clients(),
+                self._pace.tell_for_ever(),
                 sweep_for_ever(self._db, self._hints, every=settings.sweep_seconds),
                 self._stop.wait(),
             )
@@ -199,14 +212,47 @@ class Host:
             await self._db.close()
             self._over.set()
 
-    def _begin(self, session_id: UUID) -> None:
+    def _exchange(self, session_id: UUID, level: int) -> None:
+        """Begin with the best hint there is: this one was read while no slot was free."""
+
+        async def begin() -> None:
+            best = session_id
+            try:
+                best = await self._hints.exchange(session_id, level)
+            except FiresideError as error:
+                log.warning("hint not exchanged", error=str(error))
+            self._begin(best)
+
+        self._do_beside(begin())
+
+    def _hint_again(self, session_id: UUID, level: int = FIRST) -> None:
+        """Have a session that is held here looked at once more; if it is not any more, by others.
+
+        Whether the task that holds it had looked for more already, nobody here can know.
+        """
         if session_id in self._advancing:
-            # Whether the task that holds it had looked for more already, nobody here can know.
             self._hinted_again.add(session_id)
-            self._slots.release()
+        elif not self._closing.is_set():
+            self._do_beside(self._hint({session_id: level}))
+
+    async def _hint(self, levels: Mapping[UUID, int]) -> None:
+        try:
+            await self._hints.send(levels, levels)
+        except FiresideError as error:
+            log.warning("not hinted", error=str(error))  # the sweep does
+
+    def _do_beside(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._beside.add(task)
+        task.add_done_callback(self._beside.discard)
+
+    def _begin(self, session_id: UUID, _level: int = FIRST) -> None:
+        if session_id in self._advancing:
+            self._hint_again(session_id)
+            self._slots.give_back()
             return
         if self._closing.is_set():
-            self._slots.release()
+            self._slots.give_back()
             return
         task = asyncio.get_running_loop().create_task(self._advance(session_id))
         self._advancing[session_id] = task
@@ -214,8 +260,10 @@ class Host:
 
     def _finished(self, session_id: UUID) -> None:
         del self._advancing[session_id]
-        self._hinted_again.discard(session_id)
-        self._slots.release()
+        self._slots.give_back()
+        if session_id in self._hinted_again:
+            self._hinted_again.discard(session_id)
+            self._hint_again(session_id)
 
     async def _advance(self, session_id: UUID) -> None:
         """Run the session's open tasks, one after the other, as long as it can be claimed."""
@@ -234,12 +282,20 @@ class Host:
                     await self._release([claim])
                     return
                 more = claim is not None and await self._run(claim, began)
+                if claim is not None and self._slots.wanted:
+                    self._hinted_again.discard(session_id)
+                    await self._let_others(session_id)
+                    more = False
                 more = more or session_id in self._hinted_again
         except FiresideError as error:
             # Nothing is lost: the sweep finds the session again.
             log.warning("session left", session_id=str(session_id), error=str(error))
         except Exception:
             log.exception("session left", session_id=str(session_id))
+
+    async def _let_others(self, session_id: UUID) -> None:
+        """Send a session that has more to the back of the queue, and its user's next one ahead."""
+        await self._hint(await turns.levels(self._db, [session_id], and_first=True))
 
     async def _run(self, claim: Claim, began: float) -> bool:
         """Run one claimed task; whether the session has more.
@@ -278,6 +334,7 @@ class Host:
                 error=str(task_log.lost),
             )
             return False
+        self._pace.ended()
         return held.run.result().open_tasks > 0
 
     async def _heartbeat(self) -> None:

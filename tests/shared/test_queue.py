@@ -16,9 +16,9 @@ from kombu.exceptions import OperationalError
 from redis.asyncio import Redis
 
 from deploy.local.valkey import EmbeddedValkey
-from shared.broker import Channel, hint_of
+from shared.broker import Channel
 from shared.errors import QueueUnavailable
-from shared.queue import ADVANCE, Hints, envelope, make_celery
+from shared.queue import ADVANCE, Hints, envelope, hint_of, make_celery
 from shared.redis_pool import connect_redis
 from shared.settings import Settings, load_settings
 

@@ -11,9 +11,8 @@ from sqlalchemy import text
 from structlog.testing import capture_logs
 
 from deploy.local.ports import free_port
-from shared.broker import hint_of
 from shared.encoding import loads
-from shared.queue import Hints
+from shared.queue import Hints, hint_of
 from shared.redis_pool import connect_redis
 from shared.settings import Settings, load_settings
 from shared.store.database import Database

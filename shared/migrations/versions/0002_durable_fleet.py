@@ -19,7 +19,8 @@ CREATE INDEX sessions_quarantined ON sessions (hint_at) WHERE quarantined AND op
 ALTER TABLE tasks
     ADD COLUMN joined_task uuid,
     ADD COLUMN joined_no integer,
-    ADD COLUMN requeue_of uuid;
+    ADD COLUMN requeue_of uuid,
+    ADD COLUMN priority smallint NOT NULL DEFAULT 0;
 CREATE INDEX tasks_open_by_user ON tasks (user_id) WHERE status IN ('queued', 'running');
 CREATE INDEX tasks_dead ON tasks (finished_at) WHERE status = 'dead';
 
