@@ -47,12 +47,12 @@ def make_celery(settings: Settings) -> Celery:
         task_default_queue=settings.queue,
         task_create_missing_queues=True,
         task_ignore_result=True,
-        task_acks_late=False,
+        task_acks_late=True,  # "run" means handed to the loop: one hint is read ahead, no more
         task_send_sent_event=False,
         worker_send_task_events=False,
         worker_prefetch_multiplier=1,
         worker_pool="threads",
-        worker_concurrency=1,  # with the prefetch of 1: two hints are read ahead, not a backlog
+        worker_concurrency=1,
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
         worker_enable_remote_control=False,
