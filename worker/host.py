@@ -12,6 +12,7 @@ import signal as signals
 import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -42,6 +43,9 @@ log = structlog.get_logger(__name__)
 
 STUBBORN_SECONDS = 1.0
 """How long a stopping process waits for its loop, when all it had to do there is done."""
+
+_EXCHANGE_SECONDS = 5.0
+"""How long a hint waits to be exchanged, should the loop or Redis hang."""
 
 HISTORY_MESSAGES = 200
 """How many messages of a session an attempt starts with at the most."""
@@ -121,9 +125,21 @@ class Host:
             return
         if not self._slots.take(self._closing):
             return
-        begin = self._exchange if level > FIRST and self._slots.scarce else self._begin
-        if self._closing.is_set() or not self._call(begin, session_id, level):
+        if level > FIRST and self._slots.scarce:
+            session_id = self._exchanged(session_id, level)
+        if self._closing.is_set() or not self._call(self._begin, session_id):
             self._slots.give_back()
+
+    def _exchanged(self, session_id: UUID, level: int) -> UUID:
+        """The session whose turn it is by now. Until it is known Celery reads no further hint: it
+        might be the best one, and would then wait behind the second best."""
+        answer: Future[UUID] = Future()
+        if not self._call(lambda: self._do_beside(self._exchange(session_id, level, answer))):
+            return session_id
+        try:
+            return answer.result(_EXCHANGE_SECONDS)
+        except TimeoutError:
+            return session_id
 
     def close(self) -> None:
         """Take no more sessions; those that run go on."""
@@ -212,18 +228,15 @@ class Host:
             await self._db.close()
             self._over.set()
 
-    def _exchange(self, session_id: UUID, level: int) -> None:
-        """Begin with the best hint there is: this one was read while no slot was free."""
-
-        async def begin() -> None:
-            best = session_id
-            try:
-                best = await self._hints.exchange(session_id, level)
-            except FiresideError as error:
-                log.warning("hint not exchanged", error=str(error))
-            self._begin(best)
-
-        self._do_beside(begin())
+    async def _exchange(self, session_id: UUID, level: int, answer: Future[UUID]) -> None:
+        """Give a hint back for a better one; it was read while no slot was free."""
+        best = session_id
+        try:
+            best = await self._hints.exchange(session_id, level)
+        except FiresideError as error:
+            log.warning("hint not exchanged", error=str(error))
+        finally:
+            answer.set_result(best)
 
     def _hint_again(self, session_id: UUID, level: int = FIRST) -> None:
         """Have a session that is held here looked at once more; if it is not any more, by others.
@@ -246,7 +259,7 @@ class Host:
         self._beside.add(task)
         task.add_done_callback(self._beside.discard)
 
-    def _begin(self, session_id: UUID, _level: int = FIRST) -> None:
+    def _begin(self, session_id: UUID) -> None:
         if session_id in self._advancing:
             self._hint_again(session_id)
             self._slots.give_back()
