@@ -14,7 +14,7 @@ BACKGROUND = LEVELS - 1
 CROWD = BACKGROUND - 1
 """The last level of those who wait for an answer."""
 
-COUNTED = 2**CROWD
+COUNTED = 2 ** (CROWD - 1)
 """How far it pays to count what is before a session: further ones share a level."""
 
 SEPARATOR = "\x06\x16"
