@@ -29,14 +29,16 @@ class Pace:
         self._ended += 1
 
     async def tell_for_ever(self, every: float = 1.0) -> None:
-        """Add what was counted to everyone's, until cancelled; what can't be told is dropped."""
+        """Tell once in a while, until cancelled; what can't be told is dropped."""
         while True:
             await asyncio.sleep(every)
-            counted, self._ended = self._ended, 0
-            if counted:
-                await self._tell(counted)
+            await self.tell()
 
-    async def _tell(self, counted: int) -> None:
+    async def tell(self) -> None:
+        """Add what was counted to everyone's."""
+        counted, self._ended = self._ended, 0
+        if not counted:
+            return
         key = _key(int(time.time()) // _SECONDS)
         try:
             async with self._redis.pipeline(transaction=False) as pipe:

@@ -46,6 +46,8 @@ def test_kombu_finds_the_same_lists(settings: Settings) -> None:
     with app.connection() as connection:
         channel = connection.default_channel
         assert isinstance(channel, Channel)
-        names = [channel._q_for_pri("q", level)  # type: ignore[no-untyped-call]
- for level in range(LEVELS)]
+        names = [
+            channel._q_for_pri("q", level)  # type: ignore[no-untyped-call]
+            for level in range(LEVELS)
+        ]
     assert names == [key_of("q", level) for level in range(LEVELS)]
