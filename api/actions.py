@@ -13,6 +13,7 @@ from api.problems import Problem
 from api.schemas import AcceptedBody, Action, CancelledBody, CancelRequest, new_action
 from api.texts import PRINTABLE_ID
 from shared.encoding import JsonObject
+from shared.errors import TooManyTasks
 from shared.records import Accepted, NewAction
 from shared.store import actions
 
@@ -27,10 +28,14 @@ async def accept(parts: Gateway, user_id: str, session_id: UUID, new: NewAction)
     Raises:
         NotFound: the user has no such session.
         SessionBusy: the action asked not to wait.
+        Problem: the user, or all together, have too many tasks open.
         IdempotencyConflict: the key belongs to another action.
         StoreUnavailable: Postgres did not answer.
     """
-    accepted = await actions.accept(parts.db, user_id, session_id, new)
+    try:
+        accepted = await actions.accept(parts.db, user_id, session_id, new, most=parts.backlog.most)
+    except TooManyTasks as error:
+        raise parts.backlog.problem(error) from error
     parts.metrics.accepted(new.action["type"], fresh=accepted.fresh)
     announce(parts, accepted)
     return accepted
@@ -38,12 +43,15 @@ async def accept(parts: Gateway, user_id: str, session_id: UUID, new: NewAction)
 
 def announce(parts: Gateway, accepted: Accepted) -> None:
     """Tell of an action that is committed; one that was known before is hinted again."""
+    if accepted.fresh:
+        parts.backlog.accepted()
     parts.announcer.tell(
         accepted.session_id,
         accepted.events,
         hint=True,
         cancelled=accepted.interrupts,
         joins=accepted.joins,
+        level=accepted.level,
     )
 
 
@@ -98,6 +106,7 @@ def accepted_body(accepted: Accepted) -> JsonObject:
             "session_busy",
             "payload_too_large",
             "invalid_request",
+            "too_many_tasks",
             "unavailable",
         ),
     },

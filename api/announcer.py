@@ -15,6 +15,7 @@ import structlog
 
 from shared.errors import QueueUnavailable
 from shared.events import Publisher
+from shared.levels import FIRST
 from shared.queue import Hints
 from shared.records import Event
 
@@ -33,6 +34,7 @@ class _News:
     hint: bool
     cancelled: UUID | None
     joins: bool
+    level: int
 
 
 class Announcer:
@@ -57,6 +59,7 @@ class Announcer:
         hint: bool = False,
         cancelled: UUID | None = None,
         joins: bool = False,
+        level: int = FIRST,
     ) -> None:
         """Announce a change that is committed; never waits.
 
@@ -64,8 +67,9 @@ class Announcer:
             hint: the session has something for a worker to do.
             cancelled: a task that was asked to stop.
             joins: an action came that may join the running task.
+            level: where in the queue the hint is to wait.
         """
-        self._waiting.append(_News(session_id, events, hint, cancelled, joins))
+        self._waiting.append(_News(session_id, events, hint, cancelled, joins, level))
         self._wake.set()
 
     async def send_for_ever(self) -> None:
@@ -88,7 +92,8 @@ class Announcer:
                 # Events first: a worker that has its hint tells more events at once, and listeners
                 # that see a number too high read the log for the one that is still on its way.
                 await self._publisher.events_of_many((n.session_id, n.events) for n in batch)
-                await self._hints.send(dict.fromkeys(n.session_id for n in batch if n.hint))
+                levels = _levels(batch)
+                await self._hints.send(levels, levels)
                 for news in batch:
                     if news.cancelled is not None:
                         await self._publisher.cancel(news.session_id, news.cancelled)
@@ -96,3 +101,12 @@ class Announcer:
                         await self._publisher.joining(news.session_id)
             except QueueUnavailable as error:
                 log.warning("announcements dropped", count=len(batch), error=str(error))
+
+
+def _levels(batch: Sequence[_News]) -> dict[UUID, int]:
+    """The sessions to hint, each on the best level that was told for it."""
+    levels: dict[UUID, int] = {}
+    for news in batch:
+        if news.hint:
+            levels[news.session_id] = min(news.level, levels.get(news.session_id, news.level))
+    return levels

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from time import monotonic
 
+from api.schemas import Priority
 from shared.errors import InvalidRequest, StoreUnavailable
 from shared.records import CatalogEntry
 from shared.store import catalog
@@ -30,6 +31,7 @@ class Choice:
     agent_title: str
     story: str | None
     story_hash: str | None
+    priority: Priority = "interactive"
 
 
 class Catalog:
@@ -61,12 +63,13 @@ class Catalog:
         if story is None:
             chosen = self._default_of(found)
             if chosen is None:
-                return Choice(agent, title, None, None)
+                return Choice(agent, title, None, None, _priority(found.entry))
         else:
             chosen = next((one for one in found.stories if one.name == story), None)
             if chosen is None:
                 raise InvalidRequest("story: this agent has no such story")
-        return Choice(agent, title, chosen.name, chosen.details.get("hash"))
+        story_hash = chosen.details.get("hash")
+        return Choice(agent, title, chosen.name, story_hash, _priority(found.entry))
 
     async def default_choice(self) -> Choice:
         """The default story, or else the first by name.
@@ -87,6 +90,11 @@ class Catalog:
     def _default_of(self, agent: AgentEntry) -> CatalogEntry | None:
         named = [one for one in agent.stories if one.name == self._default_story]
         return next(iter((*named, *agent.stories)), None)
+
+
+def _priority(agent: CatalogEntry) -> Priority:
+    """What the agent's entry says of its sessions, where they do not say it themselves."""
+    return "background" if agent.details.get("priority") == "background" else "interactive"
 
 
 def _grouped(entries: list[CatalogEntry]) -> dict[str, AgentEntry]:

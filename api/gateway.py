@@ -12,6 +12,7 @@ from fastapi import Depends, FastAPI, Request
 from redis.asyncio import Redis
 
 from api.announcer import Announcer
+from api.backlog import Backlog
 from api.catalog import Catalog
 from api.identity import Identity
 from api.lag import watch_for_ever
@@ -35,6 +36,9 @@ log = structlog.get_logger(__name__)
 
 _LAST_NEWS_SECONDS = 2.0
 
+_COUNT_SECONDS = 1.0
+"""How often what is open is counted."""
+
 
 @dataclass(slots=True)
 class Gateway:
@@ -53,6 +57,7 @@ class Gateway:
     catalog: Catalog
     identity: Identity | None
     slots: Slots
+    backlog: Backlog
     metrics: Metrics
     stopping: Stopping
     beside: dict[str, asyncio.Task[None]] = field(default_factory=dict)
@@ -85,6 +90,7 @@ class Gateway:
             catalog=Catalog(db, settings.default_story),
             identity=Identity(settings, db) if guarded else None,
             slots=slots,
+            backlog=Backlog(settings.max_queued, settings.max_queued_per_user if guarded else None),
             metrics=Metrics(streams_open=lambda: slots.open, waiting=lambda: announcer.waiting),
             stopping=Stopping(on_stop=wake_all),
         )
@@ -100,6 +106,9 @@ class Gateway:
             "announcer": _begin(self.announcer.send_for_ever()),
             "sweep": _begin(sweep_for_ever(self.db, self.hints, every=settings.sweep_seconds)),
             "retention": _begin(prune_for_ever(self.db, settings)),
+            "backlog": _begin(
+                self.backlog.refresh_for_ever(self.db, self.redis, every=_COUNT_SECONDS)
+            ),
             "lag": _begin(watch_for_ever(self.db, self.follower, every=settings.poll_seconds)),
         }
         await self.follower.start()

@@ -48,7 +48,10 @@ _CODE_OF_STATUS = {
 }
 """The codes of what Starlette and FastAPI raise themselves."""
 
-_RETRY_SECONDS = {"unavailable": 1, "rate_limited": 1, "too_many_tasks": 1}
+_RETRY_SECONDS = {"unavailable": 1, "rate_limited": 1}
+
+_IN_FRAMES = ("position", "retry_after")
+"""The further members that a frame has, too."""
 
 TOO_LARGE = "payload_too_large"
 """Also the type of a validation error that means a text over its limit."""
@@ -150,7 +153,8 @@ def frame(error: Exception, action_id: str | None = None) -> bytes:
     """The WebSocket frame for an error; `action_id` is the frame's that it answers."""
     problem = problem_of(error)
     known = {} if action_id is None else {"id": action_id}
-    error_body = {"code": problem.code, "message": problem.detail}
+    told = {name: problem.extra[name] for name in _IN_FRAMES if name in problem.extra}
+    error_body = {"code": problem.code, "message": problem.detail, **told}
     return dumps({"type": "error", **known, "error": error_body})
 
 

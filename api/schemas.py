@@ -1,7 +1,7 @@
 """What clients send and get, as JSON: checked on the way in, described on the way out."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
@@ -121,6 +121,11 @@ CLIENT_FRAME: TypeAdapter[ClientFrame] = TypeAdapter(
 
 # Bodies of requests
 
+Priority: TypeAlias = Literal["interactive", "background"]
+
+PRIORITIES: tuple[Priority, ...] = get_args(Priority)
+"""By their numbers in the store."""
+
 SessionKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,128}$")]
 STORY_KEY = r"^[A-Za-z0-9_-]{1,64}$"
 StoryKey = Annotated[str, Field(pattern=STORY_KEY)]
@@ -139,7 +144,7 @@ Metadata = Annotated[dict[str, Any], AfterValidator(check_object), AfterValidato
 
 
 class SessionRequest(Strict):
-    """A session to be made."""
+    """A session to be made; `priority` is what the agent says where none is given."""
 
     agent: Name
     story: Name | None = None
@@ -147,6 +152,7 @@ class SessionRequest(Strict):
     key: SessionKey | None = None
     title: Title = ""
     metadata: Metadata = {}
+    priority: Priority | None = None
 
 
 class CharacterRequest(Strict):
@@ -227,6 +233,7 @@ class SessionBody(BaseModel):
     first_seq: int
     state: JsonObject
     choices: list[ChoiceBody]
+    priority: Priority
     created_at: datetime
     updated_at: datetime
 

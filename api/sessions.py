@@ -12,13 +12,16 @@ from api.actions import announce
 from api.catalog import Choice
 from api.gateway import Gateway, Parts
 from api.schemas import (
+    PRIORITIES,
     MessagesBody,
     NewSessionBody,
+    Priority,
     SessionBody,
     SessionRequest,
     SessionsBody,
 )
 from shared.encoding import JsonObject
+from shared.errors import TooManyTasks
 from shared.records import NewSession, Session
 from shared.store import sessions
 
@@ -36,6 +39,7 @@ async def create(
     character_id: UUID | None = None,
     title: str = "",
     metadata: JsonObject | None = None,
+    priority: Priority | None = None,
 ) -> tuple[Session, UUID, bool]:
     """Make a session and its opening task, or find the one that the key made before.
 
@@ -44,6 +48,7 @@ async def create(
 
     Raises:
         InvalidRequest: the user has no such character of this agent.
+        Problem: the user, or all together, have too many tasks open.
     """
     new = NewSession(
         agent=choice.agent,
@@ -53,8 +58,14 @@ async def create(
         key=key,
         title=title,
         metadata=metadata or {},
+        priority=PRIORITIES.index(priority or choice.priority),
     )
-    session, task_id, accepted = await sessions.create(parts.db, user_id, new, choice.agent_title)
+    try:
+        session, task_id, accepted = await sessions.create(
+            parts.db, user_id, new, choice.agent_title, most=parts.backlog.most
+        )
+    except TooManyTasks as error:
+        raise parts.backlog.problem(error) from error
     if accepted is not None:
         announce(parts, accepted)
     return session, task_id, accepted is not None
@@ -75,6 +86,7 @@ def session_body(session: Session) -> JsonObject:
         "first_seq": session.first_seq,
         "state": session.view.get("state", {}),
         "choices": session.view.get("choices", []),
+        "priority": PRIORITIES[min(session.priority, 1)],
         "created_at": session.created_at,
         "updated_at": session.updated_at,
     }
@@ -86,7 +98,7 @@ def session_body(session: Session) -> JsonObject:
     response_model=NewSessionBody,
     responses={
         replies.OK: {"model": NewSessionBody, "description": "made before under the same key"},
-        **problems.responses("unauthorized", "unavailable", *_BODY_PROBLEMS),
+        **problems.responses("unauthorized", "too_many_tasks", "unavailable", *_BODY_PROBLEMS),
     },
 )
 async def post_session(body: SessionRequest, parts: Parts, user: User) -> Response:
@@ -100,6 +112,7 @@ async def post_session(body: SessionRequest, parts: Parts, user: User) -> Respon
         character_id=body.character_id,
         title=body.title,
         metadata=body.metadata,
+        priority=body.priority,
     )
     content = {**session_body(session), "task_id": task_id}
     return replies.created(content, f"/v1/sessions/{session.id}", fresh=fresh)

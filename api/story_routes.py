@@ -72,6 +72,7 @@ async def _find_or_create(parts: Gateway, user_id: str, name: str) -> UUID:
         "idempotency_conflict",
         "payload_too_large",
         "invalid_request",
+        "too_many_tasks",
         "unavailable",
     ),
 )

@@ -4,18 +4,15 @@ A stock Celery worker ends with an error at a message that it can't parse. Anyon
 the queue, or one wrong byte in it, could end all workers like that, one after the other.
 """
 
-import base64
-import binascii
 from typing import Any, Self
-from uuid import UUID
 
 import structlog
 from celery.app.amqp import AMQP
 from kombu.connection import Connection
 from kombu.transport import redis
 
-from shared.encoding import loads
-from shared.queue import ADVANCE, envelope
+from shared.levels import LEVELS
+from shared.queue import envelope, hint_of, level_in
 
 log = structlog.get_logger(__name__)
 
@@ -40,24 +37,14 @@ class Amqp(AMQP):  # type: ignore[misc]  # Celery has no types
     Connection = SteadyConnection
 
 
-def hint_of(message: object) -> UUID | None:
-    """The session that a message of Celery's protocol 2 hints at; None where it is no hint."""
-    match message:
-        case {"headers": {"task": task}, "body": str(body)} if task == ADVANCE:
-            pass
-        case _:
-            return None
-    try:
-        match loads(base64.b64decode(body, validate=True)):
-            case [[str(session_id)], *_]:
-                return UUID(session_id)
-    except (binascii.Error, ValueError):
-        pass
-    return None
-
-
 class Channel(redis.Channel):
-    """Drops what is not JSON, and closes without a word from Redis."""
+    """Takes hints by their levels, drops what is not JSON, and closes without a word from Redis."""
+
+    priority_steps = list(range(LEVELS))  # noqa: RUF012 - kombu says that it is a list
+
+    # The sweep hints again what a killed worker had taken; a register of what is not acknowledged
+    # would cost two more round trips for each hint, and bring it back an hour later.
+    ack_emulation = False
 
     def close(self) -> None:
         """Close; kombu would first wait for the next hint, for seconds where Redis is silent."""
@@ -82,4 +69,4 @@ class Transport(redis.Transport):
         if session_id is None:
             log.warning("dropped a message that is no hint", queue=queue)
             return
-        super()._deliver(envelope(session_id, queue), queue)  # type: ignore[no-untyped-call]
+        super()._deliver(envelope(session_id, queue, level_in(message)), queue)  # type: ignore[no-untyped-call]

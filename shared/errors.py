@@ -8,6 +8,7 @@ FiresideError
 │   ├── NotFound
 │   ├── IdempotencyConflict
 │   ├── SessionBusy
+│   ├── TooManyTasks
 │   └── InvalidRequest
 ├── NewerRelease         a task was begun by a newer release, and is left to it
 └── LeaseLost            a worker wrote without the lease: another has the session
@@ -64,3 +65,17 @@ class SessionBusy(Refused):
     """A task of the session is running or waiting, and the action asked not to wait."""
 
     code = "session_busy"
+
+
+class TooManyTasks(Refused):
+    """So many tasks are open that no further one is accepted; nothing was written.
+
+    Args:
+        position: how many tasks are before this one: of the user's.
+    """
+
+    code = "too_many_tasks"
+
+    def __init__(self, position: int) -> None:
+        super().__init__(f"{position} tasks are running or waiting already")
+        self.position = position

@@ -2,8 +2,9 @@
 
 import asyncio
 import base64
+import binascii
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from urllib.parse import parse_qsl, urlencode, urlsplit
 from uuid import UUID
 
@@ -13,8 +14,9 @@ from kombu.transport import TRANSPORT_ALIASES
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from shared.encoding import JsonObject, dumps
+from shared.encoding import JsonObject, dumps, loads
 from shared.errors import QueueUnavailable
+from shared.levels import BACKGROUND, FIRST, LEVELS, as_level, key_of
 from shared.settings import Settings
 
 ADVANCE = "fireside.advance"
@@ -24,6 +26,9 @@ ADVANCE = "fireside.advance"
 _ASK_SECONDS = 1.0
 
 _TRANSPORT = "shared.broker:Transport"
+
+_AMQP = {"amqp", "amqps", "pyamqp"}
+"""Brokers to which a higher number means more urgent; kombu's Redis means the opposite."""
 
 
 def make_celery(settings: Settings) -> Celery:
@@ -36,18 +41,20 @@ def make_celery(settings: Settings) -> Celery:
     # kombu's register of what a URL's scheme stands for; `redis+socket` goes by `redis`.
     TRANSPORT_ALIASES.update(redis=_TRANSPORT, rediss=_TRANSPORT)
     app = Celery("fireside", broker=broker, amqp="shared.broker:Amqp")
+    if urlsplit(broker).scheme in _AMQP:
+        app.conf.task_queue_max_priority = BACKGROUND
     app.conf.update(
         accept_content=["json"],
         task_serializer="json",
         task_default_queue=settings.queue,
         task_create_missing_queues=True,
         task_ignore_result=True,
-        task_acks_late=False,
+        task_acks_late=True,  # "run" means handed to the loop: one hint is read ahead, no more
         task_send_sent_event=False,
         worker_send_task_events=False,
         worker_prefetch_multiplier=1,
         worker_pool="threads",
-        worker_concurrency=4,
+        worker_concurrency=1,
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
         worker_enable_remote_control=False,
@@ -103,22 +110,27 @@ class Hints:
         if self._celery is not None:
             # The sweep tries again; six seconds of kombu's own tries would only keep threads busy.
             self._celery.conf.broker_transport_options["max_retries"] = 0
+            self._reversed = urlsplit(self._celery.conf.broker_url).scheme in _AMQP
 
-    async def send(self, session_ids: Iterable[UUID]) -> None:
+    async def send(
+        self, session_ids: Iterable[UUID], levels: Mapping[UUID, int] | None = None
+    ) -> None:
         """Hint that each of these sessions has something to do.
+
+        Args:
+            levels: where each is to wait; one that is missing waits on the first level.
 
         Raises:
             QueueUnavailable: the broker did not answer; the sweep hints again.
         """
-        ids = list(session_ids)
-        if not ids:
+        hints = [(one, (levels or {}).get(one, FIRST)) for one in session_ids]
+        if not hints:
             return
         try:
             if self._celery is None:
-                messages = [dumps(envelope(one, self._queue)) for one in ids]
-                await self._redis.lpush(self._queue, *messages)
+                await self._push(hints)
             else:
-                await asyncio.to_thread(self._send_by_celery, ids)
+                await asyncio.to_thread(self._send_by_celery, hints)
         except (RedisError, OSError, OperationalError) as error:
             raise QueueUnavailable(str(error)) from error
 
@@ -132,20 +144,102 @@ class Hints:
             return False
         try:
             async with asyncio.timeout(_ASK_SECONDS):
-                return int(await self._redis.llen(self._queue)) == 0
+                keys = [key_of(self._queue, level) for level in range(LEVELS)]
+                return int(await self._redis.exists(*keys)) == 0
         except (RedisError, OSError, TimeoutError) as error:
             raise QueueUnavailable(str(error) or type(error).__name__) from error
 
-    def _send_by_celery(self, ids: list[UUID]) -> None:
+    async def exchange(self, session_id: UUID, level: int) -> UUID:
+        """Give back a hint that was taken a while ago for one that goes before it by now.
+
+        Returns:
+            The session whose turn it is; the given one where no other is, or where the broker
+            can't be asked.
+
+        Raises:
+            QueueUnavailable: Redis did not answer; the sweep hints again what may be lost.
+        """
+        if self._celery is not None or level == FIRST:
+            return session_id
+        keys = [key_of(self._queue, before) for before in range(level)]
+        try:
+            async with self._redis.pipeline() as pipe:
+                pipe.brpop(keys, 0)  # within a transaction it takes what there is, and never waits
+                (found,) = await pipe.execute()
+            best = _hint_in(found)
+            if best is None:
+                return session_id
+            # To the end from which it was taken: it had waited longest.
+            held = dumps(envelope(session_id, self._queue, level))
+            await self._redis.rpush(key_of(self._queue, level), held)
+        except (RedisError, OSError) as error:
+            raise QueueUnavailable(str(error)) from error
+        return best
+
+    async def _push(self, hints: list[tuple[UUID, int]]) -> None:
+        lists: dict[str, list[bytes]] = {}
+        for one, level in hints:
+            message = dumps(envelope(one, self._queue, level))
+            lists.setdefault(key_of(self._queue, level), []).append(message)
+        if len(lists) == 1:
+            ((key, messages),) = lists.items()
+            await self._redis.lpush(key, *messages)
+            return
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for key, messages in lists.items():
+                pipe.lpush(key, *messages)
+            await pipe.execute()
+
+    def _send_by_celery(self, hints: list[tuple[UUID, int]]) -> None:
         assert self._celery is not None
         with self._celery.producer_or_acquire() as producer:
-            for one in ids:
+            for one, level in hints:
                 self._celery.send_task(
-                    ADVANCE, [str(one)], producer=producer, queue=self._queue, retry=False
+                    ADVANCE,
+                    [str(one)],
+                    producer=producer,
+                    queue=self._queue,
+                    priority=BACKGROUND - level if self._reversed else level,
+                    retry=False,
                 )
 
 
-def envelope(session_id: UUID, queue: str) -> JsonObject:
+def _hint_in(popped: object) -> UUID | None:
+    """The session in what BRPOP gave; None where there was nothing, or nothing good."""
+    match popped:
+        case [_, bytes() as message]:
+            try:
+                return hint_of(loads(message))
+            except (ValueError, RecursionError):
+                return None
+    return None
+
+
+def hint_of(message: object) -> UUID | None:
+    """The session that a message of Celery's protocol 2 hints at; None where it is no hint."""
+    match message:
+        case {"headers": {"task": task}, "body": str(body)} if task == ADVANCE:
+            pass
+        case _:
+            return None
+    try:
+        match loads(base64.b64decode(body, validate=True)):
+            case [[str(session_id)], *_]:
+                return UUID(session_id)
+    except (binascii.Error, ValueError):
+        pass
+    return None
+
+
+def level_in(message: object) -> int:
+    """The level that a message says it is of."""
+    match message:
+        case {"properties": {"priority": priority}}:
+            return as_level(priority)
+    return FIRST
+
+
+def envelope(session_id: UUID, queue: str, level: int = FIRST) -> JsonObject:
     """One message of Celery's protocol 2 as kombu's Redis transport stores it.
 
     Source: Celery's "Message Protocol", version 2, and kombu's virtual transport.
@@ -168,7 +262,7 @@ def envelope(session_id: UUID, queue: str) -> JsonObject:
             "correlation_id": message_id,
             "delivery_mode": 2,
             "delivery_info": {"exchange": "", "routing_key": queue},
-            "priority": 0,
+            "priority": level,
             "body_encoding": "base64",
             "delivery_tag": message_id,
         },

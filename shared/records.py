@@ -62,6 +62,7 @@ class Session:
     view: JsonObject
     created_at: datetime
     updated_at: datetime
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,7 @@ class Accepted:
 
     `fresh` is false where the same key had been accepted before; `events` is empty then.
     `interrupts` is the running task that was told to make way; `joins` says that the action may
-    join one that runs.
+    join one that runs; `level` is where in the queue its session is to be hinted.
     """
 
     task_id: UUID
@@ -112,11 +113,15 @@ class Accepted:
     events: tuple[Event, ...] = ()
     interrupts: UUID | None = None
     joins: bool = False
+    level: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class NewSession:
-    """A session to be made; `story` and its hash are from the catalog."""
+    """A session to be made; `story` and its hash are from the catalog.
+
+    `priority` is 0 where somebody waits for the answers, 1 in the background.
+    """
 
     agent: str
     story: str | None = None
@@ -125,6 +130,7 @@ class NewSession:
     key: str | None = None
     title: str = ""
     metadata: JsonObject = field(default_factory=dict)
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,6 +80,17 @@ class Settings(BaseSettings):
     max_sockets_per_user: int = Field(
         default=50, ge=1, description="open WebSockets of one user per gateway process"
     )
+    max_queued_per_user: int = Field(
+        default=1000,
+        ge=1,
+        le=100_000,
+        description="open tasks of one user; more are refused with `too_many_tasks`",
+    )
+    max_queued: int = Field(
+        default=100_000,
+        ge=1,
+        description="open tasks of all users; more are refused with `too_many_tasks`",
+    )
     ping_seconds: float = Field(
         default=20,
         gt=0,

@@ -10,7 +10,7 @@ import structlog
 
 from shared.errors import FiresideError, QueueUnavailable
 from shared.queue import Hints
-from shared.store import clock, leases
+from shared.store import clock, leases, turns
 from shared.store.database import Database
 
 log = structlog.get_logger(__name__)
@@ -65,7 +65,7 @@ async def _sweep(db: Database, hints: Hints, take: Take | None) -> None:
     hinted = 0
     while found := await leases.sweep(db, limit=BATCH):
         try:
-            await hints.send(found)
+            await hints.send(found, await turns.levels(db, found))
         except QueueUnavailable:
             if take is not None:
                 await _go_on_alone(db, found, take)

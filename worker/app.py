@@ -6,9 +6,10 @@ from typing import Any
 from uuid import UUID
 
 import structlog
-from celery import signals
+from celery import Task, signals
 
 from shared.errors import FiresideError
+from shared.levels import as_level
 from shared.logs import set_up_logs
 from shared.queue import ADVANCE, make_celery
 from shared.settings import get_settings
@@ -30,8 +31,8 @@ class _Process:
 _process = _Process()
 
 
-@app.task(name=ADVANCE)
-def advance(session_id: str) -> None:
+@app.task(name=ADVANCE, bind=True)
+def advance(task: Task, session_id: str) -> None:
     """The hint: this session has something to do. Anyone may have put it into the queue."""
     try:
         wanted = UUID(session_id)
@@ -39,7 +40,8 @@ def advance(session_id: str) -> None:
         log.warning("malformed hint", hint=repr(session_id)[:80])
         return
     if _process.host is not None:
-        _process.host.submit(wanted)
+        delivery = task.request.delivery_info or {}
+        _process.host.submit(wanted, as_level(delivery.get("priority")))
 
 
 @signals.setup_logging.connect

@@ -13,6 +13,7 @@ import signal as signals
 import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -25,13 +26,15 @@ from agent_core import AbortSignal, Model
 from shared.ending import end_all
 from shared.errors import FiresideError, StoreUnavailable
 from shared.events import CANCEL_CHANNEL, JOIN_CHANNEL, Publisher
+from shared.levels import FIRST
 from shared.lineage import Lineage
+from shared.pace import Pace
 from shared.queue import Hints
 from shared.records import Claim, Written
 from shared.redis_pool import connect_redis
 from shared.retention import prune_for_ever
 from shared.settings import Settings
-from shared.store import catalog, leases
+from shared.store import catalog, leases, turns
 from shared.store.database import Database
 from shared.sweep import sweep_for_ever
 from worker.agents import RegisteredAgent, Resources
@@ -41,6 +44,7 @@ from worker.outage import Outage
 from worker.outlived import OutlivedAttempts
 from worker.postgres_tasks import PostgresTasks
 from worker.provider_limits import ProviderLimits
+from worker.slots import Slots
 from worker.task_log import AttemptLostError, TaskLog
 from worker.telling import Telling
 from worker.watchdog import watch_for_ever
@@ -62,6 +66,8 @@ HOLD_SECONDS = 0.1
 
 LAST_NEWS_SECONDS = 2.0
 """How long a stopping process tries to reach Redis; the log and the sweep make up for it."""
+_EXCHANGE_SECONDS = 5.0
+"""How long a hint waits to be exchanged, should the loop or Redis hang."""
 
 HISTORY_MESSAGES = 200
 """How many messages of a session an attempt starts with at the most."""
@@ -117,9 +123,10 @@ class Host:
         # Where no start would be left for the quarantine, the task is given up at once.
         after = settings.quarantine_after
         self._quarantine_after = after if after < settings.max_attempts else None
-        self._slots = threading.BoundedSemaphore(settings.max_in_flight)
+        self._slots = Slots(settings.max_in_flight)
         self._held: dict[UUID, _Held] = {}
         self._advancing: dict[UUID, asyncio.Task[None]] = {}
+        self._beside: set[asyncio.Task[None]] = set()
         self._hinted_again: set[UUID] = set()
         self._closing = threading.Event()
         self._closed_at = 0.0
@@ -140,16 +147,35 @@ class Host:
         if self.failure is not None:
             raise self.failure
 
-    def submit(self, session_id: UUID) -> None:
+    def submit(self, session_id: UUID, level: int = FIRST) -> None:
         """Hand a session to the loop; blocks while all slots are taken (the backpressure), and
-        while Postgres is away: the hints wait in the queue, where they are of use."""
+        while Postgres is away: the hints wait in the queue, where they are of use.
+
+        Args:
+            level: that of the hint. One that had to wait is exchanged for a better one.
+        """
         while self._outage.lasts and not self._closing.wait(HOLD_SECONDS):
             pass
-        while not self._slots.acquire(timeout=0.5):
-            if self._closing.is_set():
-                return
+        if self._slots.all_taken and session_id in self._advancing:
+            self._call(self._hint_again, session_id, level)  # that needs no slot
+            return
+        if not self._slots.take(self._closing):
+            return
+        if level > FIRST and self._slots.scarce:
+            session_id = self._exchanged(session_id, level)
         if self._closing.is_set() or not self._call(self._begin, session_id):
-            self._slots.release()
+            self._slots.give_back()
+
+    def _exchanged(self, session_id: UUID, level: int) -> UUID:
+        """The session whose turn it is by now. Until it is known Celery reads no further hint: it
+        might be the best one, and would then wait behind the second best."""
+        answer: Future[UUID] = Future()
+        if not self._call(lambda: self._do_beside(self._exchange(session_id, level, answer))):
+            return session_id
+        try:
+            return answer.result(_EXCHANGE_SECONDS)
+        except TimeoutError:
+            return session_id
 
     def close(self) -> None:
         """Take no more sessions; those that run go on, as long as the budget lasts from now."""
@@ -210,6 +236,7 @@ class Host:
         self._telling = Telling(Publisher(self._redis))
         self._hints = Hints(settings, self._redis)
         self._limits = ProviderLimits.from_settings(settings, self._redis)
+        self._pace = Pace(self._redis)
         self._resources = Resources(
             self._model,
             self._api_key,
@@ -232,6 +259,7 @@ class Host:
                 self._stop_overdue(),
                 self._hear_clients(),
                 self._telling.send_for_ever(),
+                self._pace.tell_for_ever(),
                 self._outlived.take_back_for_ever(),
                 *([watch_for_ever(self._stuck_seconds)] if self._watched else []),
                 *self._chores(),
@@ -274,14 +302,44 @@ class Host:
             prune_for_ever(self._db, self._settings),
         ]
 
+    async def _exchange(self, session_id: UUID, level: int, answer: Future[UUID]) -> None:
+        """Give a hint back for a better one; it was read while no slot was free."""
+        best = session_id
+        try:
+            best = await self._hints.exchange(session_id, level)
+        except FiresideError as error:
+            log.warning("hint not exchanged", error=str(error))
+        finally:
+            answer.set_result(best)
+
+    def _hint_again(self, session_id: UUID, level: int = FIRST) -> None:
+        """Have a session that is held here looked at once more; if it is not any more, by others.
+
+        Whether the task that holds it had looked for more already, nobody here can know.
+        """
+        if session_id in self._advancing:
+            self._hinted_again.add(session_id)
+        elif not self._closing.is_set():
+            self._do_beside(self._hint({session_id: level}))
+
+    async def _hint(self, levels: Mapping[UUID, int]) -> None:
+        try:
+            await self._hints.send(levels, levels)
+        except FiresideError as error:
+            log.warning("not hinted", error=str(error))  # the sweep does
+
+    def _do_beside(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._beside.add(task)
+        task.add_done_callback(self._beside.discard)
+
     def _begin(self, session_id: UUID) -> None:
         if session_id in self._advancing:
-            # Whether the task that holds it had looked for more already, nobody here can know.
-            self._hinted_again.add(session_id)
-            self._slots.release()
+            self._hint_again(session_id)
+            self._slots.give_back()
             return
         if self._closing.is_set():
-            self._slots.release()
+            self._slots.give_back()
             return
         task = asyncio.get_running_loop().create_task(self._advance(session_id))
         self._advancing[session_id] = task
@@ -291,7 +349,7 @@ class Host:
         """Begin sessions that were found without a hint; those for which there is no slot."""
         left = []
         for session_id in session_ids:
-            if not self._closing.is_set() and self._slots.acquire(blocking=False):
+            if not self._closing.is_set() and self._slots.take_free():
                 self._begin(session_id)
             else:
                 left.append(session_id)
@@ -299,8 +357,10 @@ class Host:
 
     def _finished(self, session_id: UUID) -> None:
         del self._advancing[session_id]
-        self._hinted_again.discard(session_id)
-        self._slots.release()
+        self._slots.give_back()
+        if session_id in self._hinted_again:
+            self._hinted_again.discard(session_id)
+            self._hint_again(session_id)
 
     async def _advance(self, session_id: UUID) -> None:
         """Run the session's open tasks, one after the other, as long as it can be claimed."""
@@ -321,6 +381,10 @@ class Host:
                     await self._release([claim])
                     return
                 more = claim is not None and await self._run(claim, began)
+                if claim is not None and self._slots.wanted:
+                    self._hinted_again.discard(session_id)
+                    await self._let_others(session_id)
+                    more = False
                 more = more or session_id in self._hinted_again
         except FiresideError as error:
             # Nothing is lost: the sweep finds the session again.
@@ -329,6 +393,10 @@ class Host:
             log.warning("session left", session_id=str(session_id), error=str(error))
         except Exception:
             log.exception("session left", session_id=str(session_id))
+
+    async def _let_others(self, session_id: UUID) -> None:
+        """Send a session that has more to the back of the queue, and its user's next one ahead."""
+        await self._hint(await turns.levels(self._db, [session_id], and_first=True))
 
     async def _run(self, claim: Claim, began: float) -> bool:
         """Run one claimed task; whether the session has more.
@@ -363,6 +431,7 @@ class Host:
         if held.run.cancelled() or held.run.exception() is not None:
             await self._lost(held, held.run)
             return False
+        self._pace.ended()
         return held.run.result().open_tasks > 0
 
     async def _lost(self, held: _Held, run: asyncio.Task[Written]) -> None:

@@ -10,7 +10,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.encoding import dumps, dumps_text
-from shared.errors import IdempotencyConflict, NotFound, SessionBusy
+from shared.errors import IdempotencyConflict, NotFound, SessionBusy, TooManyTasks
+from shared.levels import COUNTED, level_of
 from shared.records import EVENT_VERSION, Accepted, Event, NewAction, OnBusy, Task
 from shared.store.database import AnyRow, Database
 
@@ -22,8 +23,12 @@ JOINS: frozenset[OnBusy] = frozenset({"steer", "follow_up"})
 _ACCEPT = text(
     f"""/* accept */
     with known as (
-        select id, status, body_hash, queued_seq, position from tasks
+        select id, status, body_hash, queued_seq, position, priority from tasks
         where session_id = :session and user_id = :user and client_action_id = :key
+    ), mine as materialized (
+        select count(*)::int as open, count(*) filter (where priority = 0)::int as before
+        from (select priority from tasks
+              where user_id = :user and status in ('queued', 'running') limit :counted) t
     ), session as (
         update sessions set
             next_task = next_task + 1,
@@ -36,14 +41,15 @@ _ACCEPT = text(
         where id = :session and user_id = :user
             and not exists (select from known)
             and (:on_busy <> 'reject' or open_tasks = 0)
+            and (cast(:most as int) is null or (select open from mine) < :most)
             and (early_cancels = 0 or not :alone)
         returning next_task - 1 as task_seq, next_event - 1 as event_seq,
-            open_tasks - 1 as position, early_cancels
+            open_tasks - 1 as position, early_cancels, priority
     ), task as (
         insert into tasks (session_id, seq, user_id, client_action_id, action, body_hash,
-            on_busy, queued_seq, position)
+            on_busy, queued_seq, position, priority)
         select :session, task_seq, :user, :key, cast(:action as jsonb), :body_hash,
-            :on_busy, event_seq, position
+            :on_busy, event_seq, position, priority
         from session
         returning id, queued_seq, position
     ), event as (
@@ -55,21 +61,30 @@ _ACCEPT = text(
         returning at, data
     )
     select task.id, 'queued' as status, task.queued_seq, task.position, null as body_hash,
-        true as fresh, event.at, event.data, session.early_cancels
-    from task, event, session
+        true as fresh, event.at, event.data, session.early_cancels, session.priority, mine.before
+    from task, event, session, mine
     union all
-    select id, status, queued_seq, position, body_hash, false, null, null, 0 from known
+    select id, status, queued_seq, position, body_hash, false, null, null, 0, priority,
+        mine.before - 1
+    from known, mine
     """
 )
 
 _KNOWN = text(
     """/* accept known */
-    select id, status, queued_seq, position, body_hash, false as fresh from tasks
-    where session_id = :session and user_id = :user and client_action_id = :key
+    select id, status, queued_seq, position, body_hash, false as fresh, priority, 0 as before
+    from tasks where session_id = :session and user_id = :user and client_action_id = :key
     """
 )
 
-_SESSION_EXISTS = text("select 1 from sessions where id = :session and user_id = :user")
+_WHY_NOT = text(
+    """/* accept refused */
+    select (select count(*)::int from (
+        select from tasks
+        where user_id = :user and status in ('queued', 'running') limit :counted) t) as open
+    from sessions where id = :session and user_id = :user
+    """
+)
 
 _INTERRUPT = text(
     """/* interrupt */
@@ -161,34 +176,47 @@ _TASK = text(
 )
 
 
-async def accept(db: Database, user_id: str, session_id: UUID, new: NewAction) -> Accepted:
+async def accept(
+    db: Database, user_id: str, session_id: UUID, new: NewAction, *, most: int | None = None
+) -> Accepted:
     """Make an action a task, or find the task that its key made before.
+
+    Args:
+        most: how many open tasks the user may have. They are counted in the same statement, which
+            sees what was committed before it: actions that arrive at the same instant may go
+            beyond it together.
 
     Raises:
         NotFound: the user has no such session.
+        TooManyTasks: so many of the user's are open already; an action that was accepted before
+            is found all the same.
         SessionBusy: `on_busy` is `reject` and a task of the session is open.
         IdempotencyConflict: the key belongs to another action.
         StoreUnavailable: whether it was accepted is not known; send it again with its key.
     """
     try:
-        return await _accept(db, user_id, session_id, new)
+        return await _accept(db, user_id, session_id, new, most)
     except IntegrityError:
         # The same key arrived twice at once and the other one won: now it can be seen.
-        return await _accept(db, user_id, session_id, new)
+        return await _accept(db, user_id, session_id, new, most)
 
 
-async def _accept(db: Database, user_id: str, session_id: UUID, new: NewAction) -> Accepted:
+async def _accept(
+    db: Database, user_id: str, session_id: UUID, new: NewAction, most: int | None
+) -> Accepted:
     if new.on_busy != "interrupt":
         # Mostly one statement does it all, and is its own transaction: two round trips less.
-        parameters = _parameters(user_id, session_id, new, alone=True)
+        parameters = _parameters(user_id, session_id, new, most, alone=True)
         row = await db.row(_ACCEPT, parameters)
         if row is not None:
             return _accepted(row, parameters)
     async with db.transaction() as connection:
-        return await accept_within(connection, user_id, session_id, new)
+        return await accept_within(connection, user_id, session_id, new, most=most)
 
 
-def _parameters(user_id: str, session_id: UUID, new: NewAction, *, alone: bool) -> dict[str, Any]:
+def _parameters(
+    user_id: str, session_id: UUID, new: NewAction, most: int | None, *, alone: bool
+) -> dict[str, Any]:
     return {
         "session": session_id,
         "user": user_id,
@@ -197,14 +225,21 @@ def _parameters(user_id: str, session_id: UUID, new: NewAction, *, alone: bool) 
         "body_hash": hashlib.sha256(dumps([new.action, new.on_busy])).digest(),
         "on_busy": new.on_busy,
         "alone": alone,
+        "most": most,
+        "counted": max(most or 0, COUNTED),
     }
 
 
 async def accept_within(
-    connection: AsyncConnection, user_id: str, session_id: UUID, new: NewAction
+    connection: AsyncConnection,
+    user_id: str,
+    session_id: UUID,
+    new: NewAction,
+    *,
+    most: int | None = None,
 ) -> Accepted:
     """The same inside a transaction of the caller's; may raise IntegrityError for a doubled key."""
-    parameters = _parameters(user_id, session_id, new, alone=False)
+    parameters = _parameters(user_id, session_id, new, most, alone=False)
     row = (await connection.execute(_ACCEPT, parameters)).first()
     if row is None:
         return await _refused(connection, parameters)
@@ -227,9 +262,13 @@ async def _refused(connection: AsyncConnection, parameters: dict[str, Any]) -> A
     row = (await connection.execute(_KNOWN, parameters)).first()
     if row is not None:
         return _accepted(row, parameters)
-    if (await connection.execute(_SESSION_EXISTS, parameters)).first() is None:
+    user = (await connection.execute(_WHY_NOT, parameters)).first()
+    if user is None:
         raise NotFound("no such session")
-    raise SessionBusy("a task of this session is running or waiting")
+    most = parameters["most"]
+    if parameters["on_busy"] == "reject" and (most is None or user.open < most):
+        raise SessionBusy("a task of this session is running or waiting")
+    raise TooManyTasks(user.open)
 
 
 def _accepted(row: AnyRow, parameters: dict[str, Any]) -> Accepted:
@@ -245,6 +284,7 @@ def _accepted(row: AnyRow, parameters: dict[str, Any]) -> Accepted:
         status=row.status,
         fresh=row.fresh,
         events=tuple(queued),
+        level=level_of(row.before, row.priority),
         joins=row.fresh and row.position > 0 and parameters["on_busy"] in JOINS,
     )
 

@@ -22,7 +22,8 @@ _COLUMNS = """
     case when s.open_tasks = 0 then 'idle'
          when exists (select from tasks t where t.session_id = s.id and t.status = 'running')
          then 'running' else 'queued' end as status,
-    s.next_event - 1 as head_seq, s.first_event as first_seq, s.view, s.created_at, s.updated_at
+    s.next_event - 1 as head_seq, s.first_event as first_seq, s.view, s.created_at, s.updated_at,
+    s.priority
 """
 
 _BY_ID = text(f"select {_COLUMNS} from sessions s where s.id = :session and s.user_id = :user")
@@ -39,8 +40,10 @@ _PAGE = text(
 
 _INSERT = text(
     """
-    insert into sessions (user_id, key, agent, story, story_hash, character_id, title, metadata)
-    select :user, :key, :agent, :story, :story_hash, c.id, :title, cast(:metadata as jsonb)
+    insert into sessions (user_id, key, agent, story, story_hash, character_id, title, metadata,
+        priority)
+    select :user, :key, :agent, :story, :story_hash, c.id, :title, cast(:metadata as jsonb),
+        :priority
     from characters c
     where c.id = :character and c.user_id = :user and c.agent = :agent
     on conflict (user_id, key) where key is not null do nothing
@@ -107,28 +110,35 @@ _HEADS = text(
 
 
 async def create(
-    db: Database, user_id: str, new: NewSession, character_name: str
+    db: Database,
+    user_id: str,
+    new: NewSession,
+    character_name: str,
+    *,
+    most: int | None = None,
 ) -> tuple[Session, UUID, Accepted | None]:
     """Make a session with its opening task, or find the one that its key made before.
 
     Args:
         character_name: name of the default character, should it have to be made.
+        most: how many open tasks the user may have.
 
     Returns:
         The session, the opening task's id, and what to publish (None where nothing was made).
 
     Raises:
         InvalidRequest: the user has no such character of this agent.
+        TooManyTasks: so many of the user's are open already; no session was made.
     """
     try:
-        return await _create(db, user_id, new, character_name)
+        return await _create(db, user_id, new, character_name, most)
     except (IntegrityError, NoResultFound):
         # Meanwhile the character, or the session of this key, was deleted: now that can be seen.
-        return await _create(db, user_id, new, character_name)
+        return await _create(db, user_id, new, character_name, most)
 
 
 async def _create(
-    db: Database, user_id: str, new: NewSession, character_name: str
+    db: Database, user_id: str, new: NewSession, character_name: str, most: int | None
 ) -> tuple[Session, UUID, Accepted | None]:
     async with db.transaction() as connection:
         character = new.character_id or await default_character(
@@ -143,10 +153,11 @@ async def _create(
             "character": character,
             "title": new.title,
             "metadata": dumps_text(new.metadata),
+            "priority": new.priority,
         }
         made = (await connection.execute(_INSERT, parameters)).scalar()
         if made is not None:
-            accepted = await accept_within(connection, user_id, made, START)
+            accepted = await accept_within(connection, user_id, made, START, most=most)
             return await _get(connection, user_id, made), accepted.task_id, accepted
         if (await connection.execute(_CHARACTER_EXISTS, parameters)).first() is None:
             raise InvalidRequest("character_id: no such character of this agent")

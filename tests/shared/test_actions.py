@@ -364,6 +364,7 @@ async def test_a_cancel_that_comes_before_its_action(db: Database) -> None:
         position=1,
         status="cancelled",
         fresh=True,
+        level=1,
         events=tuple(await log(db, session, after=other.seq)),
     )
     assert [one.type for one in accepted.events] == ["task_queued", "task_cancelled"]

@@ -9,11 +9,11 @@ import pytest
 from redis.asyncio import Redis
 
 from deploy.local.ports import free_port
-from shared.broker import hint_of
 from shared.dead_tasks import main
 from shared.encoding import loads
 from shared.errors import InvalidRequest, NotFound
 from shared.events import channel
+from shared.queue import hint_of
 from shared.records import NewAction, NewEvent, Outcome
 from shared.settings import Settings, get_settings
 from shared.store import actions, dead_tasks, leases, sessions

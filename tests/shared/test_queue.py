@@ -16,9 +16,10 @@ from kombu.exceptions import OperationalError
 from redis.asyncio import Redis
 
 from deploy.local.valkey import EmbeddedValkey
-from shared.broker import RECONNECT_SECONDS, Channel, hint_of
+from shared.broker import RECONNECT_SECONDS, Channel
 from shared.errors import QueueUnavailable
-from shared.queue import ADVANCE, Hints, envelope, make_celery
+from shared.levels import BACKGROUND, FIRST, LEVELS, key_of
+from shared.queue import ADVANCE, Hints, envelope, hint_of, level_in, make_celery
 from shared.redis_pool import connect_redis
 from shared.settings import Settings, load_settings
 
@@ -55,13 +56,14 @@ def queue_settings(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Setti
     return load_settings()
 
 
-async def ran(redis: Redis, count: int) -> list[str | bytes]:
+async def ran(redis: Redis, count: int) -> list[bytes]:
     """The next calls of the worker's task, waited for."""
-    calls: list[str | bytes] = []
+    calls: list[bytes] = []
     while len(calls) < count:
         popped = await redis.brpop([RAN], timeout=4)
         if popped is None:
             raise AssertionError(f"the worker made only the calls {calls}")
+        assert isinstance(popped[1], bytes)
         calls.append(popped[1])
     return calls
 
@@ -310,4 +312,104 @@ async def test_a_redis_at_a_socket_that_is_away(
         pytest.raises(OperationalError, match=f"{tmp_path}/redis.sock"),
     ):
         connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
+    await redis.aclose()
+
+
+async def test_a_worker_takes_the_first_level_first(
+    ready: subprocess.Popen[bytes], redis: Redis, queue_settings: Settings
+) -> None:
+    sessions = [uuid4() for _ in range(LEVELS)]
+    levels = dict(zip(sessions, reversed(range(LEVELS)), strict=True))
+    pushed = [
+        (key_of(QUEUE, level), json.dumps(envelope(one, QUEUE, level)))
+        for one, level in levels.items()
+    ]
+    async with redis.pipeline() as pipe:  # all at once, so that none is taken before the others
+        for key, message in pushed:
+            pipe.lpush(key, message)
+        await pipe.execute()
+    first, *rest = [levels[UUID(str(one, "ascii"))] for one in await ran(redis, LEVELS)]
+
+    # The command that waited was answered by the first list that was pushed to.
+    assert rest == sorted(rest)
+    assert first in {FIRST, BACKGROUND}
+
+
+async def test_hints_go_to_the_lists_of_their_levels(redis: Redis, settings: Settings) -> None:
+    hints = Hints(settings, redis)
+    one, two, three = uuid4(), uuid4(), uuid4()
+
+    await hints.send([one, two, three], {one: 4, two: BACKGROUND})
+
+    for session, level in ((three, FIRST), (one, 4), (two, BACKGROUND)):
+        message = await redis.lindex(key_of(settings.queue, level), 0)
+        assert message is not None
+        assert hint_of(json.loads(message)) == session
+        assert level_in(json.loads(message)) == level
+
+
+async def test_a_hint_is_exchanged_for_the_longest_waiting_of_the_best_level(
+    redis: Redis, settings: Settings
+) -> None:
+    hints = Hints(settings, redis)
+    held, late, early, worse = uuid4(), uuid4(), uuid4(), uuid4()
+    assert await hints.exchange(held, 4) == held
+    await hints.send([worse], {worse: 5})
+    assert await hints.exchange(held, 4) == held
+    await hints.send([worse], {worse: 4})
+    await hints.send([early], {early: 2})
+    await hints.send([late], {late: 2})
+
+    assert await hints.exchange(held, FIRST) == held
+    assert await hints.exchange(held, 4) == early
+    # The one that was given back is taken before what came after it.
+    message = await redis.rpop(key_of(settings.queue, 4))
+    assert isinstance(message, bytes)
+    assert hint_of(json.loads(message)) == held
+
+
+async def test_nothing_is_exchanged_for_what_is_no_hint(redis: Redis, settings: Settings) -> None:
+    held = uuid4()
+    for message in [json.dumps(one).encode() for one in NO_HINTS] + NOT_JSON:
+        await redis.lpush(settings.queue, message)
+        assert await Hints(settings, redis).exchange(held, 1) == held
+    assert await redis.keys() == []
+
+
+async def test_another_broker_gets_the_level_as_priority(
+    redis: Redis, queue_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FIRESIDE_BROKER_URL", "memory://")
+    settings = load_settings()
+    session, held = uuid4(), uuid4()
+    hints = Hints(settings, redis)
+
+    await hints.send([session], {session: 4})
+
+    assert await hints.exchange(held, 5) == held
+    with make_celery(settings).connection() as connection:
+        queue = connection.SimpleQueue(QUEUE)
+        message = queue.get(block=False)
+        message.ack()
+        queue.close()
+    assert message.properties["priority"] == 4
+
+
+def test_only_amqp_is_told_how_many_priorities_there_are(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert make_celery(settings).conf.task_queue_max_priority is None
+
+    monkeypatch.setenv("FIRESIDE_BROKER_URL", "amqp://broker")
+    assert make_celery(load_settings()).conf.task_queue_max_priority == BACKGROUND
+
+
+async def test_an_exchange_without_redis(
+    queue_settings: Settings, monkeypatch: pytest.MonkeyPatch, unused_tcp_port: int
+) -> None:
+    monkeypatch.setenv("REDIS_URL", f"redis://127.0.0.1:{unused_tcp_port}/0")
+    redis = connect_redis(load_settings())
+
+    with pytest.raises(QueueUnavailable):
+        await Hints(load_settings(), redis).exchange(uuid4(), 1)
     await redis.aclose()

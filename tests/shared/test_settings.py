@@ -25,6 +25,8 @@ DEFAULTS: dict[str, Any] = {
     "ticket_seconds": 30,
     "max_sockets": 10_000,
     "max_sockets_per_user": 50,
+    "max_queued_per_user": 1000,
+    "max_queued": 100_000,
     "ping_seconds": 20.0,
     "send_seconds": 10.0,
     "poll_seconds": 5.0,
@@ -103,7 +105,8 @@ WRONG = [
                 "an",
                 "DATABASE_POOL TICKET_SECONDS MAX_SOCKETS MAX_SOCKETS_PER_USER MODEL_RETRIES "
                 "MODEL_REQUESTS_PER_MINUTE MODEL_TOKENS_PER_MINUTE MODEL_CONCURRENCY "
-                "MAX_ATTEMPTS QUARANTINE_AFTER MAX_IN_FLIGHT EVENT_DAYS STEP_DAYS",
+                "MAX_QUEUED_PER_USER MAX_QUEUED MAX_ATTEMPTS QUARANTINE_AFTER MAX_IN_FLIGHT "
+                "EVENT_DAYS STEP_DAYS",
             ),
             (
                 "number",
@@ -122,6 +125,8 @@ WRONG = [
             ("TICKET_SECONDS", "4", "or equal to 5"),
             ("MAX_SOCKETS", "0", "or equal to 1"),
             ("MAX_SOCKETS_PER_USER", "0", "or equal to 1"),
+            ("MAX_QUEUED_PER_USER", "0", "or equal to 1"),
+            ("MAX_QUEUED", "0", "or equal to 1"),
             ("PING_SECONDS", "0", "0"),
             ("POLL_SECONDS", "0", "0"),
             ("MODEL_FIRST_TOKEN_SECONDS", "0", "0"),
@@ -232,6 +237,8 @@ def test_each_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         "ticket_seconds": 5,
         "max_sockets": 1,
         "max_sockets_per_user": 2,
+        "max_queued_per_user": 3,
+        "max_queued": 4,
         "ping_seconds": 0.5,
         "send_seconds": 2.5,
         "poll_seconds": 0.25,

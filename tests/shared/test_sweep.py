@@ -15,10 +15,9 @@ from structlog.testing import capture_logs
 
 from deploy.local.ports import free_port
 from deploy.local.valkey import EmbeddedValkey
-from shared.broker import hint_of
 from shared.encoding import dumps, loads
 from shared.ending import end_all
-from shared.queue import Hints, envelope
+from shared.queue import Hints, envelope, hint_of
 from shared.redis_pool import connect_redis
 from shared.settings import Settings, load_settings
 from shared.store.database import Database

@@ -13,9 +13,8 @@ from structlog.testing import capture_logs
 
 from agent_core import ToolExecutionStart
 from deploy.local.postgres import EmbeddedPostgres
-from shared.broker import hint_of
 from shared.encoding import loads
-from shared.queue import Hints
+from shared.queue import Hints, hint_of
 from shared.redis_pool import connect_redis
 from shared.store import actions, sessions
 from shared.store.database import Database

@@ -22,7 +22,8 @@ CREATE INDEX CONCURRENTLY IF NOT EXISTS sessions_quarantined
 ALTER TABLE tasks
     ADD COLUMN IF NOT EXISTS joined_task uuid,
     ADD COLUMN IF NOT EXISTS joined_no integer,
-    ADD COLUMN IF NOT EXISTS requeue_of uuid;
+    ADD COLUMN IF NOT EXISTS requeue_of uuid,
+    ADD COLUMN IF NOT EXISTS priority smallint NOT NULL DEFAULT 0;
 CREATE INDEX CONCURRENTLY IF NOT EXISTS tasks_open_by_user
     ON tasks (user_id) WHERE status IN ('queued', 'running');
 CREATE INDEX CONCURRENTLY IF NOT EXISTS tasks_dead

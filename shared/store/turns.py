@@ -1,0 +1,76 @@
+"""Whose turn it is: the level at which a waiting session is to be hinted."""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from sqlalchemy import text
+
+from shared.levels import level_of
+from shared.store.database import Database
+
+LIFTED = 5
+"""How often a background session is hinted before it counts as one that somebody waits for."""
+
+_MOST = 1000
+"""How many open tasks of a user are looked at; who has more is behind everyone else anyway."""
+
+# A user's sessions in the order in which they are to run, the longest-waiting first. What runs
+# stands before all of them: who has nothing running goes first.
+_PLACES = text(
+    """/* turns */
+    with users as materialized (
+        select distinct user_id from sessions where id = any(cast(:ids as uuid[]))
+    ), open as materialized (
+        select distinct t.session_id
+        from users u cross join lateral (
+            select session_id from tasks
+            where user_id = u.user_id and status in ('queued', 'running')
+            limit :most) t
+    ), known as (
+        select s.id, s.user_id, s.updated_at,
+            coalesce(s.lease_until > clock_timestamp(), false) as leased,
+            s.quarantined or coalesce(s.ready_at > clock_timestamp(), false) as held_back,
+            case when s.hints >= :lifted then 0 else s.priority end as priority
+        from open join sessions s on s.id = open.session_id
+    ), placed as (
+        select id, priority,
+            row_number() over (partition by user_id order by priority, updated_at, id) as place,
+            (select count(*) from known r where r.user_id = known.user_id and r.leased) as running
+        from known where not leased and not held_back
+    )
+    select id, priority, running + place - 1 as before from placed
+    where id = any(cast(:ids as uuid[])) or (:first and place = 1)
+    """
+)
+
+_OPEN_IN_ALL = text(
+    """/* open in all */
+    select coalesce(sum(open_tasks), 0)::int as open from sessions where open_tasks > 0
+    """
+)
+
+
+async def levels(
+    db: Database, session_ids: Sequence[UUID], *, and_first: bool = False
+) -> dict[UUID, int]:
+    """The levels of those of these sessions that wait now.
+
+    Args:
+        and_first: give the session, too, that is the next one of each of their users.
+    """
+    if not session_ids:
+        return {}
+    parameters = {
+        "ids": list(session_ids),
+        "first": and_first,
+        "most": _MOST,
+        "lifted": LIFTED,
+    }
+    rows = await db.rows(_PLACES, parameters)
+    return {row.id: level_of(row.before, row.priority) for row in rows}
+
+
+async def open_in_all(db: Database) -> int:
+    """How many tasks are open, of all users."""
+    row = await db.row(_OPEN_IN_ALL)
+    return 0 if row is None else int(row.open)

@@ -1,0 +1,51 @@
+"""How fast tasks end, told by several processes."""
+
+import asyncio
+
+from redis.asyncio import Redis
+
+from deploy.local.ports import free_port
+from shared.pace import Pace, ends_per_second
+
+
+async def test_what_all_processes_ended_is_counted_together(redis: Redis) -> None:
+    assert await ends_per_second(redis) == 0
+    paces = [Pace(redis), Pace(redis)]
+    for pace in paces:
+        for _ in range(30):
+            pace.ended()
+    telling = [asyncio.create_task(pace.tell_for_ever(every=0.01)) for pace in paces]
+    async with asyncio.timeout(5):
+        while (found := await ends_per_second(redis) or 0) < 60 / 40:
+            pass  # each look is a round trip, so that the loop goes on
+    for task in telling:
+        task.cancel()
+
+    assert found <= 60 / 30
+    for key in await redis.keys("fireside:ended:*"):
+        assert 0 < await redis.ttl(key) <= 60
+
+
+async def test_without_redis_nobody_knows() -> None:
+    away = Redis(host="127.0.0.1", port=free_port())
+    pace = Pace(away)
+    pace.ended()
+    telling = asyncio.create_task(pace.tell_for_ever(every=0.0))
+
+    assert await ends_per_second(away) is None
+    assert not telling.done()
+    telling.cancel()
+    await away.aclose()
+
+
+async def test_what_someone_else_wrote_there_is_not_believed(redis: Redis) -> None:
+    pace = Pace(redis)
+    pace.ended()
+    telling = asyncio.create_task(pace.tell_for_ever(every=0.01))
+    async with asyncio.timeout(5):
+        while not (keys := await redis.keys("fireside:ended:*")):
+            pass  # each look is a round trip, so that the loop goes on
+    telling.cancel()
+    await redis.set(keys[0], "many")
+
+    assert await ends_per_second(redis) is None
