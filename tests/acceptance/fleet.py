@@ -67,7 +67,7 @@ class Fleet:
         self, folder: Path, *, postgres: str, redis: str, model: str, **settings: str
     ) -> None:
         self._folder = folder
-        self._env = {
+        self.env = {
             **{name: value for name, value in os.environ.items() if name in {"PATH", "HOME"}},
             "DATABASE_URL": postgres,
             "REDIS_URL": redis,
@@ -83,13 +83,13 @@ class Fleet:
         self.workers: list[Worker] = []
 
     def add_gateway(self) -> Gateway:
-        gateway = Gateway(f"gateway-{len(self.gateways)}", self._env, self._folder)
+        gateway = Gateway(f"gateway-{len(self.gateways)}", self.env, self._folder)
         self.gateways.append(gateway)
         gateway.start()
         return gateway
 
     def add_worker(self) -> Worker:
-        worker = Worker(f"worker-{len(self.workers)}", self._env, self._folder)
+        worker = Worker(f"worker-{len(self.workers)}", self.env, self._folder)
         self.workers.append(worker)
         worker.start()
         return worker

@@ -1,0 +1,478 @@
+"""Every place at which a worker can die or freeze, and what must come of its task all the same.
+
+A case is one session of its own: a worker behind proxies takes the task and is struck at the
+point; the standing worker of the fleet takes over; a second task follows. A frozen worker goes on
+as soon as its successor holds the session, and must change nothing.
+"""
+
+import asyncio
+import contextlib
+import json
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from uuid import UUID
+
+import httpx
+from redis.asyncio import Redis
+from sqlalchemy import TextClause, text
+
+from agent_core.tool_calls import UNKNOWN_OUTCOME
+from deploy.models.control import ScriptedModel
+from shared.queue import Hints
+from shared.records import NewAction, NewSession
+from shared.settings import Settings
+from shared.store import actions, leases, sessions
+from shared.store.database import AnyRow, Database, Rows
+from tests.acceptance.player import Player
+from tests.chaos.agents import EFFECTS
+from tests.chaos.nursery import Newborn, Nursery
+from tests.chaos.proxy import DroppedError, Moment, Passing, PostgresProxy, RedisProxy, Trap
+from tests.chaos.recorder import Record, Recorder
+from tests.shared.invariants import broken
+from tests.shared.sessions import finish
+
+Fault = Literal["kill", "freeze"]
+
+PATIENCE = 30.0
+"""Seconds after which something that should have happened has not."""
+
+TAKEOVER = 8.0
+"""The longest that a session may wait for its next worker, in seconds: a worker that freezes
+within the claim's transaction keeps the row for the 3 s that Postgres lets it idle."""
+
+HEAD_START = text(
+    "update sessions set hint_at = clock_timestamp() + interval '2.5 s' where id = :session"
+)
+"""The worker that is to be struck gets the task before any sweep offers it to others."""
+
+SETTINGS = {
+    "agent_modules": "tests.chaos.agents",
+    "model_path": "direct",
+    "lease_seconds": "1",
+    "heartbeat_seconds": "0.3",
+    "sweep_seconds": "0.2",
+}
+"""What all processes of the cases have in common."""
+
+SEALED = ["All ", "is ", "sealed."]
+AND_THEN = 'And then? [[script: {"text": "It holds."}]]'
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A place on a worker's way through a task: before or after something passes.
+
+    `event` and `step` say what it must carry. `parked`: the task waits at the gate until the
+    worker is struck; `drained`: and the worker is told to stop meanwhile. `unknown`: here nobody
+    can know whether a tool with effects elsewhere has run.
+    """
+
+    name: str
+    moment: Moment
+    carriers: tuple[str, ...] = ()
+    event: str = ""
+    step: str = ""
+    parked: bool = False
+    drained: bool = False
+    unknown: bool = False
+
+    def wanted(self, passing: Passing) -> bool:
+        """Whether this passes here."""
+        if passing.name not in self.carriers:
+            return False
+        if self.event == "message_update":
+            return passing.events == {self.event}
+        steps = (one.startswith(self.step) for one in passing.steps)
+        return (not self.event or self.event in passing.events) and (not self.step or any(steps))
+
+
+def _around(name: str, *carriers: str, **more: Any) -> list[Point]:
+    return [Point(name, "before", carriers, **more), Point(name, "after", carriers, **more)]
+
+
+POINTS = [
+    *_around("the lease is taken", "claim lease"),
+    Point("the task is taken", "after", ("claim task",)),
+    *_around("the claim commits", "commit claim path"),
+    *_around("the start is written", "write", event="task_started"),
+    *_around("the start is told", "PUBLISH", event="task_started"),
+    Point("the tool begins", "before", ("write",), step="tool"),
+    Point("the tool begins", "after", ("write",), step="tool", unknown=True),
+    Point("the tool runs", "after", unknown=True),
+    Point("the tool is journalled", "before", ("write",), step="tool done", unknown=True),
+    Point("the tool is journalled", "after", ("write",), step="tool done"),
+    *_around("a piece is told", "PUBLISH", event="message_update"),
+    *_around("the answer is journalled", "write", "end", step="model done"),
+    *_around("the end is written", "end", event="task_completed"),
+    *_around("the end is told", "PUBLISH", event="task_completed"),
+    *_around("the lease is renewed", "heartbeat", parked=True),
+    *_around("the lease is given back", "release", drained=True),
+    *_around("the hint is sent", "LPUSH", drained=True),
+]
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A fault at a point of a task that uses a tool of one class of effect."""
+
+    point: Point
+    fault: Fault
+    effect: str
+
+    @property
+    def id(self) -> str:
+        """How it is named in reports."""
+        return f"{self.fault} {self.point.moment} {self.point.name}, {self.effect}".replace(
+            " ", "-"
+        )
+
+
+CASES = [
+    Case(point, fault, effect)
+    for point in POINTS
+    for fault in ("kill", "freeze")
+    for effect in EFFECTS
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What the cases share: the servers, a gateway, the worker that takes over."""
+
+    postgres: str
+    redis_url: str
+    env: Mapping[str, str]
+    folder: Path
+    db: Database
+    redis: Redis
+    settings: Settings
+    http: httpx.AsyncClient
+    model: ScriptedModel
+    nursery: Nursery
+    recorder: Recorder
+
+
+class Played:
+    """One case on its way."""
+
+    def __init__(self, stage: Stage, case: Case, number: int) -> None:
+        self.stage = stage
+        self.case = case
+        self.queue = f"case-{number}"
+        url, self.record = stage.recorder.record(self.queue)
+        self.recorder_url = url
+        self.log = stage.folder / f"{self.queue}.log"
+        self.trap = Trap(case.point.wanted, case.point.moment, self._strike, case.fault == "freeze")
+        self.worker: Newborn | None = None
+        self.struck_at = 0.0
+        self.taken_over_after = 0.0
+
+    def _strike(self) -> None:
+        assert self.worker is not None
+        self.struck_at = time.time()
+        self.worker.signal(signal.SIGKILL if self.case.fault == "kill" else signal.SIGSTOP)
+
+    async def play(self) -> None:
+        """Strike the worker; raises AssertionError where anything is not as it must be."""
+        stage, point = self.stage, self.case.point
+        if point.parked or point.drained:
+            self.record.gate.clear()
+        if not point.carriers:
+            self.record.at_run = self._caught
+        await self._open_session()
+        async with (
+            PostgresProxy(stage.postgres, self.trap).listening() as postgres,
+            RedisProxy(stage.redis_url, self.trap).listening() as redis,
+        ):
+            env = {
+                **stage.env,
+                "DATABASE_URL": postgres.url,
+                "REDIS_URL": redis.url,
+                "FIRESIDE_QUEUE": self.queue,
+                "FIRESIDE_SWEEP_SECONDS": "60",
+                "FIRESIDE_DRAIN_SECONDS": "0" if point.drained else "10",
+                "FIRESIDE_DATABASE_POOL": "4",
+            }
+            self.worker = await stage.nursery.worker(env, self.log, patient=not point.drained)
+            try:
+                await redis.passed["BRPOP"].wait()
+                await self._give_task()
+                if point.drained:
+                    await self.record.arrival()
+                    self.worker.signal(signal.SIGTERM)
+                await self.trap.sprung.wait()
+                await self._go_on()
+            finally:
+                self.worker.signal(signal.SIGKILL)
+                await self.worker.ended
+
+    async def _caught(self) -> None:
+        if not self.trap.sprung.is_set():
+            with contextlib.suppress(DroppedError):
+                await self.trap.spring()
+
+    async def _open_session(self) -> None:
+        new = NewSession("effects", metadata={"recorder": self.recorder_url})
+        session, opening, _ = await sessions.create(self.stage.db, "local", new, "Ember")
+        claim = await leases.claim(self.stage.db, session.id, lease_seconds=30, history=1)
+        assert claim is not None
+        await finish(self.stage.db, claim)
+        self.session = session.id
+        self.player = Player(self.stage.http, {"id": str(session.id), "task_id": str(opening)})
+
+    async def _give_task(self) -> None:
+        """Accept the task, and hint at it where only the worker that is to be struck listens."""
+        stage = self.stage
+        new = NewAction({"type": "say", "text": self.said})
+        async with stage.db.transaction() as connection:
+            accepted = await actions.accept_within(connection, "local", self.session, new)
+            await connection.execute(HEAD_START, {"session": self.session})
+        self.task = accepted.task_id
+        hints = Hints(stage.settings.model_copy(update={"queue": self.queue}), stage.redis)
+        await hints.send([self.session])
+
+    @property
+    def said(self) -> str:
+        """What the user says; it tells the scripted model to call the tool, then to answer."""
+        final: dict[str, Any] = {"chunks": SEALED}
+        if self.case.point.event == "message_update":
+            final["duration"] = 0.3
+        turns = [{"tool_calls": [{"name": self.case.effect, "id": "call-1"}]}, final]
+        return f"Seal it. [[script: {json.dumps(turns)}]]"
+
+    async def _go_on(self) -> None:
+        assert self.worker is not None
+        if self.case.fault == "freeze":
+            self.record.gate.clear()
+        else:
+            await self.worker.ended
+            self.record.gate.set()
+        self.next = UUID((await self.player.act({"type": "say", "text": AND_THEN}))["task_id"])
+        if self.case.fault == "freeze":
+            await self._wake()
+            self.record.gate.set()
+        await self.player.until_ended(str(self.task), str(self.next))
+        await Verdict.on(self)
+
+    async def _wake(self) -> None:
+        """Let the zombie go on while its successor stands at the gate: it must change nothing."""
+        assert self.worker is not None
+        await self.record.arrival(frozenset({self.worker.pid}))
+        await self._until_all_is_written()
+        before = await self._all_rows()
+        self.worker.signal(signal.SIGCONT)
+        self.trap.resume.set()
+        self.worker.signal(signal.SIGTERM)
+        assert await self.worker.ended == 0, "the zombie did not end in order"
+        assert await self._all_rows() == before, "the zombie changed something"
+
+    async def _until_all_is_written(self) -> None:
+        """The end of the agent's run is the last thing that is written before the gate."""
+        while not (await self.rows(WRITTEN))[0].all:
+            await asyncio.sleep(0.01)
+
+    async def _all_rows(self) -> Any:
+        (row,) = await self.rows(ALL_ROWS)
+        return tuple(row)
+
+    async def rows(self, statement: TextClause) -> Rows:
+        """What a statement finds of the session."""
+        return await self.stage.db.rows(statement, {"session": self.session})
+
+
+# A heartbeat moves the end of the lease and nothing else.
+ALL_ROWS = text(
+    """
+    select
+        (select to_jsonb(s) - 'lease_until' from sessions s where id = :session),
+        (select jsonb_agg(to_jsonb(t) order by seq) from tasks t where session_id = :session),
+        (select jsonb_agg(to_jsonb(e) order by seq) from events e where session_id = :session),
+        (select jsonb_agg(to_jsonb(x) order by task_seq, no) from steps x
+            where session_id = :session),
+        (select jsonb_agg(to_jsonb(m) order by no) from messages m where session_id = :session)
+    """
+)
+
+WRITTEN = text(
+    """
+    select exists (
+        select from events e join sessions s on s.id = e.session_id
+        where s.id = :session and e.epoch = s.epoch and e.type = 'agent_end'
+    ) or exists (
+        select from events e join tasks t on t.id = e.task_id
+        where t.session_id = :session and t.status = 'running' and e.type = 'agent_end'
+    ) as all
+    """
+)
+
+EVENTS = text(
+    """
+    select e.seq, e.type, e.task_id, e.epoch, e.at, e.data from events e
+    where session_id = :session order by seq
+    """
+)
+
+STEPS = text(
+    """
+    select x.no, x.kind, x.status, x.epoch from steps x join tasks t
+        on t.session_id = x.session_id and t.seq = x.task_seq
+    where x.session_id = :session and t.id = :task order by x.no
+    """
+)
+
+WITH_A_TOOL = [
+    "task_queued",
+    "agent_start",
+    "turn_start",
+    *("message_start", "message_end"),
+    *("message_start", "message_end"),
+    *("tool_execution_start", "tool_execution_end"),
+    *("message_start", "message_end"),
+    "turn_end",
+    "turn_start",
+    *("message_start", "message_end"),
+    "turn_end",
+    "agent_end",
+    "state_changed",
+    "task_completed",
+]
+WITHOUT = [
+    *("task_queued", "agent_start", "turn_start"),
+    *("message_start", "message_end"),
+    *("message_start", "message_end"),
+    *("turn_end", "agent_end", "state_changed", "task_completed"),
+]
+
+
+class Verdict:
+    """Looks at what came of a case."""
+
+    def __init__(self, played: Played, events: Rows, steps: Rows) -> None:
+        self.played = played
+        self.case = played.case
+        self.events = events
+        self.steps = {row.no: row for row in steps}
+        self.ended_in = max(row.epoch for row in events if row.task_id == played.task)
+
+    @classmethod
+    async def on(cls, played: Played) -> None:
+        """Raise AssertionError for whatever is wrong."""
+        stage = played.stage
+        parameters = {"session": played.session, "task": played.task}
+        steps = await stage.db.rows(STEPS, parameters)
+        verdict = cls(played, await played.rows(EVENTS), steps)
+        verdict.events_are_exact()
+        verdict.the_player_saw_the_log()
+        verdict.the_tool_ran_as_often_as_it_may()
+        verdict.no_journalled_call_was_paid_again(stage.model)
+        verdict.another_worker_was_there_in_time()
+        await verdict.the_transcript_is_exact()
+        await verdict.the_tables_are_in_order()
+
+    def events_are_exact(self) -> None:
+        """Each task's events as if nothing had happened, once what was cut off is left out."""
+        of = {
+            task: _settled([row for row in self.events if row.task_id == task])
+            for task in (self.played.task, self.played.next)
+        }
+        assert of == {self.played.task: WITH_A_TOOL, self.played.next: WITHOUT}
+        assert [row.seq for row in self.events] == list(range(1, len(self.events) + 1))
+        of_attempts = [row.epoch for row in self.events if row.epoch]
+        assert of_attempts == sorted(of_attempts), "an older attempt wrote after a newer one"
+
+    def the_player_saw_the_log(self) -> None:
+        """Over the gateway, each event once."""
+        seen = [(frame["seq"], frame["type"], frame["data"]) for frame in self.played.player.events]
+        assert seen == [(row.seq, row.type, row.data) for row in self.events]
+
+    @property
+    def outcome_unknown(self) -> bool:
+        """Whether nobody can know what came of the tool's call."""
+        return self.case.point.unknown and self.case.effect in {"external", "undeclared"}
+
+    def the_tool_ran_as_often_as_it_may(self) -> None:
+        """Once; never again where that would be seen in the world."""
+        ran = self.played.record.ran
+        assert set(ran) <= {self.case.effect}
+        times, step = ran[self.case.effect], self.steps[1]
+        if self.outcome_unknown:
+            assert times <= 1
+            assert step.status == "started"
+            return
+        assert step.status == "done"
+        again = self.case.effect in {"pure", "state"} and step.epoch == self.ended_in
+        assert 1 <= times <= (self._attempts if again else 1)
+
+    @property
+    def _attempts(self) -> int:
+        """How often a step may have run that no earlier attempt had journalled: a zombie that is
+        awake again may get to it once more, before it finds its lease gone."""
+        return 2 if self.case.fault == "kill" else 3
+
+    def no_journalled_call_was_paid_again(self, model: ScriptedModel) -> None:
+        """At most one model call was made whose answer was not journalled."""
+        keys = model.stats().keys
+        paid = {
+            no: keys[f"{self.played.task}.{turn}"].requests for turn, no in enumerate((0, 2), 1)
+        }
+        for no, times in paid.items():
+            memo = self.steps[no].epoch < self.ended_in
+            assert 1 <= times <= (1 if memo else self._attempts), f"step {no}: {times} calls"
+        assert sum(paid.values()) <= 1 + self._attempts
+        assert keys[f"{self.played.next}.1"].requests == 1
+
+    def another_worker_was_there_in_time(self) -> None:
+        """The first thing that a later attempt wrote came soon enough."""
+        began = next(
+            row.at.timestamp()
+            for row in self.events
+            if row.type in {"task_started", "task_restarted"}
+            and row.at.timestamp() > self.played.struck_at
+        )
+        self.played.taken_over_after = began - self.played.struck_at
+        assert self.played.taken_over_after <= TAKEOVER
+
+    async def the_transcript_is_exact(self) -> None:
+        """What the gateway gives of both tasks, and the state that the tool has changed."""
+        played = self.played
+        answer = await played.player.http.get(f"/v1/sessions/{played.session}/messages")
+        said = [_said(one["message"]) for one in answer.json()["messages"]]
+        result = UNKNOWN_OUTCOME if self.outcome_unknown else f"{self.case.effect} done"
+        assert said == [
+            ("user", played.said),
+            ("assistant", f"-> {self.case.effect}"),
+            ("tool_result", result),
+            ("assistant", "".join(SEALED)),
+            ("user", AND_THEN),
+            ("assistant", "It holds."),
+        ]
+        (row,) = await played.rows(text("select state from sessions where id = :session"))
+        assert row.state == {"seals": 1 if self.case.effect == "state" else 0}
+
+    async def the_tables_are_in_order(self) -> None:
+        """The invariants, as far as they are about this session."""
+        mine = {str(self.played.session), str(self.played.task), str(self.played.next)}
+        assert [one for one in await broken(self.played.stage.db) if one[1] in mine] == []
+
+
+def _settled(events: Sequence[AnyRow]) -> list[str]:
+    """The types of a task's events without what a later attempt told again from its start."""
+    kept: list[str] = []
+    for row in events:
+        if row.type in {"task_started", "task_restarted"}:
+            while kept and kept[-1] in {"message_start", "tool_execution_start"}:
+                kept.pop()
+        else:
+            kept.append(row.type)
+    return kept
+
+
+def _said(message: Mapping[str, Any]) -> tuple[str, str]:
+    content = message["content"]
+    if isinstance(content, str):
+        return message["role"], content
+    parts = [one["text"] if one["type"] == "text" else f"-> {one['name']}" for one in content]
+    return message["role"], "".join(parts)
