@@ -157,8 +157,11 @@ def _live(nursery: int, env: Mapping[str, str], log: str, *, patient: bool) -> N
 def _work(*, patient: bool) -> None:
     settings = get_settings()
     set_up_logs(settings)
-    host = start_host(settings)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    # The kernel must not choose the host's threads for it: this one would sleep on in its read.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    host = start_host(settings)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     queue = redis.Redis.from_url(settings.redis_url.get_secret_value(), socket_timeout=None)
     try:
         while True:

@@ -17,7 +17,7 @@ from shared.redis_pool import connect_redis
 from shared.settings import load_settings
 from shared.store.database import Database
 from tests.acceptance.fleet import Fleet
-from tests.chaos.failpoints import CASES, PATIENCE, SETTINGS, Case, Played, Stage
+from tests.chaos.failpoints import CASES, SETTINGS, Case, Played, Stage
 from tests.chaos.nursery import Nursery
 from tests.chaos.recorder import Recorder
 
@@ -96,7 +96,7 @@ async def ahead(
     slots = asyncio.Semaphore(AT_ONCE)
 
     async def play(number: int, case: Case) -> None:
-        async with slots, asyncio.timeout(PATIENCE):
+        async with slots:
             await Played(stage, case, number).play()
 
     chosen = [
