@@ -165,8 +165,9 @@ class TaskLog:
     async def begin(self, step: StepRequest) -> StepStart:
         """Take up a step, or give what an earlier attempt made of it.
 
-        Only a tool with effects elsewhere waits until its beginning is written: for anything else
-        a beginning that is lost means that it runs again.
+        A tool with effects elsewhere waits until its beginning is written: for anything else a
+        beginning that is lost means that it runs again. A model call waits until what the call
+        before it gave is written, so that an attempt never loses more than one paid answer.
         """
         if (memo := self._memos.get(step.no)) is not None:
             known = recall(memo, step)
@@ -177,7 +178,7 @@ class TaskLog:
         self._check()
         self._steps[step.no] = _step(step, "started")
         key = f"{self._claim.task_id}:{step.no}"
-        if step.effect == "external":
+        if step.effect == "external" or (step.kind == "model" and step.no > 0):
             await self.flush()
         else:
             self._flush_in(0)

@@ -23,7 +23,7 @@ class EffectsAgent:
 
     async def run(self, task: RunningTask) -> Answer:
         """Answer what was said; raises TaskFailed."""
-        recorder = str(task.metadata["recorder"])
+        recorder = task.metadata.get("recorder")
         turns = 0
 
         def key(_: str) -> str:
@@ -36,7 +36,7 @@ class EffectsAgent:
             AgentOptions(
                 initial_state={
                     "model": task.resources.model,
-                    "tools": [_tool(effect, recorder) for effect in EFFECTS],
+                    "tools": [] if recorder is None else [_tool(one, recorder) for one in EFFECTS],
                     "messages": list(task.history),
                 },
                 journal=task.journal,
@@ -45,7 +45,7 @@ class EffectsAgent:
             )
         )
         agent.subscribe(task.emit)
-        await agent.prompt(UserMessage(task.action["text"], timestamp=0))
+        await agent.prompt(UserMessage(task.action.get("text", "Begin."), timestamp=0))
         answer = agent.state.messages[-1]
         if not isinstance(answer, AssistantMessage) or agent.state.error is not None:
             raise TaskFailed("model_failed", str(agent.state.error))
@@ -56,7 +56,8 @@ class EffectsAgent:
             and message.tool_name == "state"
             and not message.is_error
         ]
-        await _post(f"{recorder}/gate/{os.getpid()}")
+        if recorder is not None:
+            await _post(f"{recorder}/gate/{os.getpid()}")
         state = {"seals": task.state.get("seals", 0) + len(changes)}
         return Answer(text=answer.text, state=state, public=state)
 

@@ -9,14 +9,15 @@ import asyncio
 import contextlib
 import json
 import signal
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 from uuid import UUID
 
 import httpx
+from pydantic import SecretStr
 from redis.asyncio import Redis
 from sqlalchemy import TextClause, text
 
@@ -24,9 +25,11 @@ from agent_core.tool_calls import UNKNOWN_OUTCOME
 from deploy.models.control import ScriptedModel
 from shared.queue import Hints
 from shared.records import NewAction, NewSession
-from shared.settings import Settings
+from shared.redis_pool import connect_redis
+from shared.settings import Settings, load_settings
 from shared.store import actions, leases, sessions
 from shared.store.database import AnyRow, Database, Rows
+from tests.acceptance.fleet import Fleet
 from tests.acceptance.player import Player
 from tests.chaos.agents import EFFECTS
 from tests.chaos.nursery import Newborn, Nursery
@@ -37,12 +40,8 @@ from tests.shared.sessions import finish
 
 Fault = Literal["kill", "freeze"]
 
-PATIENCE = 15.0
+PATIENCE = 30.0
 """Seconds after which something that should have happened has not."""
-
-TAKEOVER = 8.0
-"""The longest that a session may wait for its next worker, in seconds: a worker that freezes
-within the claim's transaction keeps the row for the 3 s that Postgres lets it idle."""
 
 HEAD_START = text(
     "update sessions set hint_at = clock_timestamp() + interval '2.5 s' where id = :session"
@@ -52,7 +51,7 @@ HEAD_START = text(
 SETTINGS = {
     "agent_modules": "tests.chaos.agents",
     "model_path": "direct",
-    "lease_seconds": "1",
+    "lease_seconds": "1.5",
     "heartbeat_seconds": "0.3",
     "sweep_seconds": "0.2",
 }
@@ -84,8 +83,6 @@ class Point:
         """Whether this passes here."""
         if passing.name not in self.carriers:
             return False
-        if self.event == "message_update":
-            return passing.events == {self.event}
         steps = (one.startswith(self.step) for one in passing.steps)
         return (not self.event or self.event in passing.events) and (not self.step or any(steps))
 
@@ -114,6 +111,7 @@ POINTS = [
     *_around("the hint is sent", "LPUSH", parked=True, drained=True),
 ]
 
+
 @dataclass(frozen=True, slots=True)
 class Case:
     """A fault at a point of a task that uses a tool of one class of effect."""
@@ -125,9 +123,8 @@ class Case:
     @property
     def id(self) -> str:
         """How it is named in reports."""
-        return f"{self.fault} {self.point.moment} {self.point.name}, {self.effect}".replace(
-            " ", "-"
-        )
+        words = (self.fault, self.point.moment, self.point.name, self.effect)
+        return " ".join(words).replace(" ", "-")
 
 
 CASES = [
@@ -154,22 +151,42 @@ class Stage:
     nursery: Nursery
     recorder: Recorder
 
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, fleet: Fleet, model: ScriptedModel, folder: Path) -> AsyncIterator["Stage"]:
+        """Set it up around a running fleet; `folder` takes the logs of the workers struck."""
+        postgres, redis_url = fleet.env["DATABASE_URL"], fleet.env["REDIS_URL"]
+        urls = {"database_url": SecretStr(postgres), "redis_url": SecretStr(redis_url)}
+        settings = load_settings().model_copy(update=urls)
+        db, redis = Database.from_settings(settings), connect_redis(settings)
+        try:
+            async with (
+                httpx.AsyncClient(base_url=fleet.url, timeout=60) as http,
+                Nursery.open() as nursery,
+                Recorder.open() as recorder,
+            ):
+                yield cls(
+                    *(postgres, redis_url, fleet.env, folder, db, redis),
+                    *(settings, http, model, nursery, recorder),
+                )
+        finally:
+            await redis.aclose()
+            await db.close()
+
 
 class Played:
     """One case on its way."""
 
-    def __init__(self, stage: Stage, case: Case, number: int) -> None:
+    def __init__(self, stage: Stage, case: Case, name: str) -> None:
         self.stage = stage
         self.case = case
-        self.queue = f"case-{number}"
+        self.queue = name
         url, self.record = stage.recorder.record(self.queue)
         self.recorder_url = url
         self.log = stage.folder / f"{self.queue}.log"
         self.trap = Trap(self._wanted, case.point.moment, self._strike, case.fault == "freeze")
         self.armed = not case.point.parked
         self.worker: Newborn | None = None
-        self.struck_at = 0.0
-        self.taken_over_after = 0.0
         self.awaited = "the worker"
 
     def _wanted(self, passing: Passing) -> bool:
@@ -177,7 +194,6 @@ class Played:
 
     def _strike(self) -> None:
         assert self.worker is not None
-        self.struck_at = time.time()
         self.worker.signal(signal.SIGKILL if self.case.fault == "kill" else signal.SIGSTOP)
 
     async def play(self) -> None:
@@ -188,6 +204,11 @@ class Played:
         except TimeoutError:
             said = self.log.read_text()[-2000:] if self.log.exists() else ""
             raise AssertionError(f"waited for {self.awaited}; the worker said:\n{said}") from None
+
+    async def disturbed(self) -> bool:
+        """Whether a worker lost its lease without being struck: the machine is too busy."""
+        first, *later = [row.claims for row in (await self.rows(CLAIMS))[1:]] or [0]
+        return first > (2 if self.trap.sprung.is_set() else 1) or any(more > 1 for more in later)
 
     async def _play(self) -> None:
         stage, point = self.stage, self.case.point
@@ -255,10 +276,10 @@ class Played:
     @property
     def said(self) -> str:
         """What the user says; it tells the scripted model to call the tool, then to answer."""
-        final: dict[str, Any] = {"chunks": SEALED}
-        if self.case.point.event == "message_update":
-            final["duration"] = 0.3
-        turns = [{"tool_calls": [{"name": self.case.effect, "id": "call-1"}]}, final]
+        turns = [
+            {"tool_calls": [{"name": self.case.effect, "id": "call-1"}]},
+            {"chunks": SEALED, "duration": 0.1},
+        ]
         return f"Seal it. [[script: {json.dumps(turns)}]]"
 
     async def _go_on(self) -> None:
@@ -290,39 +311,34 @@ class Played:
         self.trap.resume.set()
         self.worker.signal(signal.SIGTERM)
         assert await asyncio.shield(self.worker.ended) == 0, "the zombie did not end in order"
-        changed = {
-            table: (old, new)
-            for table, old, new in zip(TABLES, before, await self._all_rows(), strict=True)
-            if old != new
-        }
-        assert not changed, f"the zombie changed something: {changed}"
+        after = await self._all_rows()
+        changed = (
+            [row for row in before if row not in after],
+            [row for row in after if row not in before],
+        )
+        assert changed == ([], []), "the zombie changed something"
 
     async def _until_all_is_written(self) -> None:
         """The end of the agent's run is the last thing that is written before the gate."""
-        while not (await self.rows(WRITTEN))[0].all:
+        while not (await self.rows(WRITTEN))[0].all:  # noqa: ASYNC110 - only the tables can tell
             await asyncio.sleep(0.01)
 
-    async def _all_rows(self) -> Any:
-        (row,) = await self.rows(ALL_ROWS)
-        return tuple(row)
+    async def _all_rows(self) -> list[Any]:
+        return [row.row for row in await self.rows(ALL_ROWS)]
 
     async def rows(self, statement: TextClause) -> Rows:
         """What a statement finds of the session."""
         return await self.stage.db.rows(statement, {"session": self.session})
 
 
-TABLES = ("sessions", "tasks", "events", "steps", "messages")
-
 # A heartbeat moves the end of the lease and nothing else.
 ALL_ROWS = text(
     """
-    select
-        (select to_jsonb(s) - 'lease_until' from sessions s where id = :session),
-        (select jsonb_agg(to_jsonb(t) order by seq) from tasks t where session_id = :session),
-        (select jsonb_agg(to_jsonb(e) order by seq) from events e where session_id = :session),
-        (select jsonb_agg(to_jsonb(x) order by task_seq, no) from steps x
-            where session_id = :session),
-        (select jsonb_agg(to_jsonb(m) order by no) from messages m where session_id = :session)
+    select to_jsonb(s) - 'lease_until' as row from sessions s where id = :session
+    union all select to_jsonb(t) from tasks t where session_id = :session
+    union all select to_jsonb(e) from events e where session_id = :session
+    union all select to_jsonb(x) from steps x where session_id = :session
+    union all select to_jsonb(m) from messages m where session_id = :session
     """
 )
 
@@ -336,6 +352,8 @@ WRITTEN = text(
     where s.id = :session
     """
 )
+
+CLAIMS = text("select claims from tasks where session_id = :session order by seq")
 
 EVENTS = text(
     """
@@ -397,7 +415,6 @@ class Verdict:
         verdict.the_player_saw_the_log()
         verdict.the_tool_ran_as_often_as_it_may()
         verdict.no_journalled_call_was_paid_again(stage.model)
-        verdict.another_worker_was_there_in_time()
         await verdict.the_transcript_is_exact()
         await verdict.the_tables_are_in_order()
 
@@ -453,17 +470,6 @@ class Verdict:
             assert 1 <= times <= self._runs_until(self.steps[no].epoch), f"step {no}: {times} calls"
         assert sum(paid.values()) <= 1 + self._runs_until(self.ended_in)
         assert keys[f"{self.played.next}.1"].requests == 1
-
-    def another_worker_was_there_in_time(self) -> None:
-        """The first thing that a later attempt wrote came soon enough."""
-        began = next(
-            row.at.timestamp()
-            for row in self.events
-            if row.type in {"task_started", "task_restarted"}
-            and row.at.timestamp() > self.played.struck_at
-        )
-        self.played.taken_over_after = began - self.played.struck_at
-        assert self.played.taken_over_after <= TAKEOVER
 
     async def the_transcript_is_exact(self) -> None:
         """What the gateway gives of both tasks, and the state that the tool has changed."""

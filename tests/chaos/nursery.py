@@ -30,7 +30,11 @@ from shared.broker import hint_of
 from shared.encoding import loads
 from shared.logs import set_up_logs
 from shared.settings import get_settings
+from tests.chaos import agents
 from worker.start import start_host
+
+IMPORTED = (agents,)
+"""What a worker imports later on, and should find imported already."""
 
 IDLE_SECONDS = 10.0
 """How long a worker that is to end when it is idle may still work."""
@@ -147,7 +151,7 @@ def _live(nursery: int, env: Mapping[str, str], log: str, *, patient: bool) -> N
         _work(patient=patient)
     except SystemExit:
         code = 0
-    except BaseException:
+    except Exception:  # noqa: BLE001 - whatever it is, this process must not be another nursery
         traceback.print_exc()
     finally:
         sys.stdout.flush()
@@ -165,8 +169,9 @@ def _work(*, patient: bool) -> None:
     queue = redis.Redis.from_url(settings.redis_url.get_secret_value(), socket_timeout=None)
     try:
         while True:
-            _, message = queue.brpop([settings.queue])
-            session_id = hint_of(loads(message))
+            popped = queue.brpop([settings.queue])
+            assert popped is not None
+            session_id = hint_of(loads(popped[1]))
             assert session_id is not None
             host.submit(session_id)
     finally:

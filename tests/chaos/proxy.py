@@ -61,7 +61,7 @@ class Trap:
     wanted: Wanted
     moment: Moment
     strike: Callable[[], None]
-    freezes: bool
+    freezes: bool = False
     sprung: asyncio.Event = field(default_factory=asyncio.Event)
     resume: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -132,9 +132,10 @@ class Proxy:
             finally:
                 for pump in pumps:
                     pump.cancel()
-                await asyncio.gather(*pumps, return_exceptions=True)
                 writer.close()
                 to_there.close()
+                ends = [writer.wait_closed(), to_there.wait_closed()]
+                await asyncio.gather(*pumps, *ends, return_exceptions=True)
 
     def _pumps(
         self, worker: StreamReader, to_server: StreamWriter, server: StreamReader, to: StreamWriter
