@@ -22,6 +22,7 @@ from agent_core.events import (
     ToolExecutionStart,
 )
 from agent_core.fields import items, json_object, maybe, one_of, require
+from agent_core.hooks import GetMessages
 from agent_core.loop import AgentContext, AgentLoopConfig, run_loop
 from agent_core.messages import AssistantMessage, Message, UserMessage, message_from_dict
 from agent_core.models import Model
@@ -182,9 +183,9 @@ class Agent:
             options.convert_to_llm,
             transform_context=options.transform_context,
             get_api_key=options.get_api_key,
-            get_steering_messages=self._steering.take,
+            get_steering_messages=_either(self._steering, options.get_steering_messages),
             has_steering_messages=lambda: bool(self._steering),
-            get_follow_up_messages=self._follow_ups.take,
+            get_follow_up_messages=_either(self._follow_ups, options.get_follow_up_messages),
             before_tool_call=options.before_tool_call,
             after_tool_call=options.after_tool_call,
             prepare_next_turn=options.prepare_next_turn,
@@ -369,6 +370,13 @@ class Agent:
         for message in items(fields, "follow_up_queue", message_from_dict):
             agent.follow_up(message)
         return agent
+
+
+def _either(queue: MessageQueue, elsewhere: GetMessages | None) -> GetMessages:
+    """Give what the agent's own queue has next, or else what was said elsewhere."""
+    if elsewhere is None:
+        return queue.take
+    return lambda: queue.take() or elsewhere()
 
 
 def _tools_named(names: Sequence[str], tools: Sequence[AgentTool]) -> list[AgentTool]:

@@ -12,6 +12,7 @@ from agent_core.hooks import (
     ConvertToLlm,
     FinishTurn,
     GetApiKey,
+    GetMessages,
     PrepareNextTurn,
     TransformContext,
 )
@@ -42,6 +43,8 @@ class AgentOptions:
     Times are in seconds; None as a cap means none. Without a `stream_fn` the model is called
     through litellm or, where it says `api="openai"`, directly. `first_step` is the number that
     the journal's first step gets. `tool_context` holds the caller's own data and permissions.
+    `get_steering_messages` and `get_follow_up_messages` are asked where the agent's own queue of
+    that kind has nothing: they bring what was said to this run elsewhere.
     """
 
     initial_state: InitialState = field(default_factory=InitialState)
@@ -51,6 +54,8 @@ class AgentOptions:
     steering_mode: QueueMode = "one-at-a-time"
     follow_up_mode: QueueMode = "one-at-a-time"
     steering_policy: SteeringPolicy = "finish"
+    get_steering_messages: GetMessages | None = None
+    get_follow_up_messages: GetMessages | None = None
     tool_execution: ExecutionMode = "parallel"
     max_parallel_tools: int = 8
     max_turns: int | None = 50

@@ -39,7 +39,11 @@ async def accept(parts: Gateway, user_id: str, session_id: UUID, new: NewAction)
 def announce(parts: Gateway, accepted: Accepted) -> None:
     """Tell of an action that is committed; one that was known before is hinted again."""
     parts.announcer.tell(
-        accepted.session_id, accepted.events, hint=True, cancelled=accepted.interrupts
+        accepted.session_id,
+        accepted.events,
+        hint=True,
+        cancelled=accepted.interrupts,
+        joins=accepted.joins,
     )
 
 

@@ -32,6 +32,7 @@ class _News:
     events: Sequence[Event]
     hint: bool
     cancelled: UUID | None
+    joins: bool
 
 
 class Announcer:
@@ -55,14 +56,16 @@ class Announcer:
         *,
         hint: bool = False,
         cancelled: UUID | None = None,
+        joins: bool = False,
     ) -> None:
         """Announce a change that is committed; never waits.
 
         Args:
             hint: the session has something for a worker to do.
             cancelled: a task that was asked to stop.
+            joins: an action came that may join the running task.
         """
-        self._waiting.append(_News(session_id, events, hint, cancelled))
+        self._waiting.append(_News(session_id, events, hint, cancelled, joins))
         self._wake.set()
 
     async def send_for_ever(self) -> None:
@@ -89,5 +92,7 @@ class Announcer:
                 for news in batch:
                     if news.cancelled is not None:
                         await self._publisher.cancel(news.session_id, news.cancelled)
+                    if news.joins:
+                        await self._publisher.joining(news.session_id)
             except QueueUnavailable as error:
                 log.warning("announcements dropped", count=len(batch), error=str(error))

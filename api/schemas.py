@@ -4,23 +4,18 @@ from datetime import datetime
 from typing import Annotated, Any, Literal, TypeAlias
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 from pydantic_core import PydanticCustomError
 
 from api.problems import TOO_LARGE
 from api.texts import ClientId, Text, check_object
 from shared.encoding import JsonObject, dumps
-from shared.records import NewAction, OnBusy
-
-MAX_SAY = 16_000
-"""Characters of one `say`."""
+from shared.records import MAX_SAY, NewAction, OnBusy
 
 MAX_SOUL = 20_000
 """Characters of a soul."""
 
 _MAX_METADATA = 16_384
-
-_LATER = {"steer", "follow_up", "collect"}
 
 
 class Strict(BaseModel):
@@ -44,12 +39,6 @@ def _check_say(text: str) -> str:
     return text
 
 
-def _check_on_busy(value: object) -> object:
-    if isinstance(value, str) and value in _LATER:
-        raise ValueError(f"'{value}' is not available in this release")
-    return value
-
-
 ChoiceId = Annotated[Text, Field(min_length=1, max_length=500)]
 """As the session offered it: a path in the story's own words."""
 
@@ -57,7 +46,7 @@ SayText = Annotated[Text, AfterValidator(_check_say)]
 
 
 class _Action(Strict):
-    on_busy: Annotated[OnBusy, BeforeValidator(_check_on_busy)] = "enqueue"
+    on_busy: OnBusy = "enqueue"
     client_action_id: ClientId | None = None
 
 

@@ -183,8 +183,19 @@ class Publisher:
         Raises:
             QueueUnavailable: Redis did not answer; the worker's next heartbeat finds out.
         """
+        await self._tell_workers(CANCEL_CHANNEL, f"{session_id}:{task_id}")
+
+    async def joining(self, session_id: UUID) -> None:
+        """Tell the worker that runs a task of this session of an action that may join it.
+
+        Raises:
+            QueueUnavailable: Redis did not answer; the worker's next heartbeat finds out.
+        """
+        await self._tell_workers(JOIN_CHANNEL, str(session_id))
+
+    async def _tell_workers(self, name: str, message: str) -> None:
         try:
-            await self._redis.publish(CANCEL_CHANNEL, f"{session_id}:{task_id}")
+            await self._redis.publish(name, message)
         except (RedisError, OSError) as error:
             raise QueueUnavailable(str(error)) from error
 
@@ -203,12 +214,15 @@ def _keep_text(pipe: Pipeline, key: str, entry: Event | Delta) -> None:
 
 def _line_of_attempt(task_id: UUID, attempt: int, entry: Event | Delta) -> Line:
     if isinstance(entry, Event):
-        return Line(entry.seq, str(task_id), attempt, event_frame(entry))
+        return Line(entry.seq, str(entry.task_id or task_id), attempt, event_frame(entry))
     return Line(None, str(task_id), attempt, delta_frame(task_id, attempt, entry))
 
 
 CANCEL_CHANNEL = "fireside:cancel"
 """Where gateways tell workers of cancelled tasks; a message is `<session>:<task>`."""
+
+JOIN_CHANNEL = "fireside:join"
+"""Where gateways tell workers of actions that may join a running task; a message is `<session>`."""
 
 
 def text_key(task_id: UUID, attempt: int) -> str:

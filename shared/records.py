@@ -10,7 +10,14 @@ from shared.encoding import JsonObject
 
 TaskStatus: TypeAlias = Literal["queued", "running", "completed", "failed", "cancelled", "dead"]
 SessionStatus: TypeAlias = Literal["idle", "queued", "running"]
-OnBusy: TypeAlias = Literal["enqueue", "interrupt", "reject"]
+OnBusy: TypeAlias = Literal["enqueue", "steer", "follow_up", "interrupt", "collect", "reject"]
+"""What becomes of an action while a task of its session is open."""
+
+MAX_SAY = 16_000
+"""Characters of what one action may say."""
+
+JoinMode: TypeAlias = Literal["steer", "follow_up"]
+"""How an action may join a task that runs: at its next turn, or where it would end."""
 
 TERMINAL_EVENTS = {
     "completed": "task_completed",
@@ -86,7 +93,8 @@ class Accepted:
     """What became of an action: its task, and the events to publish now that it is committed.
 
     `fresh` is false where the same key had been accepted before; `events` is empty then.
-    `interrupts` is the running task that was told to make way.
+    `interrupts` is the running task that was told to make way; `joins` says that the action may
+    join one that runs.
     """
 
     task_id: UUID
@@ -97,6 +105,7 @@ class Accepted:
     fresh: bool
     events: tuple[Event, ...] = ()
     interrupts: UUID | None = None
+    joins: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,17 +192,33 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class NewEvent:
-    """An event that has no number yet."""
+    """An event that has no number yet; of the running task, unless another is named."""
 
     type: str
     data: JsonObject
+    task_id: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """An accepted `say` that a running task took in, and answers with its own.
+
+    `no` says where: 0 for one that was collected into the task before it began, else the number
+    of the place, 1, 2, ..., at which the run asked for more.
+    """
+
+    task_id: UUID
+    text: str
+    no: int
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
     """A session under lease, and its head-of-line task: all that a run starts from.
 
-    `steps` and `events` are those that earlier attempts of the task left behind.
+    `steps`, `events` and `joined` are those that earlier attempts of the task left behind; the
+    texts of joined tasks with the number 0 are in `action` already. `open_tasks` counts all of the
+    session's, this one among them.
     """
 
     fence: Fence
@@ -216,11 +241,16 @@ class Claim:
     messages: Sequence[JsonObject]
     steps: Sequence[Step] = ()
     events: Sequence[Event] = ()
+    joined: Sequence[Joined] = ()
+    open_tasks: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a task ended, and all that its end changes, in one transaction."""
+    """How a task ended, and all that its end changes, in one transaction.
+
+    `joined` are the tasks that end with it; their terminal events are among `events`.
+    """
 
     status: Literal["completed", "failed", "cancelled", "dead"]
     events: Sequence[NewEvent]
@@ -231,6 +261,7 @@ class Outcome:
     result: JsonObject | None = None
     error: JsonObject | None = None
     usage: JsonObject | None = None
+    joined: Sequence[UUID] = ()
 
 
 @dataclass(frozen=True, slots=True)

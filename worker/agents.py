@@ -6,7 +6,15 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 from uuid import UUID
 
-from agent_core import AbortSignal, AgentEvent, Message, Model, StepJournal, StreamFn
+from agent_core import (
+    AbortSignal,
+    AgentEvent,
+    Message,
+    Model,
+    StepJournal,
+    StreamFn,
+    UserMessage,
+)
 from shared.encoding import JsonObject
 from shared.errors import FiresideError, SettingsError
 from shared.records import CatalogEntry
@@ -44,6 +52,14 @@ class Resources:
     tool_seconds: float = 30.0
 
 
+TakeIn: TypeAlias = Callable[[], Awaitable[Sequence[UserMessage]]]
+"""Gives what the user has said since the task began, each message once."""
+
+
+async def _nothing_said() -> Sequence[UserMessage]:
+    return ()
+
+
 @dataclass(frozen=True, slots=True)
 class RunningTask:
     """All that an agent may know and use while it answers one action.
@@ -51,7 +67,8 @@ class RunningTask:
     `state` is the session's private state as the last task left it, `history` the newest messages
     of the current branch, `earlier` how many the session has before them. What an agent tells
     `emit` reaches clients; `journal` keeps its model and tool calls; `signal` is set when the user
-    cancels.
+    cancels. An agent that asks `steering` at the beginning of its turns, or `follow_ups` where it
+    would end, is given what the user has said meanwhile, and answers it with this task.
     """
 
     user_id: str
@@ -70,6 +87,8 @@ class RunningTask:
     journal: StepJournal
     signal: AbortSignal
     earlier: int = 0
+    steering: TakeIn = _nothing_said
+    follow_ups: TakeIn = _nothing_said
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 
 import structlog
 
@@ -158,6 +159,8 @@ def _running_task(
         journal=task_log,
         signal=signal,
         earlier=max(0, claim.next_message - 1 - len(claim.messages)),
+        steering=partial(task_log.take_in, "steer"),
+        follow_ups=partial(task_log.take_in, "steer", "follow_up"),
     )
 
 

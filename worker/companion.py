@@ -84,6 +84,8 @@ async def _chat(task: RunningTask) -> Answer:
             get_api_key=lambda provider: resources.api_key,
             stream_fn=resources.stream_fn,
             max_turns=8,
+            get_steering_messages=task.steering,
+            get_follow_up_messages=task.follow_ups,
             tool_timeout=resources.tool_seconds,
         )
     )

@@ -22,7 +22,7 @@ from redis.exceptions import RedisError
 
 from agent_core import AbortSignal, Model
 from shared.errors import FiresideError
-from shared.events import CANCEL_CHANNEL, Publisher
+from shared.events import CANCEL_CHANNEL, JOIN_CHANNEL, Publisher
 from shared.queue import Hints
 from shared.records import Claim, Written
 from shared.redis_pool import connect_redis
@@ -176,7 +176,7 @@ class Host:
             for service in (
                 self._heartbeat(),
                 self._stop_overdue(),
-                self._hear_cancels(),
+                self._hear_clients(),
                 sweep_for_ever(self._db, self._hints, every=settings.sweep_seconds),
                 self._stop.wait(),
             )
@@ -305,6 +305,8 @@ class Host:
                 held.lose("the lease is another worker's")
                 continue
             held.renewed_at = began
+            if session_id in pulse.queued:
+                held.task_log.nudge()
             if session_id in pulse.cancelled:
                 held.signal.set()
 
@@ -320,20 +322,30 @@ class Host:
                 if now - held.renewed_at > self._settings.lease_seconds:
                     held.lose("the lease could not be renewed in time")
 
-    async def _hear_cancels(self) -> None:
+    async def _hear_clients(self) -> None:
+        """Hear at once what the next heartbeat would tell: cancels, and actions that may join."""
         while True:
             try:
                 async with self._redis.pubsub() as pubsub:
-                    await pubsub.subscribe(CANCEL_CHANNEL)
-                    async for message in pubsub.listen():
-                        if message["type"] == "message":
-                            self._cancel(message["data"])
+                    await pubsub.subscribe(
+                        **{CANCEL_CHANNEL: self._cancel, JOIN_CHANNEL: self._nudge}
+                    )
+                    async for _ in pubsub.listen():
+                        pass  # each message goes to its channel's handler
             except (RedisError, OSError) as error:
-                log.warning("cancel channel lost", error=str(error))
+                log.warning("channels of clients' wishes lost", error=str(error))
             await asyncio.sleep(1.0)
 
-    def _cancel(self, data: bytes) -> None:
-        session, _, task = data.decode(errors="replace").partition(":")
+    def _nudge(self, message: Mapping[str, Any]) -> None:
+        try:
+            held = self._held.get(UUID(message["data"].decode()))
+        except ValueError:
+            return  # anyone may publish
+        if held is not None:
+            held.task_log.nudge()
+
+    def _cancel(self, message: Mapping[str, Any]) -> None:
+        session, _, task = message["data"].decode(errors="replace").partition(":")
         for held in self._held.values():
             if (str(held.claim.fence.session_id), str(held.claim.task_id)) == (session, task):
                 held.signal.set()

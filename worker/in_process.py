@@ -13,7 +13,17 @@ from uuid import UUID, uuid4
 from agent_core import AbortSignal
 from shared.encoding import JsonObject, dumps, loads
 from shared.events import Delta
-from shared.records import Claim, Event, Fence, NewEvent, Outcome, Step, Written
+from shared.records import (
+    Claim,
+    Event,
+    Fence,
+    Joined,
+    JoinMode,
+    NewEvent,
+    Outcome,
+    Step,
+    Written,
+)
 from worker.agents import RegisteredAgent, Resources
 from worker.attempt import run_attempt
 from worker.task_log import TaskLog
@@ -69,6 +79,10 @@ class MemoryTasks:
         if outcome.view is not None:
             self._session.view = loads(dumps(outcome.view))
         return replace(written, open_tasks=0)
+
+    async def join(self, claim: Claim, modes: Sequence[JoinMode], no: int) -> list[Joined]:
+        """Nothing joins: an action waits for the session's lock until its own turn."""
+        return []
 
     async def tell(self, claim: Claim, entries: Sequence[Event | Delta]) -> None:
         """Pass entries on to the listener."""

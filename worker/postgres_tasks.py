@@ -6,7 +6,7 @@ import structlog
 
 from shared.errors import QueueUnavailable
 from shared.events import Delta, Publisher
-from shared.records import Claim, Event, NewEvent, Outcome, Step, Written
+from shared.records import Claim, Event, Joined, JoinMode, NewEvent, Outcome, Step, Written
 from shared.store import leases
 from shared.store.database import Database
 
@@ -26,6 +26,10 @@ class PostgresTasks:
     ) -> Written:
         """Append events and journal steps; raises LeaseLost or StoreUnavailable."""
         return await leases.write(self._db, claim, events, steps, lease_seconds=self._lease_seconds)
+
+    async def join(self, claim: Claim, modes: Sequence[JoinMode], no: int) -> list[Joined]:
+        """Take waiting actions into the task; raises LeaseLost or StoreUnavailable."""
+        return await leases.join(self._db, claim, modes, no)
 
     async def end(self, claim: Claim, outcome: Outcome) -> Written:
         """End the task; raises LeaseLost or StoreUnavailable."""

@@ -2,7 +2,9 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
+from uuid import UUID
 
 from agent_core import StepMismatchError, StepRequest, StepStart
 from shared.encoding import JsonObject
@@ -12,8 +14,18 @@ Settled: TypeAlias = Counter[tuple[str, object]]
 """Events that need not be written again, by kind and number, call or count."""
 
 
-def settled_events(events: Sequence[Event]) -> tuple[Settled, list[JsonObject]]:
-    """What earlier attempts wrote and this one must not repeat, and the messages among it.
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What earlier attempts wrote into the log: what need not be written again, the messages, and
+    for each task that joined by a message of its own the message's index."""
+
+    settled: Settled
+    messages: list[JsonObject]
+    joined: dict[UUID, int]
+
+
+def told_before(events: Sequence[Event]) -> Told:
+    """What earlier attempts wrote and this one must not repeat.
 
     A message or a call that was begun and not ended is left out: clients drop what they have of
     it, and it is told from its start again.
@@ -32,8 +44,9 @@ def settled_events(events: Sequence[Event]) -> tuple[Settled, list[JsonObject]]:
         elif event.type not in {"task_started", "task_restarted"}:
             ordinals[event.type] += 1
             settled[event.type, ordinals[event.type]] += 1
-    messages = [event.data["message"] for event in events if event.type == "message_end"]
-    return settled, messages
+    ends = [event.data for event in events if event.type == "message_end"]
+    joined = {UUID(data["joined"]): no for no, data in enumerate(ends) if "joined" in data}
+    return Told(settled, [data["message"] for data in ends], joined)
 
 
 def recall(memo: Step, step: StepRequest) -> StepStart | None:

@@ -22,12 +22,14 @@ from agent_core import (
     TextContent,
     TextDelta,
     Usage,
+    UserMessage,
 )
 from shared.encoding import JsonObject
 from shared.errors import LeaseLost
 from shared.events import Delta
-from shared.records import Claim, Event, NewEvent, Outcome, Step, Written
-from worker.takeover import recall, settled_events
+from shared.records import Claim, Event, Joined, JoinMode, NewEvent, Outcome, Step, Written
+from worker.joining import Joining
+from worker.takeover import recall, told_before
 
 log = structlog.get_logger(__name__)
 
@@ -50,6 +52,9 @@ class TaskStore(Protocol):
         self, claim: Claim, events: Sequence[NewEvent], steps: Sequence[Step]
     ) -> Written:
         """Append events and journal steps; raises LeaseLost."""
+
+    async def join(self, claim: Claim, modes: Sequence[JoinMode], no: int) -> list[Joined]:
+        """Take waiting actions into the task; raises LeaseLost."""
 
     async def end(self, claim: Claim, outcome: Outcome) -> Written:
         """End the task; raises LeaseLost."""
@@ -80,7 +85,10 @@ class TaskLog:
         self._outbox: list[NewEvent | Delta] = []
         self._steps: dict[int, Step] = {}
         self._memos = {step.no: step for step in claim.steps}
-        self._settled, self._messages = settled_events(claim.events)
+        told = told_before(claim.events)
+        self._settled, self._messages = told.settled, told.messages
+        self._joining = Joining(claim, told.joined)
+        self._unread = set(self._memos)
         self._ordinals: Counter[str] = Counter()
         self._number = -1
         self._open: _OpenMessage | None = None
@@ -105,7 +113,7 @@ class TaskLog:
                 if isinstance(event.assistant_message_event, TextDelta):
                     self._delta(event.assistant_message_event.delta)
             case "message_end":
-                self._message_end(event.message.to_dict())
+                self._message_end(event.message.to_dict(), self._joining.task_of(event.message))
             case "agent_start" | "turn_start" | "turn_end" | "agent_end":
                 # What a turn's end and a run's end repeat stands in the messages already.
                 self.record(event.type, {})
@@ -126,7 +134,8 @@ class TaskLog:
         if isinstance(message, AssistantMessage):
             # Its text comes as deltas, and whole at its end: not twice.
             data["content"] = []
-        self._append("message_start", {"message": data, "number": self._number}, self._number)
+        told = _message_data(data, self._number, self._joining.task_of(message))
+        self._append("message_start", told, self._number)
 
     def _delta(self, text: str) -> None:
         if self._open is None or self._lost is not None or not text:
@@ -143,10 +152,12 @@ class TaskLog:
         self._pieces += 1
         self._flush_in(0 if first or self._pieces >= DELTA_PIECES else DELTA_SECONDS)
 
-    def _message_end(self, data: JsonObject) -> None:
+    def _message_end(self, data: JsonObject, joined: UUID | None = None) -> None:
         number = self._number
         self._open = None
-        if self._append("message_end", {"message": data, "number": number}, number):
+        if self._append("message_end", _message_data(data, number, joined), number):
+            if joined is not None:
+                self._joining.told(joined, len(self._messages))
             self._messages.append(data)
 
     def _append(self, kind: str, data: JsonObject, key: object) -> bool:
@@ -169,6 +180,7 @@ class TaskLog:
         beginning that is lost means that it runs again. A model call waits until what the call
         before it gave is written, so that an attempt never loses more than one paid answer.
         """
+        self._unread.discard(step.no)
         if (memo := self._memos.get(step.no)) is not None:
             known = recall(memo, step)
             if known is not None:
@@ -197,6 +209,31 @@ class TaskLog:
     def _count_usage(self, step: StepRequest, output: JsonObject) -> None:
         if step.kind == "model":
             self.usage += Usage.from_dict(output["usage"])
+
+    # -- joining ------------------------------------------------------------------------------
+
+    async def take_in(self, *modes: JoinMode) -> list[UserMessage]:
+        """What the user has said since, in one of these modes: it is this task's to answer.
+
+        A place that an earlier attempt has passed gives what it gave then: the journal's further
+        steps were made with that and nothing else.
+
+        Raises:
+            AttemptLostError: the attempt may write no more.
+        """
+        self._check()
+        no, joined = self._joining.next_place()
+        new = not joined and self._joining.may_wait and not self._unread
+        if new:
+            try:
+                joined = await self._store.join(self._claim, modes, no)
+            except Exception as error:
+                raise self._lose(error) from error
+        return self._joining.deliver(joined, new=new)
+
+    def nudge(self) -> None:
+        """Hear that an action waits which may want to join this task."""
+        self._joining.nudge()
 
     # -- writing ------------------------------------------------------------------------------
 
@@ -256,6 +293,7 @@ class TaskLog:
                     # The next attempt reads what stands in the log. Whatever the error is, the
                     # write that waits for the lock must not go on as if this one had been made.
                     raise self._lose(error) from error
+                self._joining.note(written.open_tasks)
                 told = _numbered(entries, self._claim.task_id, written)
             else:
                 told = [entry for entry in entries if isinstance(entry, Delta)]
@@ -304,16 +342,19 @@ class TaskLog:
                 # Never in an earlier write: whoever hears of it must find the view changed.
                 entries.append(NewEvent("state_changed", view))
             entries.append(NewEvent(f"task_{status}", data))
+            joined = self._joining.answered(self._messages, completed=status == "completed")
+            entries += [self._joined_end(status, data, task_id) for task_id in joined]
             outcome = Outcome(
                 status=status,
                 events=[entry for entry in entries if isinstance(entry, NewEvent)],
-                messages=self._messages,
+                messages=self._joining.without_unanswered(self._messages, joined),
                 steps=steps,
                 state=state,
                 view=view,
                 result=data.get("result"),
                 error=data.get("error"),
                 usage=self.usage.to_dict(),
+                joined=joined,
             )
             try:
                 written = await self._store.end(self._claim, outcome)
@@ -322,6 +363,15 @@ class TaskLog:
             self._lost = AttemptLostError("the task has ended")
             await self._store.tell(self._claim, _numbered(entries, self._claim.task_id, written))
             return written
+
+    def _joined_end(self, status: Status, data: JsonObject, task_id: UUID) -> NewEvent:
+        """The terminal event of a task that ends with this one, which pays for both."""
+        joined = {"joined": self._claim.task_id}
+        if status == "completed":
+            ended: JsonObject = {"result": data["result"] | joined, "usage": None}
+        else:
+            ended = data | joined
+        return NewEvent(f"task_{status}", ended, task_id)
 
     def lose(self, reason: str) -> None:
         """Write no more from now on: the lease is another worker's, or is given back."""
@@ -372,6 +422,11 @@ class _OpenMessage:
     length: int = 0
 
 
+def _message_data(message: JsonObject, number: int, joined: UUID | None) -> JsonObject:
+    data: JsonObject = {"message": message, "number": number}
+    return data if joined is None else data | {"joined": str(joined)}
+
+
 def _step(
     step: StepRequest, status: Literal["started", "done"], output: JsonObject | None = None
 ) -> Step:
@@ -385,7 +440,9 @@ def _numbered(
     numbered: list[Event | Delta] = []
     for entry in entries:
         if isinstance(entry, NewEvent):
-            numbered.append(Event(seq, entry.type, task_id, written.at, entry.data))
+            numbered.append(
+                Event(seq, entry.type, entry.task_id or task_id, written.at, entry.data)
+            )
             seq += 1
         else:
             numbered.append(entry)

@@ -11,8 +11,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.encoding import dumps, dumps_text
 from shared.errors import IdempotencyConflict, NotFound, SessionBusy
-from shared.records import Accepted, Event, NewAction, Task
+from shared.records import Accepted, Event, NewAction, OnBusy, Task
 from shared.store.database import AnyRow, Database
+
+JOINS: frozenset[OnBusy] = frozenset({"steer", "follow_up"})
 
 # The counters of the session's row are read from the row as it is once its lock is held
 # (`returning`), never from the statement's snapshot: two actions that arrive at once get
@@ -90,12 +92,17 @@ _LOCK_SESSION = text(
     "select id from sessions where id = :session and user_id = :user for no key update"
 )
 
+# What a running task took in ends with that task: too late to take it back.
 _CANCEL_TASK = text(
     """/* cancel */
     update tasks set
         cancel_requested_at = coalesce(cancel_requested_at, clock_timestamp()),
-        status = case status when 'queued' then 'cancelled' else status end,
-        finished_at = case status when 'queued' then clock_timestamp() else finished_at end
+        status = case when status = 'queued' and not joined then 'cancelled' else status end,
+        finished_at = case when status = 'queued' and not joined then clock_timestamp()
+                           else finished_at end
+    from (select exists (
+        select from tasks j join tasks r on r.session_id = j.session_id and r.id = j.joined_task
+        where j.id = :task and r.status = 'running') as joined) as run
     where id = :task and user_id = :user and status in ('queued', 'running')
     returning id, session_id, status
     """
@@ -238,6 +245,7 @@ def _accepted(row: AnyRow, parameters: dict[str, Any]) -> Accepted:
         status=row.status,
         fresh=row.fresh,
         events=tuple(queued),
+        joins=row.fresh and row.position > 0 and parameters["on_busy"] in JOINS,
     )
 
 

@@ -10,12 +10,15 @@ from uuid import UUID
 
 from sqlalchemy import text
 
-from shared.encoding import dumps_text
+from shared.encoding import JsonObject, dumps_text
 from shared.errors import LeaseLost
 from shared.records import (
+    MAX_SAY,
     Claim,
     Event,
     Fence,
+    Joined,
+    JoinMode,
     NewEvent,
     Outcome,
     Step,
@@ -35,8 +38,8 @@ _TAKE_LEASE = text(
         hint_at = least(hint_at, clock_timestamp() + make_interval(secs => :lease_seconds))
     where s.id = :session and s.open_tasks > 0
         and (s.lease_until is null or s.lease_until < clock_timestamp())
-    returning s.epoch, s.lease_token, s.user_id, s.agent, s.story, s.story_hash, s.metadata,
-        s.state, s.view, s.next_message, s.head_message,
+    returning s.epoch, s.lease_token, s.open_tasks, s.user_id, s.agent, s.story, s.story_hash,
+        s.metadata, s.state, s.view, s.next_message, s.head_message,
         (select jsonb_build_object('id', c.id, 'name', c.name, 'soul', c.soul,
                                    'soul_version', c.soul_version)
          from characters c where c.id = s.character_id and c.user_id = s.user_id) as character
@@ -97,13 +100,66 @@ _EVENTS_OF_TASK = text(
     """
 )
 
+# What waits right behind the task and asked to be answered with others, as far as one `say` goes.
+# Decided by the first attempt: a later one must give the model the same words.
+_COLLECT = text(
+    """
+    /* claim collect */
+    with waiting as (
+        select id, seq, action ->> 'text' as text,
+            on_busy = 'collect' and action ->> 'type' = 'say' as collects
+        from tasks
+        where session_id = :session and seq > :task_seq and status = 'queued'
+        order by seq
+        limit :limit
+    ), row_of_says as (
+        select id, bool_and(collects) over (order by seq)
+            and sum(length(text) + 2) over (order by seq) <= :characters as fits
+        from waiting
+    )
+    update tasks t set joined_task = :task, joined_no = 0
+    from row_of_says r
+    where t.session_id = :session and t.id = r.id and r.fits and t.status = 'queued'
+    """
+)
+
+_JOINED = text(
+    """
+    /* claim joined */
+    select id, action ->> 'text', joined_no from tasks
+    where session_id = :session and status = 'queued' and joined_task = :task order by seq
+    """
+)
+
+# `joined_task` of a task that does not run any more says nothing: whoever was not answered by it
+# waits on. Asked again for the same place, it gives the same answer.
+_JOIN = text(
+    """
+    /* join */
+    with fence as (
+        select id from sessions
+        where id = :session and epoch = :epoch and lease_token = :token
+        for no key update
+    ), taken as (
+        update tasks t set joined_task = :task, joined_no = :no
+        from fence
+        where t.session_id = fence.id and t.seq > :task_seq and t.status = 'queued'
+            and t.action ->> 'type' = 'say' and t.on_busy = any(cast(:modes as text[]))
+            and (t.joined_task is distinct from :task or t.joined_no = :no)
+        returning t.seq, t.id, t.action ->> 'text' as text
+    )
+    select taken.id, taken.text from fence left join taken on true order by taken.seq
+    """
+)
+
 # What a fenced write inserts: nothing where `fence` is empty, for every row is joined to it.
 _NEW_EVENTS = """new_events as (
         insert into events (session_id, seq, task_id, epoch, type, data, at)
-        select :session, fence.first_seq + e.ord - 1, :task, :epoch, e.type, e.data, fence.at
+        select :session, fence.first_seq + e.ord - 1, coalesce(e.task_id, :task), :epoch,
+            e.type, e.data, fence.at
         from fence, rows from (
-            jsonb_to_recordset(cast(:events as jsonb)) as (type text, data jsonb)
-        ) with ordinality as e(type, data, ord)
+            jsonb_to_recordset(cast(:events as jsonb)) as (type text, data jsonb, task_id uuid)
+        ) with ordinality as e(type, data, task_id, ord)
     )"""
 
 _NEW_STEPS = """new_steps as (
@@ -142,7 +198,7 @@ _END = text(
                                 then next_message + :message_count - 1 else head_message end,
             state = coalesce(cast(:state as jsonb), state),
             view = coalesce(cast(:view as jsonb), view),
-            open_tasks = open_tasks - 1,
+            open_tasks = open_tasks - 1 - cardinality(cast(:joined as uuid[])),
             lease_token = null,
             lease_until = null,
             hints = 0,
@@ -160,6 +216,14 @@ _END = text(
             usage = cast(:usage as jsonb),
             finished_at = fence.at
         from fence where session_id = :session and seq = :task_seq
+    ), joined as (
+        update tasks set
+            status = :status,
+            result = cast(:result as jsonb)
+                || jsonb_build_object('joined', cast(:task as uuid)),
+            error = cast(:error as jsonb),
+            finished_at = fence.at
+        from fence where session_id = :session and id = any(cast(:joined as uuid[]))
     ), {_NEW_EVENTS}, new_messages as (
         insert into messages (session_id, no, parent, task_id, message, created_at)
         select :session, fence.first_message + m.ord - 1,
@@ -192,8 +256,8 @@ _HEARTBEAT = text(
 
 _STILL_MINE = text(
     """/* pulse */
-    select s.id, (select t.cancel_requested_at is not null from tasks t
-                  where t.session_id = s.id and t.status = 'running') as cancel
+    select s.id, s.open_tasks > 1 as queued, (select t.cancel_requested_at is not null from tasks t
+                                where t.session_id = s.id and t.status = 'running') as cancel
     from sessions s
     join unnest(cast(:ids as uuid[]), cast(:epochs as bigint[]), cast(:tokens as uuid[]))
         as h(id, epoch, token)
@@ -215,6 +279,9 @@ _RELEASE = text(
     returning 1
     """
 )
+
+MAX_COLLECTED = 100
+"""How many waiting tasks one task may be joined by before it begins."""
 
 SWEEP_LOCK = 7_316_205_118
 
@@ -243,10 +310,12 @@ _SWEEP = text(
 
 @dataclass(frozen=True, slots=True)
 class Pulse:
-    """What a heartbeat found: the sessions still held, and those whose task is to be cancelled."""
+    """What a heartbeat found: the sessions still held, those of them whose task is to be cancelled,
+    and those in which further tasks wait."""
 
     held: frozenset[UUID]
     cancelled: frozenset[UUID]
+    queued: frozenset[UUID] = frozenset()
 
 
 async def claim(
@@ -279,6 +348,11 @@ async def claim(
         messages = (await connection.execute(_PATH, of_task)).scalars().all()
         steps: list[Step] = []
         events: list[Event] = []
+        joined: Sequence[Joined] = ()
+        if lease.open_tasks > 1:
+            if task.claims == 1 and task.action.get("type") == "say":
+                await connection.execute(_COLLECT, _collecting(of_task, task.action))
+            joined = [Joined(*row) for row in await connection.execute(_JOINED, of_task)]
         if task.claims > 1:
             steps = [Step(*row) for row in await connection.execute(_STEPS_OF_TASK, of_task)]
             events = [Event(*row) for row in await connection.execute(_EVENTS_OF_TASK, of_task)]
@@ -296,14 +370,50 @@ async def claim(
         head_message=lease.head_message,
         task_id=task.id,
         task_seq=task.seq,
-        action=task.action,
+        action=_with_collected(task.action, joined),
         attempt=task.claims,
         attempts=task.attempts,
         cancel_requested=task.cancel_requested_at is not None,
         messages=messages,
         steps=steps,
         events=events,
+        joined=joined,
+        open_tasks=lease.open_tasks,
     )
+
+
+def _collecting(of_task: dict[str, Any], action: JsonObject) -> dict[str, Any]:
+    room = MAX_SAY - len(action["text"])
+    return of_task | {"limit": MAX_COLLECTED, "characters": room}
+
+
+def _with_collected(action: JsonObject, joined: Sequence[Joined]) -> JsonObject:
+    collected = [one.text for one in joined if one.no == 0]
+    if not collected:
+        return action
+    return action | {"text": "\n\n".join([action["text"], *collected])}
+
+
+async def join(db: Database, claim: Claim, modes: Sequence[JoinMode], no: int) -> list[Joined]:
+    """Take what waits in one of these modes into the running task, which will answer it.
+
+    Args:
+        no: the number of the place at which the run asks, 1, 2, ...; asked again for the same
+            place, the answer holds what it held before.
+
+    Raises:
+        LeaseLost: another worker has the session, or it is gone; nothing was taken.
+    """
+    parameters = _fence_parameters(claim.fence) | {
+        "task": claim.task_id,
+        "task_seq": claim.task_seq,
+        "modes": list(modes),
+        "no": no,
+    }
+    rows = await db.rows(_JOIN, parameters)
+    if not rows:
+        raise LeaseLost(str(claim.fence.session_id))
+    return [Joined(row.id, row.text, no) for row in rows if row.id is not None]
 
 
 async def write(
@@ -342,6 +452,7 @@ async def end(db: Database, claim: Claim, outcome: Outcome) -> Written:
         "result": _optional(outcome.result),
         "error": _optional(outcome.error),
         "usage": _optional(outcome.usage),
+        "joined": list(outcome.joined),
     }
     row = await db.row(_END, parameters)
     if row is None:
@@ -357,9 +468,16 @@ def _written_parameters(
         "task": claim.task_id,
         "task_seq": claim.task_seq,
         "event_count": len(events),
-        "events": dumps_text([{"type": e.type, "data": e.data} for e in events]),
+        "events": dumps_text([_new_event(event) for event in events]),
         "steps": dumps_text(list(steps)),
     }
+
+
+def _new_event(event: NewEvent) -> dict[str, Any]:
+    row: dict[str, Any] = {"type": event.type, "data": event.data}
+    if event.task_id is not None:
+        row["task_id"] = event.task_id
+    return row
 
 
 def _fence_parameters(fence: Fence) -> dict[str, Any]:
@@ -383,6 +501,7 @@ async def heartbeat(db: Database, fences: Sequence[Fence], *, lease_seconds: flo
     return Pulse(
         held=frozenset(row.id for row in rows),
         cancelled=frozenset(row.id for row in rows if row.cancel),
+        queued=frozenset(row.id for row in rows if row.queued),
     )
 
 

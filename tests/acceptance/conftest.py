@@ -34,6 +34,7 @@ def fleet(
         redis=redis_url,
         model=scripted_model.url,
         story_folders=str(stories),
+        model_path="direct",
     ) as fleet:
         yield fleet
 

@@ -207,9 +207,6 @@ NO_ACTIONS: list[tuple[Any, int]] = [
     ({"type": "say", "text": "a\ud800b"}, 422),
     ({"type": "say", "text": "x" * 16_001}, 413),
     ({"type": "say", "text": "x", "tone": "loud"}, 422),
-    ({"type": "say", "text": "x", "on_busy": "steer"}, 422),
-    ({"type": "say", "text": "x", "on_busy": "follow_up"}, 422),
-    ({"type": "say", "text": "x", "on_busy": "collect"}, 422),
     ({"type": "say", "text": "x", "on_busy": "hop"}, 422),
     ({"type": "say", "text": "x", "on_busy": None}, 422),
     ({"type": "say", "text": "x", "on_busy": {}}, 422),
@@ -240,16 +237,6 @@ async def test_nonsense_is_no_action(client: Client) -> None:
         assert (response.status_code, response.json()["code"]) == (status, codes[status]), body
         assert response.headers["content-type"] == "application/problem+json"
     assert len(await client.log(session["id"])) == 1
-
-
-async def test_what_comes_later_says_so(client: Client) -> None:
-    session = await client.session()
-    response = await client.http.post(
-        f"/v1/sessions/{session['id']}/actions",
-        json={"type": "say", "text": "x", "on_busy": "steer"},
-    )
-
-    assert response.json()["detail"] == "say.on_busy: 'steer' is not available in this release"
 
 
 BAD_REQUESTS: list[tuple[bytes, dict[str, str], int, str]] = [

@@ -96,7 +96,6 @@ BAD_FRAMES: list[tuple[Any, str, str | None]] = [
     ({"type": "action", "id": "a", "action": say(" \n ")}, "invalid_request", "a"),
     ({"type": "action", "id": "a", "action": say("a\0b")}, "invalid_request", "a"),
     ({"type": "action", "id": "a", "action": say("x" * 16_001)}, "payload_too_large", "a"),
-    ({"type": "action", "id": "a", "action": say(on_busy="steer")}, "invalid_request", "a"),
     ({"type": "action", "id": "a", "action": say(on_busy="hop")}, "invalid_request", "a"),
     ({"type": "action", "id": "a", "action": say(on_busy="reject")}, "session_busy", "a"),
     ({"type": "action", "id": "a", "action": say(volume=11)}, "invalid_request", "a"),

@@ -34,7 +34,7 @@ from tests.acceptance.player import Player
 from tests.chaos.agents import EFFECTS
 from tests.chaos.nursery import Newborn, Nursery
 from tests.chaos.proxy import DroppedError, Moment, Passing, PostgresProxy, RedisProxy, Trap
-from tests.chaos.recorder import Record, Recorder
+from tests.chaos.recorder import Recorder
 from tests.shared.invariants import broken
 from tests.shared.sessions import finish
 

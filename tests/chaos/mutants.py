@@ -158,8 +158,9 @@ MUTANTS = [
     Mutant(
         "the state is read before the lease is held",
         _leases(
-            "\n        s.state, s.view,",
-            "\n        (select x.state from sessions x where x.id = :session) as state, s.view,",
+            "s.metadata, s.state, s.view,",
+            "s.metadata,\n"
+            "        (select x.state from sessions x where x.id = :session) as state, s.view,",
         ),
         (f"{STORE} state_is_read_under_the_lease",),
     ),
@@ -183,7 +184,7 @@ MUTANTS = [
     ),
     Mutant(
         "an end leaves the task counted as open",
-        _leases("open_tasks = open_tasks - 1,\n            lease_token", "lease_token"),
+        _leases("open_tasks = open_tasks - 1 - ", "open_tasks = open_tasks - "),
         (f"{STORE} an_end_changes_all", MACHINE),
     ),
     Mutant(
@@ -283,9 +284,8 @@ MUTANTS = [
         (
             Change(
                 TASK_LOG,
-                "self._settled, self._messages = settled_events(claim.events)",
-                "_, self._messages = settled_events(claim.events)\n"
-                "        self._settled: Counter[tuple[str, object]] = Counter()",
+                "self._settled, self._messages = told.settled, told.messages",
+                "self._settled, self._messages = type(told.settled)(), told.messages",
             ),
         ),
         ("tests/worker/test_task_log.py", f"{FAILPOINTS} kill-after-the-tool-is-journalled"),
@@ -382,7 +382,7 @@ def judge(mutant: Mutant, tree: Path) -> Verdict:
 def failing_test(tests: str, tree: Path) -> str | None:
     """The first test that fails, or None where all pass; RuntimeError where none ran."""
     file, _, words = tests.partition(" ")
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", file]
+    command = [sys.executable, "-m", "pytest", "-xq", "--hypothesis-profile=unshrunk", file]
     ran = subprocess.run(
         [*command, *(["-k", words] if words else [])],
         cwd=tree,

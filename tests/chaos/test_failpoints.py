@@ -3,12 +3,12 @@
 import asyncio
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import cast
+from typing import Any, TypeVar, cast
 
 import httpx
 import pytest
@@ -22,11 +22,13 @@ from tests.acceptance.player import Player, ended
 from tests.chaos.failpoints import CASES, SETTINGS, Case, Fault, Played, Stage
 from tests.chaos.proxy import Moment, PostgresProxy, RedisProxy, Trap
 
+T = TypeVar("T")
+
 TAKEOVER_SECONDS = 8.0
 """The longest that a task may lie with nobody: Postgres lets a worker that froze within a
 transaction keep its row for 3 s, and the lease of one that died lasts as long."""
 
-AT_ONCE = 8
+AT_ONCE = 6
 """Cases on their way at once: most of their time is waiting for leases to run out."""
 
 
@@ -61,47 +63,45 @@ class Ahead:
     """Plays cases in a loop of its own, some of them before it is their test's turn."""
 
     def __init__(self, cases: Sequence[Case]) -> None:
-        self.outcomes: Mapping[Case, Future[None]] = {case: Future() for case in cases}
-        self._slots = asyncio.Semaphore(AT_ONCE)
-        self._over = asyncio.Event()
+        self._cases = cases
+        self._outcomes: dict[Case, Future[None]] = {}
+        self._loop: asyncio.AbstractEventLoop
+        self._stage: Stage
 
     @contextmanager
-    def playing(self, fleet: Fleet, model: ScriptedModel, folder: Path) -> Iterator[None]:
-        """Play while the block runs; what is not played by its end never will be."""
+    def on(self, fleet: Fleet, model: ScriptedModel, folder: Path) -> Iterator[None]:
+        """Set the stage for the block; what was not asked for by its end is given up."""
         with asyncio.Runner() as runner, ThreadPoolExecutor(1) as thread:
-            loop = runner.get_loop()
-            played = thread.submit(runner.run, self._play_all(fleet, model, folder))
+            self._loop, over = runner.get_loop(), asyncio.Event()
+            thread.submit(runner.run, over.wait())
+            stages = AsyncExitStack()
+            opened = stages.enter_async_context(Stage.open(fleet, model, folder))
             try:
+                self._stage = self._submit(opened).result()
                 yield
             finally:
-                loop.call_soon_threadsafe(self._over.set)
-                played.result()
+                for outcome in self._outcomes.values():
+                    outcome.cancel()
+                self._submit(stages.aclose()).result()
+                self._loop.call_soon_threadsafe(over.set)
 
-    async def _play_all(self, fleet: Fleet, model: ScriptedModel, folder: Path) -> None:
-        async with Stage.open(fleet, model, folder) as stage:
-            tasks = [
-                asyncio.ensure_future(self._play(stage, case, number))
-                for number, case in enumerate(self.outcomes)
-            ]
-            await self._over.wait()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+    def outcome(self, case: Case) -> Future[None]:
+        """What comes of a case; it and those after it are begun, if they are not yet."""
+        place = self._cases.index(case)
+        for one in self._cases[place : place + AT_ONCE]:
+            if one not in self._outcomes:
+                name = f"case-{CASES.index(one)}"
+                self._outcomes[one] = self._submit(play(self._stage, one, name))
+        return self._outcomes[case]
 
-    async def _play(self, stage: Stage, case: Case, number: int) -> None:
-        async with self._slots:
-            try:
-                await play(stage, case, number)
-            except Exception as error:  # noqa: BLE001 - raised in the case's own test
-                self.outcomes[case].set_exception(error)
-            else:
-                self.outcomes[case].set_result(None)
+    def _submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
 
-async def play(stage: Stage, case: Case, number: int) -> None:
-    """Play a case; once more where the machine was so busy that it was another one."""
+async def play(stage: Stage, case: Case, name: str) -> None:
+    """Play a case; again where the machine was so busy that it became another one."""
     for left in (2, 1, 0):
-        played = Played(stage, case, f"case-{number}-{left}")
+        played = Played(stage, case, f"{name}-{left}")
         try:
             await played.play()
         except AssertionError:
@@ -112,13 +112,13 @@ async def play(stage: Stage, case: Case, number: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def outcomes(
+def ahead(
     request: pytest.FixtureRequest,
     fleet: Fleet,
     scripted_model_process: ScriptedModelProcess,
     tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Mapping[Case, Future[None]]]:
-    """What comes of each case that was chosen."""
+) -> Iterator[Ahead]:
+    """The stage of the cases that were chosen."""
     chosen: list[Case] = [
         cast("Case", item.callspec.params["case"])
         for item in request.session.items
@@ -128,8 +128,8 @@ def outcomes(
     model = ScriptedModel(scripted_model_process.url)
     model.reset()
     ahead = Ahead(chosen)
-    with ahead.playing(fleet, model, tmp_path_factory.mktemp("cases")):
-        yield ahead.outcomes
+    with ahead.on(fleet, model, tmp_path_factory.mktemp("cases")):
+        yield ahead
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
@@ -233,5 +233,5 @@ async def test_how_soon_a_task_goes_on_with_the_lease_as_it_comes(
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
-def test_what_a_worker_leaves_behind(case: Case, outcomes: Mapping[Case, Future[None]]) -> None:
-    outcomes[case].result(timeout=120)
+def test_what_a_worker_leaves_behind(case: Case, ahead: Ahead) -> None:
+    ahead.outcome(case).result(timeout=120)

@@ -206,7 +206,7 @@ async def test_a_task_accepted_while_a_claim_waits_is_seen(
     session = await new_session(db)
     async with db.transaction() as connection:
         accepted = await actions.accept_within(
-            connection, ME, session, NewAction({"type": "say"}, "interrupt")
+            connection, ME, session, NewAction({"type": "say", "text": "stop"}, "interrupt")
         )
         claiming = asyncio.create_task(claimed(db, session))
         await lock_waiters(watcher)

@@ -394,6 +394,7 @@ class OneSession(RuleBasedStateMachine):
             assert pulse == leases.Pulse(
                 held=frozenset({self.session} if held else ()),
                 cancelled=frozenset({self.session} if cancelled else ()),
+                queued=frozenset({self.session} if held and len(self.model.waiting) > 1 else ()),
             )
             if held:
                 self.model.lapsed = False

@@ -6,7 +6,17 @@ from uuid import UUID
 
 from shared.errors import FiresideError
 from shared.events import Delta
-from shared.records import Claim, Event, Fence, NewEvent, Outcome, Step, Written
+from shared.records import (
+    Claim,
+    Event,
+    Fence,
+    Joined,
+    JoinMode,
+    NewEvent,
+    Outcome,
+    Step,
+    Written,
+)
 
 SESSION = UUID(int=1)
 TASK = UUID(int=2)
@@ -54,6 +64,8 @@ class KeepingStore:
         self.outcome: Outcome | None = None
         self.failure: FiresideError | None = None
         self._next = first_seq
+        self.waiting: list[tuple[UUID, str]] = []
+        self.asked: list[tuple[tuple[JoinMode, ...], int]] = []
 
     async def write(
         self, claim: Claim, events: Sequence[NewEvent], steps: Sequence[Step]
@@ -68,6 +80,13 @@ class KeepingStore:
         written = await self.write(claim, outcome.events, outcome.steps)
         self.outcome = outcome
         return Written(written.first_seq, written.at, 0)
+
+    async def join(self, claim: Claim, modes: Sequence[JoinMode], no: int) -> list[Joined]:
+        self.asked.append((tuple(modes), no))
+        if self.failure is not None:
+            raise self.failure
+        waiting, self.waiting = self.waiting, []
+        return [Joined(task_id, text, no) for task_id, text in waiting]
 
     async def tell(self, claim: Claim, entries: Sequence[Event | Delta]) -> None:
         self.told += entries
