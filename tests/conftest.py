@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import Phase, settings
 
 from tests.servers import (
     database_template,
@@ -25,6 +26,9 @@ __all__ = [
     "scripted_model_process",
     "valkey_server",
 ]
+
+# For those who only want to know whether something fails, and not by which smallest example.
+settings.register_profile("unshrunk", phases=[Phase.explicit, Phase.reuse, Phase.generate])
 
 
 @pytest.fixture(scope="session")

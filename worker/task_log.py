@@ -178,9 +178,10 @@ class TaskLog:
     async def begin(self, step: StepRequest) -> StepStart:
         """Take up a step, or give what an earlier attempt made of it.
 
-        Only a tool with effects elsewhere waits until its beginning is written: for anything else
-        a beginning that is lost means that it runs again. After a lost attempt all wait: should
-        this one be lost as well, the journal tells in which step.
+        A tool with effects elsewhere waits until its beginning is written: for anything else a
+        beginning that is lost means that it runs again. A model call waits until what the call
+        before it gave is written, so that an attempt never loses more than one paid answer. After
+        a lost attempt all wait: should this one be lost as well, the journal tells in which step.
         """
         self._unread.discard(step.no)
         if (memo := self._memos.get(step.no)) is not None:
@@ -192,7 +193,8 @@ class TaskLog:
         self._check()
         self._steps[step.no] = _step(step, "started")
         key = f"{self._claim.task_id}:{step.no}"
-        if step.effect == "external" or self._claim.attempts > 1:
+        later_call = step.kind == "model" and step.no > 0
+        if step.effect == "external" or later_call or self._claim.attempts > 1:
             await self.flush()
         else:
             self._flush_in(0)

@@ -18,6 +18,7 @@ class Player:
 
     def __init__(self, http: httpx.AsyncClient, session: Frame) -> None:
         self.http = http
+        self.session = session
         self.id: str = session["id"]
         self.opening: str = session["task_id"]
         self.events: list[Frame] = []

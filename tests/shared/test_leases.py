@@ -514,6 +514,16 @@ async def test_a_second_terminal_event_is_refused(db: Database) -> None:
     await finish(db, claim)
 
 
+async def test_a_second_running_task_is_refused(db: Database) -> None:
+    session = await new_session(db)
+    await say(db, session)
+    await claimed(db, session)
+    with pytest.raises(IntegrityError, match="tasks_one_running"):
+        await db.run(
+            text("update tasks set status = 'running' where session_id = :s"), {"s": session}
+        )
+
+
 async def test_attempts_are_counted_since_the_last_finished_step(db: Database) -> None:
     session = await new_session(db)
     claim = await claimed(db, session)

@@ -307,6 +307,23 @@ async def test_a_slow_store_lets_no_more_than_one_flush_wait() -> None:
     assert store.told[-1] == Delta(0, 0, "a" * 1000)
 
 
+async def test_a_model_call_waits_until_the_answer_before_it_is_written() -> None:
+    store = SlowStore()
+    log = TaskLog(claim(), store, on_lost=never)
+    await log.begin(MODEL_STEP)
+    await log.finish(MODEL_STEP, {"usage": {}})
+    await store.began.wait()
+    next_call = asyncio.create_task(
+        log.begin(StepRequest(1, "model", "openai/m", "hash-2", "pure"))
+    )
+    await asyncio.sleep(0.05)  # longer than anything waits for others to be written with
+    assert not next_call.done()
+    store.go.set()
+    await next_call
+    statuses = {step.no: step.status for _, steps in store.writes for step in steps}
+    assert statuses == {0: "done", 1: "started"}
+
+
 async def test_after_a_write_that_failed_in_any_way_the_next_one_is_not_made() -> None:
     class Broken(SlowStore):
         async def write(self, *args: Any) -> Written:
