@@ -82,16 +82,17 @@ class Fleet:
         self.gateways: list[Gateway] = []
         self.workers: list[Worker] = []
 
-    def add_gateway(self) -> Gateway:
+    def add_gateway(self, *, wait: bool = True) -> Gateway:
         gateway = Gateway(f"gateway-{len(self.gateways)}", self._env, self._folder)
         self.gateways.append(gateway)
-        gateway.start()
+        _begin(gateway, wait=wait)
         return gateway
 
-    def add_worker(self) -> Worker:
-        worker = Worker(f"worker-{len(self.workers)}", self._env, self._folder)
+    def add_worker(self, *, wait: bool = True, **settings: str) -> Worker:
+        env = {f"FIRESIDE_{name.upper()}": value for name, value in settings.items()}
+        worker = Worker(f"worker-{len(self.workers)}", self._env | env, self._folder)
         self.workers.append(worker)
-        worker.start()
+        _begin(worker, wait=wait)
         return worker
 
     @property
@@ -104,3 +105,11 @@ class Fleet:
     def __exit__(self, *_: object) -> None:
         for child in [*self.workers, *self.gateways]:
             child.stop()
+
+
+def _begin(child: Child, *, wait: bool) -> None:
+    """Start a process; without `wait` it is for the caller to see when it is ready."""
+    if wait:
+        child.start()
+    else:
+        child.spawn()

@@ -1,0 +1,3 @@
+from pathlib import Path
+from typing import Any
+def write_report(rows: list[dict[str, Any]], path: Path) -> None: ...
