@@ -65,7 +65,7 @@ def recoveries(history: History) -> list[Recovery]:
             calls[task_id].append(call)
     found = []
     for strike in history.strikes:
-        if strike.kind in KINDS and strike.target in history.workers:
+        if strike.kind in KILLS and strike.target in history.workers:
             for task_id, made in calls.items():
                 if _ran(strike, made, events[task_id]):
                     after = [event for event in events[task_id] if event.at > strike.at]
