@@ -4,6 +4,8 @@
 
 PYTHON ?= python3
 UV_VERSION := 0.13.8
+# Most tests wait for processes of their own; each test process has its own servers.
+TEST_PROCESSES ?= 2
 BIN := .venv/bin
 
 help:  ## list the targets
@@ -25,7 +27,7 @@ up: .venv/.ready  ## run everything on this machine (PORT=8000) until Ctrl-C
 	@exec $(BIN)/python -m deploy.local
 
 test: .venv/.ready  ## the whole test suite, on real embedded servers
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal $(ARGS)
 
 coverage: .venv/.ready  ## lines and branches of agent_core that its own tests run (at least 95 %)
 	$(BIN)/python -m pytest tests/agent_core --cov=agent_core --cov-branch --cov-fail-under=95 -q

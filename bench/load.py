@@ -8,11 +8,10 @@ sends the next. One JSON row a workload goes to `--out`; times are milliseconds.
 import argparse
 import asyncio
 import json
-import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,11 +21,11 @@ import aiohttp
 import uvloop
 
 from bench.processes import cpu_seconds, pss_megabytes
+from deploy.local.fleet import Fleet
 from deploy.local.model import ScriptedModelProcess
-from deploy.local.ports import free_port
 from deploy.local.postgres import EmbeddedPostgres
-from deploy.local.process import Child, Command, run
-from deploy.local.server import HOST, ROOT, HttpServer
+from deploy.local.process import Command, run
+from deploy.local.server import ROOT
 from deploy.local.valkey import EmbeddedValkey
 from deploy.models.control import ScriptedModel
 
@@ -63,42 +62,50 @@ class Times:
 
 @dataclass(frozen=True)
 class Server:
-    """The running processes by part, the gateway's URL and a key for it."""
+    """The fleet, a key for it, the model, and the processes by part."""
 
-    url: str
+    fleet: Fleet
     key: str
     model: ScriptedModel
     parts: dict[str, list[int]]
 
+    @property
+    def url(self) -> str:
+        """Where the first gateway answers."""
+        return self.fleet.url
+
 
 @contextmanager
-def server(folder: Path, *, workers: int, model_path: str) -> Iterator[Server]:
+def server(folder: Path, *, workers: int, model_path: str, gateways: int = 1) -> Iterator[Server]:
     """Start everything; the key's user is `bench`."""
     with ExitStack() as stack:
         postgres = stack.enter_context(EmbeddedPostgres(folder / "postgres", database="fireside"))
         valkey = stack.enter_context(EmbeddedValkey(folder / "valkey"))
         model = stack.enter_context(ScriptedModelProcess(log=folder / "model.log"))
-        env = {
-            **{name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ},
-            "DATABASE_URL": postgres.url,
-            "REDIS_URL": valkey.url,
-            "FIRESIDE_MODEL": "openai/scripted",
-            "FIRESIDE_MODEL_URL": model.url,
-            "FIRESIDE_MODEL_API_KEY": "bench",
-            "FIRESIDE_MODEL_PATH": model_path,
-            "FIRESIDE_LOG_LEVEL": "warning",
-        }
-        _run(folder, env, "shared.migrate")
-        key = _run(folder, env, "api.keys", "create", "bench")[-1].split()[-1]
-        gateway = stack.enter_context(_Gateway(folder, env))
-        started = [stack.enter_context(_Worker(folder, env, number)) for number in range(workers)]
+        fleet = stack.enter_context(
+            Fleet(
+                folder,
+                postgres=postgres.url,
+                redis=valkey.url,
+                model=model.url,
+                auth="required",
+                model_path=model_path,
+            )
+        )
+        fleet.by_uvicorn = False
+        _run(folder, fleet.env, "shared.migrate")
+        key = _run(folder, fleet.env, "api.keys", "create", "bench")[-1].split()[-1]
+        for _ in range(gateways):
+            fleet.add_gateway()
+        for _ in range(workers):
+            fleet.add_worker()
         yield Server(
-            f"http://{HOST}:{gateway.port}",
+            fleet,
             key,
             ScriptedModel(model.url),
             {
-                "gateway": [gateway.pid],
-                "worker": [worker.pid for worker in started],
+                "gateway": [gateway.pid for gateway in fleet.gateways],
+                "worker": [worker.pid for worker in fleet.workers],
                 "postgres": [postgres.pid],
                 "valkey": [valkey.pid],
                 "model": [model.pid],
@@ -106,41 +113,7 @@ def server(folder: Path, *, workers: int, model_path: str) -> Iterator[Server]:
         )
 
 
-class _Gateway(HttpServer):
-    path = "/readyz"
-
-    def __init__(self, folder: Path, env: dict[str, str]) -> None:
-        port = free_port()
-        command = Command(
-            name="gateway",
-            argv=[sys.executable, "-m", "api"],
-            env={**env, "PORT": str(port)},
-            cwd=ROOT,
-            log=folder / "gateway.log",
-        )
-        super().__init__(port, command)
-
-
-class _Worker(Child):
-    def __init__(self, folder: Path, env: dict[str, str], number: int) -> None:
-        celery = ["-m", "celery", "-A", "worker.app", "worker", "--loglevel", "INFO"]
-        lean = ["--without-mingle", "--without-gossip", "--without-heartbeat"]
-        super().__init__(
-            Command(
-                name="worker",
-                argv=[sys.executable, *celery, *lean, "-n", f"worker{number}"],
-                env={**env, "FIRESIDE_LOG_LEVEL": "info"},
-                cwd=ROOT,
-                log=folder / f"worker{number}.log",
-                stop_timeout=40,
-            )
-        )
-
-    def probe(self) -> bool:
-        return any("ready." in line for line in self.output())
-
-
-def _run(folder: Path, env: dict[str, str], module: str, *arguments: str) -> list[str]:
+def _run(folder: Path, env: Mapping[str, str], module: str, *arguments: str) -> list[str]:
     argv = [sys.executable, "-m", module, *arguments]
     log = folder / f"{module}.log"
     code, output = run(Command(name=module, argv=argv, env=env, cwd=ROOT, log=log))

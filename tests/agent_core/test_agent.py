@@ -127,6 +127,23 @@ async def test_follow_ups_continue_an_agent_that_has_answered() -> None:
     assert scripted.texts() == ["hi", "1", "more", "2"]
 
 
+async def test_what_was_said_elsewhere_comes_after_what_was_said_here() -> None:
+    steered, later = [[], [UserMessage("s2")]], [[UserMessage("f2")]]
+
+    async def follow_ups() -> list[UserMessage]:
+        return later.pop(0) if later else []
+
+    scripted = Scripted(
+        ["1", "2", "3", "4"],
+        get_steering_messages=lambda: steered.pop(0) if steered else [],
+        get_follow_up_messages=follow_ups,
+    )
+    scripted.agent.follow_up("f1")
+    await scripted.agent.prompt("hi")
+
+    assert scripted.texts() == ["hi", "1", "s2", "2", "f1", "3", "f2", "4"]
+
+
 async def test_reset_forgets() -> None:
     scripted = Scripted([RuntimeError("E1")])
     await scripted.agent.prompt("hi")

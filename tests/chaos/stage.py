@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from deploy.local.fleet import Fleet, Gateway, Worker
 from deploy.local.model import ScriptedModelProcess
 from deploy.local.postgres import EmbeddedPostgres
 from deploy.local.process import Child
 from deploy.local.valkey import EmbeddedValkey
 from deploy.models.control import ScriptedModel
 from shared.migrate import migrate
-from tests.acceptance.fleet import Fleet
 from tests.chaos.plan import GATEWAYS, WORKERS
 
 Front: TypeAlias = Callable[[EmbeddedPostgres, Path], AbstractContextManager[str]]
@@ -89,10 +89,14 @@ def built(folder: Path, *, recorder: str, front: Front | None = None) -> Iterato
         )
         stage = Stage(postgres, redis, ScriptedModel(model.url), fleet)
         stack.callback(_kill_all, stage)
-        for _ in range(GATEWAYS):
-            fleet.add_gateway(wait=False)
+        for number in range(GATEWAYS):
+            fleet.gateways.append(Gateway(f"gateway-{number}", fleet.env, folder))
         for number in range(WORKERS):
-            fleet.add_worker(wait=False, model_api_key=f"worker-{number}")
+            name = f"worker-{number}"
+            key = {"FIRESIDE_MODEL_API_KEY": name}  # by which the model's log tells them apart
+            fleet.workers.append(Worker(name, fleet.env | key, folder))
+        for child in stage.processes.values():
+            child.spawn()
         yield stage
 
 
