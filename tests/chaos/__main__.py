@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.local.server import ROOT
-from tests.chaos.plan import make_plan
+from tests.chaos.plan import Plan, make_plan
 from tests.chaos.report import write_report
 from tests.chaos.run import Result, run, summary
 
@@ -27,15 +27,14 @@ RESULTS = ROOT / "bench" / "results" / "chaos.jsonl"
 REPORT = ROOT / "docs" / "chaos.md"
 
 
-async def run_seed(seed: int, options: argparse.Namespace) -> Result:
+def run_seed(seed: int, options: argparse.Namespace) -> Result:
     """Run one seed in a folder that is kept only where something went wrong."""
-    stop_on_sigterm()
     folder = Path(tempfile.mkdtemp(prefix=f"chaos-{seed}-"))
     folder.chmod(0o755)  # Postgres may run as another account
     plan = make_plan(seed, actions=options.actions, faults=options.faults)
     keep = True
     try:
-        result = await run(plan, folder)
+        result = asyncio.run(perform(plan, folder))
         keep = options.keep or not result.good
         if keep:
             (folder / "history.json").write_text(json.dumps(asdict(result.history)))
@@ -47,11 +46,12 @@ async def run_seed(seed: int, options: argparse.Namespace) -> Result:
     return result
 
 
-def stop_on_sigterm() -> None:
-    """Have a SIGTERM end the run as Ctrl-C does: with everything that was started."""
+async def perform(plan: Plan, folder: Path) -> Result:
+    """Run a plan; a SIGTERM ends it as Ctrl-C does: with everything that was started."""
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await run(plan, folder)
 
 
 def tell(result: Result) -> None:
@@ -83,13 +83,13 @@ def main() -> int:
     rows: list[dict[str, Any]] = []
     good = True
     for seed in seeds:
-        result = asyncio.run(run_seed(seed, options))
+        result = run_seed(seed, options)
         tell(result)
         rows.append(result.row())
         good = good and result.good
-    if options.seed is None:
-        options.out.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        write_report(rows, options.report)
+        if options.seed is None:
+            options.out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            write_report(rows, options.report)
     print(summary(rows))
     return 0 if good else 1
 

@@ -8,8 +8,16 @@ import os
 
 import aiohttp
 
-from agent_core import Agent, AgentOptions, AgentToolResult, AssistantMessage, ToolContext, tool
-from agent_core import ToolResultMessage, UserMessage
+from agent_core import (
+    Agent,
+    AgentOptions,
+    AgentToolResult,
+    AssistantMessage,
+    ToolContext,
+    ToolResultMessage,
+    UserMessage,
+    tool,
+)
 from shared.records import CatalogEntry
 from worker.agents import Answer, RunningTask, TaskFailed
 from worker.memories import recent

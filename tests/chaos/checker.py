@@ -326,9 +326,10 @@ def _order_of_interrupts(case: _Case, session: SessionRow) -> Iterator[Defect]:
             began = next((e for e in case.events_of_task[task.id] if e.type == "task_started"), end)
             other = case.end_of(task)
             late = began.seq > interrupt.queued_seq and not task.cancel_requested
-            if task.seq < interrupt.seq and late and other is not None and other.seq < end.seq:
-                if task.on_busy != "interrupt" and case.is_alone(task):
-                    yield Defect("disordered", f"{_name(task)} ran before {_name(interrupt)}")
+            if other is None or task.seq > interrupt.seq or task.on_busy == "interrupt":
+                continue
+            if late and other.seq < end.seq and case.is_alone(task):
+                yield Defect("disordered", f"{_name(task)} ran before {_name(interrupt)}")
 
 
 def _name(task: TaskRow) -> str:
@@ -391,10 +392,9 @@ def _is_unknown(message: MessageRow) -> bool:
 
 def _notes(case: _Case, session: SessionRow) -> Iterator[Defect]:
     """What tools changed in the state is there once for each completed task, in their order."""
-    notes = session.state.get("notes", [])
+    notes: list[str] = session.state.get("notes", [])
     counts = Counter(notes)
-    ends: list[int] = []
-    owner = {}
+    owner: dict[str, int] = {}
     for task in case.tasks_of_session[session.id]:
         action, end = case.action_of(task), case.end_of(task)
         if action is None or end is None:

@@ -235,7 +235,8 @@ class Player:
                 _cut(socket)
                 return None
             async with asyncio.timeout(PATIENCE):
-                return await waiting
+                told: Frame = await waiting
+                return told
         except (aiohttp.ClientError, TimeoutError, OSError):
             return None
         finally:

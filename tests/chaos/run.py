@@ -61,7 +61,7 @@ class Result:
             "model_faults": self.plan.model_faults,
             "drops": self.drops,
             "double_sends": self.doubles,
-            **count(self.defects),
+            **{str(kind): number for kind, number in count(self.defects).items()},
             "false_dead": sum(task.status == "dead" for task in tables.tasks),
             "recovery": spread(self.clear),
             "recovery_overlapped": spread([s for s in every if s not in self.clear]),

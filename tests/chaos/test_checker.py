@@ -209,9 +209,7 @@ def resend(history: History) -> None:
     history.connections[:] = [Connection("session-p0", 0, frames)]
     for number, task in enumerate(history.tables.tasks):
         queued = next(
-            e.seq
-            for e in history.tables.events
-            if (e.type, e.task_id) == ("task_queued", task.id)
+            e.seq for e in history.tables.events if (e.type, e.task_id) == ("task_queued", task.id)
         )
         history.tables.tasks[number] = replace(task, queued_seq=queued)
 
