@@ -85,13 +85,15 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """An action and its client's way with it: `think` seconds before it, then sent by `way`.
+    """An action and its client's way with it: sent by `way`, `think` seconds after the one before,
+    and not before the share `at` of all faults has struck.
 
     `drops`: the socket that it is sent on is cut before the answer can come.
     """
 
     action: Action
     text: str
+    at: float
     think: float
     way: Way
     drops: bool = False
@@ -139,7 +141,6 @@ def make_plan(
     faults: int,
     modes: Mapping[str, int] = MODES,
     model_faults: float = 0.14,
-    span: float | None = None,
 ) -> Plan:
     """The plan of a seed.
 
@@ -147,13 +148,11 @@ def make_plan(
         faults: how many faults strike processes and servers.
         modes: the `on_busy` that actions have, with how often.
         model_faults: the share of the model's answers that go wrong.
-        span: seconds over which clients spread their actions; by default as long as faults take.
     """
     rng = random.Random(seed)
     lanes = _lanes(random.Random(rng.random()), faults)
     writer = _Writer(random.Random(rng.random()), modes, model_faults)
-    span = max(6.0, faults * 1.1) if span is None else span
-    roles = _roles(random.Random(rng.random()), writer, actions, span)
+    roles = _roles(random.Random(rng.random()), writer, actions)
     return Plan(seed, roles, writer.rules, lanes, writer.faults)
 
 
@@ -191,7 +190,7 @@ def _lanes(rng: random.Random, faults: int) -> dict[str, list[Fault]]:
     }
 
 
-def _roles(rng: random.Random, writer: "_Writer", actions: int, span: float) -> list[Role]:
+def _roles(rng: random.Random, writer: "_Writer", actions: int) -> list[Role]:
     count = max(4, actions // 10)
     shares = [actions // count + (number < actions % count) for number in range(count)]
     stories = 1 if count < 8 else 2
@@ -204,7 +203,8 @@ def _roles(rng: random.Random, writer: "_Writer", actions: int, span: float) -> 
         else:
             agent, story = "companion" if number < stories + companions else "tinker", None
         moves = [
-            writer.move(agent, name, index, pause=span / max(1, share)) for index in range(share)
+            writer.move(agent, name, index, at=0.95 * (index + rng.random()) / share)
+            for index in range(share)
         ]
         drops = [rng.randint(1, 40) for _ in range(max(1, share // 2))] if writer.wild else []
         roles.append(Role(name, agent, story, moves, drops))
@@ -226,24 +226,25 @@ class _Writer:
         """Whether anything is to go wrong at all."""
         return self.model_faults > 0
 
-    def move(self, agent: str, player: str, index: int, *, pause: float) -> Move:
-        """An action of a player, `pause` seconds after the one before on average."""
+    def move(self, agent: str, player: str, index: int, *, at: float) -> Move:
+        """An action of a player; one that minds what runs comes soon after the one before."""
         rng = self.rng
         key = f"{player}-a{index}"
         # A first action has nothing to be steered into; a choice needs the scene that it is in.
         mode = "enqueue" if index == 0 else rng.choices(list(self.modes), [*self.modes.values()])[0]
-        think = rng.uniform(0.4, 1.6) * pause if mode == "enqueue" else rng.uniform(0.02, 0.6)
+        at = round(at, 3) if mode == "enqueue" else 0.0
+        think = round(rng.uniform(0.02, 0.6), 3)
         way = rng.choices(list(WAYS), list(WAYS.values()))[0]
         drops = self.wild and rng.random() < 0.15
         if agent == "story" and rng.random() < 0.5:
             action = Action(key, player, "choose", "enqueue", "", 0)
-            return Move(action, "", think, way, drops)
+            return Move(action, "", at, think, way, drops)
         mark = f"#{key}#"
         if agent == "story":
             action = self._story(key, player, mode, mark)
         else:
             action = self._say(key, player, mode, mark, agent)
-        return Move(action, f"Well, {mark} it is.", think, way, drops)
+        return Move(action, f"Well, {mark} it is.", at, think, way, drops)
 
     def _story(self, key: str, player: str, mode: str, mark: str) -> Action:
         ruling = '{"choice": null, "confidence": 0.9, "check": null, "reason": "none"}'

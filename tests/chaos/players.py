@@ -29,6 +29,25 @@ WAIT = {"rate_limited", "too_many_tasks"}
 LATER = {408, 425, 429, 500, 502, 503, 504}
 
 
+class Progress:
+    """How far the storm is, from 0 to 1: players spread what they do over it."""
+
+    def __init__(self) -> None:
+        self._share = 0.0
+        self._moved = asyncio.Event()
+
+    def advance(self, share: float) -> None:
+        """Note that this share of the faults has struck."""
+        self._share = share
+        self._moved.set()
+
+    async def reach(self, share: float) -> None:
+        """Return when the storm is so far."""
+        while self._share < share:
+            self._moved.clear()
+            await self._moved.wait()
+
+
 @dataclass(slots=True)
 class Crowd:
     """What all players of a run share: the gateways' URLs, the HTTP client and the history.
@@ -39,6 +58,7 @@ class Crowd:
     gateways: Sequence[str]
     http: aiohttp.ClientSession
     history: History
+    progress: Progress
     drops: int = 0
     doubles: int = 0
     errors: Counter[str] = field(default_factory=Counter)
@@ -69,6 +89,7 @@ class Player:
         followed = asyncio.create_task(self._follow())
         try:
             for move in self.role.moves:
+                await self.crowd.progress.reach(move.at)
                 await asyncio.sleep(move.think)
                 await self._do(move)
             await self._until(lambda: self.accepted <= self.ended)

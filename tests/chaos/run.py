@@ -14,7 +14,7 @@ from tests.chaos.checker import KINDS, Defect, check, count
 from tests.chaos.history import Call, History
 from tests.chaos.measures import Paid, Recovery, paid, percentile, recoveries
 from tests.chaos.plan import Plan
-from tests.chaos.players import Crowd, Player
+from tests.chaos.players import Crowd, Player, Progress
 from tests.chaos.recorder import Recorder
 from tests.chaos.stage import Front, Stage, built
 from tests.chaos.storm import Crash, Storm
@@ -115,7 +115,7 @@ async def run(plan: Plan, folder: Path, *, front: Front | None = None) -> Result
         with built(folder, recorder=recorder.url, front=front) as stage:
             history = History(workers=stage.workers, actions=plan.actions)
             stage.model.script(*plan.rules)
-            storm = Storm(stage, plan, history)
+            storm = Storm(stage, plan, history, Progress())
             await storm.wait_ready()
             crowd, left = await _perform(stage, plan, storm, history)
             history.letters = recorder.letters
@@ -146,16 +146,15 @@ async def _perform(
     """Have all players play in the storm; the crowd, and the tasks that did not end in time."""
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector) as http:
-        crowd = Crowd([gateway.url for gateway in stage.fleet.gateways], http, history)
+        urls = [gateway.url for gateway in stage.fleet.gateways]
+        crowd = Crowd(urls, http, history, storm.progress)
         rng = random.Random(plan.seed)
         players = [Player(crowd, role, random.Random(rng.random())) for role in plan.roles]
-        began = time.monotonic()
         guard = asyncio.create_task(storm.guard())
         playing = [asyncio.create_task(player.play()) for player in players]
         try:
             await storm.rage()
-            still = max(0.0, _think(plan) - (time.monotonic() - began))
-            await asyncio.wait(playing, timeout=still + SETTLE_SECONDS)
+            await asyncio.wait(playing, timeout=SETTLE_SECONDS)
         finally:
             for task in [guard, *playing]:
                 task.cancel()
@@ -164,8 +163,3 @@ async def _perform(
             if isinstance(error, Exception):
                 raise error
     return crowd, [task for player in players for task in sorted(player.open)]
-
-
-def _think(plan: Plan) -> float:
-    """Seconds that the slowest player thinks in all."""
-    return max((sum(move.think for move in role.moves) for role in plan.roles), default=0.0)

@@ -14,10 +14,12 @@ import redis.asyncio
 from deploy.local.process import Child, describe
 from tests.chaos.history import History, Strike
 from tests.chaos.plan import Fault, Plan
+from tests.chaos.players import Progress
 from tests.chaos.stage import Stage
 
 POLL = 0.05
-START_SECONDS = 40.0
+START_SECONDS = 60.0
+AGAIN_SECONDS = 1.0
 DISTURBED = 2
 """How many workers may be down or frozen at once, a blackout apart."""
 
@@ -55,10 +57,12 @@ class Storm:
     stage: Stage
     plan: Plan
     history: History
+    progress: Progress
     crashes: list[Crash] = field(default_factory=list)
     hinted: list[tuple[int, float]] = field(default_factory=list)
     _held: dict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
     _disturbed: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(DISTURBED))
+    _struck: int = 0
     _probes: list[asyncio.Task[None]] = field(default_factory=list)
 
     async def wait_ready(self) -> None:
@@ -68,6 +72,7 @@ class Storm:
     async def rage(self) -> None:
         """Strike every fault; returns when the last target serves again."""
         await asyncio.gather(*(self._lane(lane) for lane in self.plan.lanes.values()))
+        self.progress.advance(1.0)
         await asyncio.gather(*self._probes)
 
     async def guard(self) -> None:
@@ -85,6 +90,8 @@ class Storm:
     async def _lane(self, faults: Sequence[Fault]) -> None:
         for fault in faults:
             await asyncio.sleep(fault.gap)
+            self._struck += 1
+            self.progress.advance(self._struck / self.plan.faults)
             await self._strike(fault)
 
     async def _strike(self, fault: Fault) -> None:
@@ -198,8 +205,12 @@ async def serves(child: Child) -> None:
         TimeoutError: it does not serve in time.
     """
     async with asyncio.timeout(START_SECONDS):
+        tries = 0
         while True:
             if not child.alive:
+                # As supervisors do, not again at once: it may wait for Postgres.
+                await asyncio.sleep(AGAIN_SECONDS if tries else 0)
+                tries += 1
                 # From the loop's thread, which is the main one: so it dies with us.
                 child.spawn()
             if await asyncio.to_thread(child.probe):
@@ -211,6 +222,6 @@ async def _ends(child: Child, seconds: float) -> bool:
     """Wait for a child's end without blocking the loop; False if it still runs."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
-            while child.alive:
+            while child.alive:  # noqa: ASYNC110 - a process does not set events
                 await asyncio.sleep(POLL)
     return not child.alive

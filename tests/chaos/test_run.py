@@ -21,7 +21,7 @@ def explain(result: Result) -> str:
 
 
 async def test_without_faults_each_call_is_paid_once(folder: Path) -> None:
-    plan = make_plan(11, actions=24, faults=0, model_faults=0, span=3)
+    plan = make_plan(11, actions=24, faults=0, model_faults=0)
     result = await run(plan, folder)
 
     assert not result.defects, explain(result)
@@ -31,7 +31,7 @@ async def test_without_faults_each_call_is_paid_once(folder: Path) -> None:
 
 
 async def test_a_short_storm_breaks_no_promise(folder: Path) -> None:
-    plan = make_plan(5, actions=40, faults=8, span=8)
+    plan = make_plan(5, actions=40, faults=8)
     struck = {fault.kind for lane in plan.lanes.values() for fault in lane}
     assert struck >= {"kill", "gateway_kill", "postgres_stop", "freeze", "wipe", "blackout"}
     result = await run(plan, folder)
