@@ -31,21 +31,21 @@ MODES: Mapping[str, int] = {
 WORKERS, GATEWAYS = 3, 2
 
 FAULTS: Mapping[str, tuple[str, int]] = {
-    "kill": ("worker", 9),
-    "freeze": ("worker", 7),
-    "term": ("worker", 3),
-    "gateway_kill": ("gateway", 6),
+    "kill": ("worker", 12),
+    "freeze": ("worker", 4),
+    "term": ("worker", 2),
+    "gateway_kill": ("gateway", 8),
     "gateway_freeze": ("gateway", 3),
-    "gateway_term": ("gateway", 2),
+    "gateway_term": ("gateway", 1),
     "wipe": ("redis", 3),
     "redis_restart": ("redis", 2),
-    "blackout": ("fleet", 2),
-    "postgres_stop": ("postgres", 3),
+    "blackout": ("fleet", 1),
+    "postgres_stop": ("postgres", 4),
 }
 """Each kind of fault with what it strikes and how many of forty it is."""
 
 HOLDS: Mapping[str, tuple[float, float]] = {
-    "freeze": (3.6, 5.5),  # longer than a lease
+    "freeze": (3.4, 4.6),  # longer than a lease
     "gateway_freeze": (0.5, 3.0),
     "redis_restart": (0.0, 1.5),
     "blackout": (1.0, 2.0),
