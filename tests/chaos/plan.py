@@ -31,18 +31,21 @@ MODES: Mapping[str, int] = {
 WORKERS, GATEWAYS = 3, 2
 
 FAULTS: Mapping[str, tuple[str, int]] = {
-    "kill": ("worker", 12),
-    "freeze": ("worker", 4),
+    "kill": ("worker", 13),
+    "freeze": ("worker", 3),
     "term": ("worker", 2),
     "gateway_kill": ("gateway", 8),
-    "gateway_freeze": ("gateway", 3),
+    "gateway_freeze": ("gateway", 2),
     "gateway_term": ("gateway", 1),
     "wipe": ("redis", 3),
     "redis_restart": ("redis", 2),
     "blackout": ("fleet", 1),
-    "postgres_stop": ("postgres", 4),
+    "postgres_stop": ("postgres", 5),
 }
 """Each kind of fault with what it strikes and how many of forty it is."""
+
+FIRST = ("kill", "gateway_kill", "postgres_stop", "freeze", "wipe", "blackout")
+"""What also a short run has."""
 
 HOLDS: Mapping[str, tuple[float, float]] = {
     "freeze": (3.4, 4.6),  # longer than a lease
@@ -156,14 +159,18 @@ def make_plan(
     return Plan(seed, roles, writer.rules, lanes, writer.faults)
 
 
+def _kinds(faults: int) -> list[str]:
+    """At least one of each kind as far as they go, the rest by how many of forty they are."""
+    kinds = [*FIRST, *(kind for kind in FAULTS if kind not in FIRST)][:faults]
+    while len(kinds) < faults:
+        rarest = min(FAULTS, key=lambda kind: kinds.count(kind) / FAULTS[kind][1])
+        kinds.append(rarest)
+    return kinds
+
+
 def _lanes(rng: random.Random, faults: int) -> dict[str, list[Fault]]:
-    """At least one of each kind as far as they go, the rest by their weights."""
-    weights = {kind: weight for kind, (_, weight) in FAULTS.items()}
-    first = ["kill", "gateway_kill", "postgres_stop", "freeze", "wipe", "blackout"]
-    rest = [kind for kind in FAULTS if kind not in first]
-    kinds = [*first, *rest][:faults]
-    left = max(0, faults - len(kinds))
-    kinds += rng.choices(list(weights), list(weights.values()), k=left)
+    """The faults in a random order, each lane with random pauses."""
+    kinds = _kinds(faults)
     rng.shuffle(kinds)
     lanes: dict[str, list[Fault]] = {}
     turn = {"worker": rng.randrange(WORKERS), "gateway": rng.randrange(GATEWAYS)}

@@ -1,11 +1,12 @@
 """Short runs of the driver itself: without a fault, and with one of each important kind."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from tests.chaos.checker import KINDS
-from tests.chaos.plan import FAULTS, MODES, make_plan
+from tests.chaos.plan import FAULTS, FIRST, MODES, make_plan
 from tests.chaos.report import draw, write_report
 from tests.chaos.run import Result, run, summary
 
@@ -32,8 +33,7 @@ async def test_without_faults_each_call_is_paid_once(folder: Path) -> None:
 
 async def test_a_short_storm_breaks_no_promise(folder: Path) -> None:
     plan = make_plan(5, actions=40, faults=8)
-    struck = {fault.kind for lane in plan.lanes.values() for fault in lane}
-    assert struck >= {"kill", "gateway_kill", "postgres_stop", "freeze", "wipe", "blackout"}
+    assert {fault.kind for lane in plan.lanes.values() for fault in lane} >= set(FIRST)
     result = await run(plan, folder)
 
     assert not result.defects, explain(result)
@@ -52,7 +52,8 @@ def test_a_plan_has_faults_of_every_kind_and_actions_of_every_mode() -> None:
     plans = [make_plan(seed, actions=240, faults=40) for seed in range(20)]
     for plan in plans:
         assert {action.on_busy for action in plan.actions} == set(MODES)
-        assert {fault.kind for lane in plan.lanes.values() for fault in lane} == set(FAULTS)
+        kinds = Counter(fault.kind for lane in plan.lanes.values() for fault in lane)
+        assert kinds == {kind: count for kind, (_, count) in FAULTS.items()}
         assert any(action.letters and action.notes for action in plan.actions)
         assert len({action.key for action in plan.actions}) == len(plan.actions)
 
