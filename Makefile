@@ -1,6 +1,6 @@
 # `make up` and `make test` do all of their own set-up; only Python >= 3.11, make and a C library are needed.
 .DEFAULT_GOAL := help
-.PHONY: help setup up test coverage check format story-check clean
+.PHONY: chaos help setup up test coverage check format story-check clean
 
 PYTHON ?= python3
 UV_VERSION := 0.13.8
@@ -31,6 +31,14 @@ test: .venv/.ready  ## the whole test suite, on real embedded servers
 
 coverage: .venv/.ready  ## lines and branches of agent_core that its own tests run (at least 95 %)
 	$(BIN)/python -m pytest tests/agent_core --cov=agent_core --cov-branch --cov-fail-under=95 -q
+
+# What `make chaos` without a SEED runs after its seeds: targets of this file.
+HEAVY :=
+
+chaos: .venv/.ready  ## real processes under seeded faults (SEED=7 ACTIONS=240; without SEED: 20 of them and all heavy tests)
+	@$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(SEEDS),--seeds $(SEEDS)) \
+		$(if $(ACTIONS),--actions $(ACTIONS)) $(if $(FAULTS),--faults $(FAULTS))
+	$(if $(SEED),,$(if $(HEAVY),@$(MAKE) --no-print-directory $(HEAVY)))
 
 check: .venv/.ready  ## format, lint, types and import rules
 	.uv/bin/uv lock --check --quiet

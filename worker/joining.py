@@ -8,7 +8,7 @@ from agent_core import UserMessage
 from shared.encoding import JsonObject
 from shared.records import Claim, Joined
 
-_FINISHED = {"stop", "length", "toolUse"}
+_FINISHED = {"stop", "length", "tool_use"}
 """Reasons for which a model's message that has them answers what was said before it."""
 
 

@@ -15,7 +15,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from deploy.models import wire
-from deploy.models.director import Counts, Director
+from deploy.models.director import Counts, Director, End
 from deploy.models.performance import Performance
 from deploy.models.request import BadRequestError, ChatRequest
 from deploy.models.script import Profile, Script
@@ -192,7 +192,7 @@ class Connection(asyncio.Protocol):
         counts = [stats, stats.keys.setdefault(key, Counts())]
         for count in counts:
             count.begin()
-        self._play = _Play(performance, counts, self._loop.time())
+        self._play = _Play(performance, request.number, counts, self._loop.time())
         stage.changed()
         self._tick()
 
@@ -227,8 +227,9 @@ class Connection(asyncio.Protocol):
         elif self._waiting:
             self._loop.call_soon(self._next)
 
-    def _end_play(self, how: str) -> None:
+    def _end_play(self, how: End) -> None:
         assert self._play is not None
+        self._stage.director.ended(self._play.number, how)
         if self._play.timer is not None:
             self._play.timer.cancel()
         for count in self._play.counts:
@@ -262,6 +263,9 @@ class Connection(asyncio.Protocol):
                     last = int(dict(parse_qsl(query)).get("last", "0"))
                     found = list(director.seen)[-last:]
                     return wire.json_response([seen.as_json() for seen in found])
+                case "GET", "/_calls":
+                    calls = director.calls.values()
+                    return wire.json_response([call.model_dump() for call in calls])
                 case "POST", "/_script":
                     director.follow(Script.model_validate_json(body))
                 case "POST", "/_profile":
@@ -297,8 +301,11 @@ class Connection(asyncio.Protocol):
 class _Play:
     """A performance on its way."""
 
-    def __init__(self, performance: Performance, counts: list[Counts], now: float) -> None:
+    def __init__(
+        self, performance: Performance, number: int, counts: list[Counts], now: float
+    ) -> None:
         self.performance = performance
+        self.number = number
         self.counts = counts
         self.timer: asyncio.TimerHandle | None = None
         self._start = now + performance.ttft

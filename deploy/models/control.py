@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import orjson
 from pydantic import BaseModel, JsonValue, TypeAdapter
 
-from deploy.models.director import Stats
+from deploy.models.director import Call, Stats
 
 
 class SeenRequest(BaseModel):
@@ -23,6 +23,7 @@ class SeenRequest(BaseModel):
 
 
 _SEEN = TypeAdapter(list[SeenRequest])
+_CALLS = TypeAdapter(list[Call])
 
 
 class ControlError(Exception):
@@ -71,6 +72,10 @@ class ScriptedModel:
     def requests(self, last: int = 0) -> list[SeenRequest]:
         """Return the last requests, the oldest first (0: all that are remembered)."""
         return _SEEN.validate_json(self._call("GET", f"/_requests?last={last}"))
+
+    def calls(self) -> list[Call]:
+        """Return the log of calls, the oldest first."""
+        return _CALLS.validate_json(self._call("GET", "/_calls"))
 
     def wait(self, *, timeout: float = 10.0, **counts: int) -> Stats:
         """Block until there were at least so many `requests`, `completed`, ... or exactly so many

@@ -1,7 +1,9 @@
 """Which reply a request gets: the state of the scripted model's rules, profile and counts."""
 
+import time
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
 
 from pydantic import BaseModel, JsonValue, ValidationError
 
@@ -11,6 +13,9 @@ from deploy.models.request import BadRequestError, ChatRequest
 from deploy.models.script import Match, Profile, Reply, Rule, Script, ToolCall, inline_rule
 
 REMEMBERED = 512  # requests
+LOGGED = 100_000  # calls
+
+End: TypeAlias = Literal["completed", "failed", "aborted"]
 
 
 class Counts(BaseModel):
@@ -31,6 +36,21 @@ class Counts(BaseModel):
         self.requests += 1
         self.in_flight += 1
         self.peak = max(self.peak, self.in_flight)
+
+
+class Call(BaseModel):
+    """A request in the log of calls: which rule answered it at which turn, and how that ended.
+
+    Times are in seconds since 1970; `end` is None while the answer is under way.
+    """
+
+    n: int
+    key: str
+    rule: str
+    turn: int
+    began: float
+    ended: float | None = None
+    end: End | None = None
 
 
 class Stats(Counts):
@@ -81,6 +101,7 @@ class Director:
         self.profile: Profile | None = None
         self.stats = Stats(keys={}, rules={})
         self.seen: deque[Seen] = deque(maxlen=REMEMBERED)
+        self.calls: dict[int, Call] = {}
 
     def follow(self, script: Script) -> None:
         """Take new rules."""
@@ -105,6 +126,12 @@ class Director:
             name = live.rule.name or f"rule {self._live.index(live)}"
             return self._perform(request, live.rule, _strikes(live, request.turn), name)
         return self._unscripted(request)
+
+    def ended(self, number: int, end: End) -> None:
+        """Note in the log how the answer to a request ended."""
+        call = self.calls.get(number)
+        if call is not None:
+            call.ended, call.end = time.time(), end
 
     def _unscripted(self, request: ChatRequest) -> Performance:
         profile = self.profile
@@ -137,6 +164,11 @@ class Director:
     def _remember(self, request: ChatRequest, rule: str) -> None:
         self.stats.rules[rule] = self.stats.rules.get(rule, 0) + 1
         self.seen.append(Seen(request.number, request.key, rule, request))
+        if len(self.calls) >= LOGGED:
+            del self.calls[next(iter(self.calls))]
+        self.calls[request.number] = Call(
+            n=request.number, key=request.key, rule=rule, turn=request.turn, began=time.time()
+        )
 
     def _choose(self, request: ChatRequest) -> _Live | None:
         """Return the first rule that matches; every rule counts the requests that it would meet."""

@@ -1,81 +1,108 @@
-"""The agent of the failpoints: it calls one tool and answers; a recorder counts what happened.
+"""The agent that chaos runs have beside the product's own: tools of each effect, to be counted.
 
-The session's metadata say which tool, by its class of effect, and where the recorder is.
+The workers of a chaos fleet are told of this module, and of the recorder by an address in their
+environment.
 """
 
 import os
 
 import aiohttp
 
-from agent_core import Agent, AgentOptions, AgentTool, AssistantMessage, UserMessage, tool
-from agent_core.messages import ToolResultMessage
+from agent_core import (
+    Agent,
+    AgentOptions,
+    AgentToolResult,
+    AssistantMessage,
+    ToolContext,
+    ToolResultMessage,
+    UserMessage,
+    tool,
+)
 from shared.records import CatalogEntry
 from worker.agents import Answer, RunningTask, TaskFailed
+from worker.memories import recent
 
-EFFECTS = ("pure", "state", "external", "undeclared")
-"""The tools; one that does not declare its effect is taken for an external one."""
+RECORDER = "FIRESIDE_CHAOS_RECORDER"
+"""The variable with the address that letters are posted to."""
 
 
-class EffectsAgent:
-    """Counts in its state what its `state` tool has done."""
+@tool(effect="external")
+async def post_letter(mark: str, context: ToolContext) -> AgentToolResult:
+    """Post a letter; whoever gets it knows it by the key."""
+    letter = {"mark": mark, "key": context.idempotency_key}
+    async with (
+        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)) as http,
+        http.post(os.environ[RECORDER], json=letter) as answer,
+    ):
+        answer.raise_for_status()
+    return AgentToolResult.text("posted", details={"mark": mark})
 
-    entry = CatalogEntry("agent", "effects", "Effects")
+
+@tool(effect="state")
+async def take_note(mark: str) -> AgentToolResult:
+    """Keep a note in the session's state."""
+    return AgentToolResult.text("noted", details={"mark": mark})
+
+
+@tool(effect="pure")
+async def think_aloud(mark: str) -> str:
+    """Say it to nobody."""
+    return f"hm, {mark}"
+
+
+class TinkerAgent:
+    """Does what the model says with its tools. Its state is `{"notes": [marks]}`."""
+
+    entry = CatalogEntry("agent", "tinker", "Tinker", "Has tools of each effect")
 
     async def run(self, task: RunningTask) -> Answer:
-        """Answer what was said; raises TaskFailed."""
-        recorder = task.metadata.get("recorder")
-        turns = 0
+        """Answer an action; raises TaskFailed."""
+        notes = list(task.state.get("notes", []))
+        if task.action["type"] == "say":
+            answer, taken = await _chat(task)
+            notes += taken
+        else:
+            answer = "ready"
+        return Answer(text=answer, state={"notes": notes}, public={"notes": len(notes)})
 
-        def key(_: str) -> str:
-            # One key for each model call of a task: so the model counts them one by one.
-            nonlocal turns
-            turns += 1
-            return f"{task.task_id}.{turns}"
 
-        agent = Agent(
-            AgentOptions(
-                initial_state={
-                    "model": task.resources.model,
-                    "tools": [] if recorder is None else [_tool(one, recorder) for one in EFFECTS],
-                    "messages": list(task.history),
-                },
-                journal=task.journal,
-                session_id=str(task.session_id),
-                get_api_key=key,
-            )
+AGENTS = [lambda settings: TinkerAgent()]
+
+
+async def _chat(task: RunningTask) -> tuple[str, list[str]]:
+    resources = task.resources
+    earlier = list(recent(task))
+    agent = Agent(
+        AgentOptions(
+            initial_state={
+                "system_prompt": "You tinker.",
+                "model": resources.model,
+                "tools": [post_letter, take_note, think_aloud],
+                "messages": earlier,
+            },
+            journal=task.journal,
+            session_id=str(task.session_id),
+            get_api_key=lambda provider: resources.api_key,
+            stream_fn=resources.stream_fn,
+            max_turns=12,
+            get_steering_messages=task.steering,
+            get_follow_up_messages=task.follow_ups,
+            tool_timeout=resources.tool_seconds,
         )
-        agent.subscribe(task.emit)
-        await agent.prompt(UserMessage(task.action.get("text", "Begin."), timestamp=0))
-        answer = agent.state.messages[-1]
-        if not isinstance(answer, AssistantMessage) or agent.state.error is not None:
-            raise TaskFailed("model_failed", str(agent.state.error))
-        changes = [
-            message
-            for message in agent.state.messages[len(task.history) :]
-            if isinstance(message, ToolResultMessage)
-            and message.tool_name == "state"
-            and not message.is_error
-        ]
-        if recorder is not None:
-            await _post(f"{recorder}/gate/{os.getpid()}")
-        state = {"seals": task.state.get("seals", 0) + len(changes)}
-        return Answer(text=answer.text, state=state, public=state)
-
-
-AGENTS = [lambda settings: EffectsAgent()]
-
-
-def _tool(effect: str, recorder: str) -> AgentTool:
-    async def run() -> str:
-        """Have the recorder count a run."""
-        return await _post(f"{recorder}/ran/{effect}")
-
-    if effect == "undeclared":
-        return tool(name=effect)(run)
-    return tool(name=effect, effect=effect)(run)  # type: ignore[call-overload, no-any-return]
-
-
-async def _post(url: str) -> str:
-    timeout = aiohttp.ClientTimeout(total=60)
-    async with aiohttp.ClientSession(timeout=timeout) as http, http.post(url) as answer:
-        return await answer.text()
+    )
+    agent.subscribe(task.emit)
+    task.signal.add_callback(agent.abort)
+    if task.signal.is_set():
+        agent.abort()
+    await agent.prompt(UserMessage(task.action["text"]))
+    said = agent.state.messages[len(earlier) :]
+    answer = said[-1]
+    if not isinstance(answer, AssistantMessage) or agent.state.error is not None:
+        raise TaskFailed("model_failed", agent.state.error or "the model gave no answer")
+    # From the results, which the journal keeps, and not as the tool runs: it may not run again.
+    notes = [
+        one.details["mark"]
+        for one in said
+        if isinstance(one, ToolResultMessage) and one.tool_name == "take_note" and not one.is_error
+    ]
+    return answer.text, notes

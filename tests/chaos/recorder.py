@@ -1,91 +1,43 @@
-"""What the tools of the failpoints' agent change in the world, and the gate before its answers."""
+"""The world outside: keeps each letter that a worker's tool posts to it."""
 
 import asyncio
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+import zlib
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 
 from aiohttp import web
 
-PAUSE = 0.04
-"""Seconds that everything takes: longer than the 20 ms in which writes are grouped."""
+from tests.chaos.history import Letter
 
-
-async def _nothing() -> None:
-    """What is done at a tool's run, where no failpoint is."""
-
-
-@dataclass
-class Record:
-    """One case's: how often its tool ran, and who waits at its gate.
-
-    `at_run` is called when the tool has run and does not know it yet.
-    """
-
-    ran: Counter[str] = field(default_factory=Counter)
-    arrived: set[int] = field(default_factory=set)
-    gate: asyncio.Event = field(default_factory=asyncio.Event)
-    at_run: Callable[[], Awaitable[None]] = _nothing
-    _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
-
-    async def arrival(self, known: frozenset[int] = frozenset()) -> None:
-        """Wait until a worker other than the known processes stands at the gate."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: self.arrived - known)
-
-    async def run(self, tool: str) -> None:
-        """Count a run of the tool."""
-        self.ran[tool] += 1
-        await self.at_run()
-        await asyncio.sleep(PAUSE)
-
-    async def pass_gate(self, process: int) -> None:
-        """Wait until the gate is open."""
-        self.arrived.add(process)
-        async with self._changed:
-            self._changed.notify_all()
-        await self.gate.wait()
-        await asyncio.sleep(PAUSE)
+SLOWEST = 0.4
+"""Seconds until a letter's answer at the most: time for its worker to be struck in between."""
 
 
 class Recorder:
-    """An HTTP server that keeps a record for each case."""
+    """An HTTP server on loopback; `letters` are what it got, in order."""
 
     def __init__(self) -> None:
-        self.records: dict[str, Record] = {}
-        self._url = ""
+        self.letters: list[Letter] = []
+        self.url = ""
 
-    @classmethod
     @asynccontextmanager
-    async def open(cls) -> AsyncIterator["Recorder"]:
-        """Serve until the end of the block."""
-        recorder = cls()
+    async def serving(self) -> AsyncIterator[None]:
+        """Serve on any free port while the block runs."""
         app = web.Application()
-        app.router.add_post("/{case}/ran/{tool}", recorder._ran)
-        app.router.add_post("/{case}/gate/{process}", recorder._gate)
-        runner = web.AppRunner(app, shutdown_timeout=0.1, access_log=None)
+        app.router.add_post("/letters", self._take)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        recorder._url = f"http://127.0.0.1:{runner.addresses[0][1]}"
         try:
-            yield recorder
+            await site.start()
+            host, port = runner.addresses[0][:2]
+            self.url = f"http://{host}:{port}/letters"
+            yield
         finally:
             await runner.cleanup()
 
-    def record(self, case: str) -> tuple[str, Record]:
-        """A new record and its URL; the gate is open."""
-        record = self.records[case] = Record()
-        record.gate.set()
-        return f"{self._url}/{case}", record
-
-    async def _ran(self, request: web.Request) -> web.Response:
-        tool = request.match_info["tool"]
-        await self.records[request.match_info["case"]].run(tool)
-        return web.Response(text=f"{tool} done")
-
-    async def _gate(self, request: web.Request) -> web.Response:
-        record = self.records[request.match_info["case"]]
-        await record.pass_gate(int(request.match_info["process"]))
-        return web.Response(text="pass")
+    async def _take(self, request: web.Request) -> web.Response:
+        letter = await request.json()
+        self.letters.append(Letter(letter["mark"], letter["key"]))
+        await asyncio.sleep(SLOWEST * (zlib.crc32(letter["mark"].encode()) % 100) / 100)
+        return web.json_response({"ok": True})

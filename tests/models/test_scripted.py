@@ -469,3 +469,25 @@ def test_a_script_that_makes_no_sense_stops_the_start(tmp_path: Path) -> None:
     assert ended.returncode == 1
     assert ended.stderr.startswith("the scripted model cannot start: ")
     assert "Traceback" not in ended.stderr
+
+
+async def test_calls_are_logged_with_how_they_ended(
+    http: aiohttp.ClientSession, scripted_model: ScriptedModel
+) -> None:
+    close = {"kind": "close", "after": 1}
+    scripted_model.script(
+        {"name": "broken", "times": 1, "reply": {"text": "a b", "fault": close}},
+        {"name": "whole", "reply": {"text": "a b"}},
+    )
+    with pytest.raises(aiohttp.ClientError):
+        async with ask(http, scripted_model) as response:
+            await response.read()
+    async with ask(http, scripted_model) as response:
+        await events(response)
+
+    calls = scripted_model.calls()
+    assert [(call.key, call.rule, call.turn, call.end) for call in calls] == [
+        ("key-1", "broken", 0, "failed"),
+        ("key-1", "whole", 0, "completed"),
+    ]
+    assert all(call.ended is not None and call.began <= call.ended for call in calls)

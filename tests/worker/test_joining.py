@@ -5,7 +5,14 @@ from uuid import UUID
 
 import pytest
 
-from agent_core import AssistantMessage, MessageEnd, MessageStart, StepRequest, UserMessage
+from agent_core import (
+    AssistantMessage,
+    MessageEnd,
+    MessageStart,
+    StepRequest,
+    StopReason,
+    UserMessage,
+)
 from agent_core.content import TextContent
 from shared.errors import LeaseLost
 from shared.records import Claim, Joined, Step
@@ -93,13 +100,14 @@ async def test_what_was_not_answered_waits_on(status: str) -> None:
     ]
 
 
-async def test_what_was_answered_before_the_run_failed_ends_with_it() -> None:
+@pytest.mark.parametrize("reason", ["stop", "length", "tool_use"])
+async def test_what_was_answered_before_the_run_failed_ends_with_it(reason: StopReason) -> None:
     store = KeepingStore()
     log = TaskLog(busy(), store, on_lost=never)
     store.waiting = [(STEER, "wait")]
     (said,) = await log.take_in("steer")
     hear(log, said)
-    hear(log, answer())
+    hear(log, replace(answer(), stop_reason=reason))
     await end(log, "cancelled")
 
     assert store.outcome is not None

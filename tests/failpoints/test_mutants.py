@@ -3,7 +3,7 @@
 import pytest
 
 from deploy.local.server import ROOT
-from tests.chaos.mutants import MUTANTS, Mutant
+from tests.failpoints.mutants import MUTANTS, Mutant
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name.replace(" ", "-"))

@@ -1,6 +1,6 @@
 """Worker processes in a moment: forked from one process that has everything imported already.
 
-    python -m tests.chaos.nursery
+    python -m tests.failpoints.nursery
 
 reads a line of JSON for each worker, its environment and its log, and writes a line when one is
 born, `{"born": pid}`, and when one has ended, `{"ended": pid, "code": code}`. A worker is a host
@@ -30,7 +30,7 @@ from shared.broker import hint_of
 from shared.encoding import loads
 from shared.logs import set_up_logs
 from shared.settings import get_settings
-from tests.chaos import agents
+from tests.failpoints import agents
 from worker.start import start_host
 
 IMPORTED = (agents,)
@@ -69,7 +69,7 @@ class Nursery:
         """Start the process; at the end it goes, and every worker with it."""
         shim = shim_command(Account.SELF, parent=os.getpid(), signum=signal.SIGKILL)
         process = await asyncio.create_subprocess_exec(
-            *(*shim, sys.executable, "-m", "tests.chaos.nursery"),
+            *(*shim, sys.executable, "-m", "tests.failpoints.nursery"),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             cwd=ROOT,

@@ -1,6 +1,6 @@
 """What the suite notices: each safeguard is taken out of a copy of the tree, and a test must fail.
 
-    python -m tests.chaos.mutants [-o docs/mutants.md] [name ...]
+    python -m tests.failpoints.mutants [-o docs/mutants.md] [name ...]
 
 runs the tests named beside each mutant, one after the other, until one fails. A mutant that
 survives all of them ends the program with exit code 1.
@@ -31,7 +31,7 @@ FIRST_SCHEMA = "shared/migrations/versions/0001_first.py"
 TASK_LOG = "worker/task_log.py"
 STORE = "tests/shared/test_leases.py"
 MACHINE = "tests/shared/test_state_machine.py"
-FAILPOINTS = "tests/chaos/test_failpoints.py"
+FAILPOINTS = "tests/failpoints/test_failpoints.py"
 
 
 class StaleMutantError(Exception):
@@ -335,7 +335,7 @@ MUTANTS = [
 
 def main() -> None:
     """Run the mutants that are named, or all; writes the table where `-o` says."""
-    parser = argparse.ArgumentParser(prog="python -m tests.chaos.mutants")
+    parser = argparse.ArgumentParser(prog="python -m tests.failpoints.mutants")
     parser.add_argument("names", nargs="*", help="words of the names of those to run")
     parser.add_argument("-o", "--output", type=Path, help="file for the table")
     options = parser.parse_args()

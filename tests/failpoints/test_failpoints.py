@@ -19,8 +19,8 @@ from deploy.local.valkey import EmbeddedValkey
 from deploy.models.control import ScriptedModel
 from tests.acceptance.fleet import Fleet, Gateway, Worker
 from tests.acceptance.player import Player, ended
-from tests.chaos.failpoints import CASES, SETTINGS, Case, Fault, Played, Stage
-from tests.chaos.proxy import Moment, PostgresProxy, RedisProxy, Trap
+from tests.failpoints.failpoints import CASES, SETTINGS, Case, Fault, Played, Stage
+from tests.failpoints.proxy import Moment, PostgresProxy, RedisProxy, Trap
 
 T = TypeVar("T")
 
@@ -185,7 +185,7 @@ async def test_how_soon_a_task_goes_on_with_the_lease_as_it_comes(
     record_property: Callable[[str, object], None],
 ) -> None:
     (tmp_path / "stories").mkdir()
-    settings = {"agent_modules": "tests.chaos.agents", "model_path": "direct"}
+    settings = {"agent_modules": "tests.failpoints.agents", "model_path": "direct"}
     with Fleet(
         tmp_path,
         postgres=postgres_url,
