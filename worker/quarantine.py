@@ -52,7 +52,7 @@ class QuarantineHost(Host):
         # A drain waits for it, whether it claims or runs.
         turn = self._advancing[_ALONE] = asyncio.create_task(self._turn())
         await asyncio.wait({turn})
-        del self._advancing[_ALONE]
+        self._advancing.clear()
         turn.result()
         return self._found
 
@@ -70,6 +70,7 @@ class QuarantineHost(Host):
         if self._closing.is_set():
             await self._release([claim])
             return
+        self._advancing[claim.fence.session_id] = self._advancing[_ALONE]
         log.info("runs alone", session_id=str(claim.fence.session_id), attempts=claim.attempts)
         if await self._run(claim, began):
             await self._hints.send([claim.fence.session_id])
