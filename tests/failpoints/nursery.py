@@ -26,9 +26,9 @@ import redis
 from deploy.local.account import Account, shim_command
 from deploy.local.server import ROOT
 from deploy.local.shim import die_with
-from shared.broker import hint_of
 from shared.encoding import loads
 from shared.logs import set_up_logs
+from shared.queue import hint_of
 from shared.settings import get_settings
 from tests.failpoints import agents
 from worker.start import start_host
