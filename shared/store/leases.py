@@ -397,13 +397,13 @@ _SWEEP = text(
 
 # Of a hint that was sent a while ago nothing is left in an empty queue: either a worker has just
 # taken it, and then another one is harmless, or it is lost. When it was sent follows from when
-# the next one is due.
+# the next one is due. It takes no sweep's lock: refused half-way it would leave the rest waiting,
+# for the queue is then no longer empty.
 _DOUBT_HINTS = text(
     """/* sweep lost hints */
     with lost as materialized (
         select id from sessions
-        where (select pg_try_advisory_xact_lock(:lock))
-            and open_tasks > 0 and hints > 0 and hint_at > clock_timestamp()
+        where open_tasks > 0 and hints > 0 and hint_at > clock_timestamp()
             and hint_at - make_interval(
                     secs => case when hints < 5 then power(2, hints - 1) else 30 end)
                 < clock_timestamp() - make_interval(secs => :age)
@@ -740,8 +740,7 @@ async def doubt_hints(db: Database, *, age: float, limit: int = 1000) -> None:
 
     They wait without a worker, and their next hint may be as far off as half a minute.
     """
-    parameters: Parameters = {"lock": SWEEP_LOCK, "age": age, "limit": limit}
-    while await db.run(_DOUBT_HINTS, parameters) == limit:
+    while await db.run(_DOUBT_HINTS, {"age": age, "limit": limit}) == limit:
         pass
 
 

@@ -2,12 +2,16 @@
 
 import asyncio
 import json
+from collections.abc import Iterator
+from pathlib import Path
 from uuid import UUID, uuid4
 
 import httpx
 import psycopg
+import pytest
 from redis.asyncio import Redis
 
+from deploy.models.control import ScriptedModel
 from shared.encoding import dumps
 from shared.queue import envelope
 from tests.acceptance.fleet import Fleet
@@ -26,10 +30,34 @@ async def is_empty(redis: Redis) -> bool:
     return int(await redis.llen(QUEUE)) == 0
 
 
+@pytest.fixture
+def patient(
+    tmp_path: Path, stories: Path, postgres_url: str, redis_url: str, scripted_model: ScriptedModel
+) -> Iterator[Fleet]:
+    """A gateway and two workers that no busy machine makes lose a lease."""
+    with Fleet(
+        tmp_path,
+        postgres=postgres_url,
+        redis=redis_url,
+        model=scripted_model.url,
+        model_path="direct",
+        story_folders=str(stories),
+        lease_seconds="60",
+    ) as fleet:
+        fleet.add_gateway()
+        fleet.add_worker()
+        fleet.add_worker()
+        yield fleet
+
+
 async def test_forged_doubled_and_malformed_hints_change_nothing(
-    fleet: Fleet, http: httpx.AsyncClient, postgres_url: str, redis_url: str
+    patient: Fleet, postgres_url: str, redis_url: str
 ) -> None:
-    fleet.add_worker()
+    async with httpx.AsyncClient(base_url=patient.url, timeout=60) as http:
+        await forge(patient, http, postgres_url, redis_url)
+
+
+async def forge(fleet: Fleet, http: httpx.AsyncClient, postgres_url: str, redis_url: str) -> None:
     player = await Player.begin(http, agent="companion")
     gone = await Player.begin(http, agent="companion")
     async with asyncio.timeout(20):
