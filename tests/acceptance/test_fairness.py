@@ -131,3 +131,19 @@ async def test_a_backlog_delays_others_by_one_task_at_the_most(town: Town) -> No
     assert min([await town.waiting(user) for user in ("deep", "wide")]) > BACKLOG / 4
     assert max(max(pair) for pair in begun) <= 1, begun
     assert sum(sum(pair) for pair in begun) > 0, "there was no backlog"
+
+
+@pytest.mark.parametrize("town", [1], indirect=True)
+async def test_background_work_runs_when_nobody_waits(town: Town) -> None:
+    slow, quick = await town.user("slow"), await town.user("quick")
+    behind = [await slow.session(priority="background") for _ in range(3)]
+    rooms = [await quick.session() for _ in range(6)]
+    tasks = [await slow.say(one) for one in behind]
+    await asyncio.gather(*(quick.say(one) for one in rooms))
+    for task in tasks:
+        await slow.wait_for(task)
+
+    rows = await town.db.rows(text("select user_id from tasks where seq > 1 order by started_at"))
+    order = [row.user_id for row in rows]
+    # What ran or was on its way before anyone else came.
+    assert order[order.index("quick") :].index("slow") >= len(rooms), order
