@@ -19,7 +19,7 @@ _LONGEST = 60
 """Seconds of the longest `Retry-After`."""
 
 _PAUSE = 20
-"""How many times as long as a count took there is none: of 100,000 sessions, a tenth of a second."""
+"""How many times as long as a count took there is none: 100,000 sessions take 0.1 s."""
 
 _UNKNOWN = 5
 """Seconds of a `Retry-After` while nobody knows how fast tasks end."""
