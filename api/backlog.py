@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from time import monotonic
 
 import structlog
 from redis.asyncio import Redis
@@ -16,6 +17,9 @@ log = structlog.get_logger(__name__)
 
 _LONGEST = 60
 """Seconds of the longest `Retry-After`."""
+
+_PAUSE = 20
+"""How many times as long as a count took there is none: 100,000 sessions take 0.1 s."""
 
 _UNKNOWN = 5
 """Seconds of a `Retry-After` while nobody knows how fast tasks end."""
@@ -82,10 +86,15 @@ class Backlog:
         self._ends_per_second = await ends_per_second(redis)
 
     async def refresh_for_ever(self, db: Database, redis: Redis, *, every: float) -> None:
-        """Refresh until cancelled; where Postgres is away the last count stands."""
+        """Refresh until cancelled; where Postgres is away the last count stands.
+
+        Args:
+            every: seconds between two counts; more where counting takes long.
+        """
         while True:
+            began = monotonic()
             try:
                 await self.refresh(db, redis)
             except StoreUnavailable as error:
                 log.warning("open tasks not counted", error=str(error))
-            await asyncio.sleep(every)
+            await asyncio.sleep(max(every, _PAUSE * (monotonic() - began)))

@@ -41,7 +41,7 @@ _ACCEPT = text(
         where id = :session and user_id = :user
             and not exists (select from known)
             and (:on_busy <> 'reject' or open_tasks = 0)
-            and (cast(:most as int) is null or (select open from mine) < :most)
+            and (cast(:most as int) is null or (select open from mine) < cast(:most as int))
             and (early_cancels = 0 or not :alone)
         returning next_task - 1 as task_seq, next_event - 1 as event_seq,
             open_tasks - 1 as position, early_cancels, priority
@@ -67,6 +67,11 @@ _ACCEPT = text(
     select id, status, queued_seq, position, body_hash, false, null, null, 0, priority,
         mine.before - 1
     from known, mine
+    union all
+    select null, 'refused', null, mine.open, null, false, null, null, 0, 0, 0
+    from mine
+    where mine.open >= cast(:most as int) and not exists (select from known)
+        and exists (select from sessions where id = :session and user_id = :user)
     """
 )
 
@@ -77,14 +82,7 @@ _KNOWN = text(
     """
 )
 
-_WHY_NOT = text(
-    """/* accept refused */
-    select (select count(*)::int from (
-        select from tasks
-        where user_id = :user and status in ('queued', 'running') limit :counted) t) as open
-    from sessions where id = :session and user_id = :user
-    """
-)
+_SESSION_EXISTS = text("select 1 from sessions where id = :session and user_id = :user")
 
 _INTERRUPT = text(
     """/* interrupt */
@@ -262,17 +260,15 @@ async def _refused(connection: AsyncConnection, parameters: dict[str, Any]) -> A
     row = (await connection.execute(_KNOWN, parameters)).first()
     if row is not None:
         return _accepted(row, parameters)
-    user = (await connection.execute(_WHY_NOT, parameters)).first()
-    if user is None:
+    if (await connection.execute(_SESSION_EXISTS, parameters)).first() is None:
         raise NotFound("no such session")
-    most = parameters["most"]
-    if parameters["on_busy"] == "reject" and (most is None or user.open < most):
-        raise SessionBusy("a task of this session is running or waiting")
-    raise TooManyTasks(user.open)
+    raise SessionBusy("a task of this session is running or waiting")
 
 
 def _accepted(row: AnyRow, parameters: dict[str, Any]) -> Accepted:
     """What a row of `_ACCEPT` or `_KNOWN` says."""
+    if row.status == "refused":
+        raise TooManyTasks(row.position)
     if not row.fresh and bytes(row.body_hash) != parameters["body_hash"]:
         raise IdempotencyConflict("this key was used for another action")
     queued = [Event(row.queued_seq, "task_queued", row.id, row.at, row.data)] if row.fresh else []

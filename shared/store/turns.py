@@ -5,14 +5,15 @@ from uuid import UUID
 
 from sqlalchemy import text
 
-from shared.levels import level_of
+from shared.levels import COUNTED, level_of
 from shared.store.database import Database
 
 LIFTED = 5
 """How often a background session is hinted before it counts as one that somebody waits for."""
 
-_MOST = 1000
-"""How many open tasks of a user are looked at; who has more is behind everyone else anyway."""
+_ROWS, _FEWEST, _MOST = 2560, 32, 256
+"""How many open tasks are looked at: in all, in equal parts of each user, but so many at least and
+so many at the most. A session beyond them stands in the crowd."""
 
 # A user's sessions in the order in which they are to run, the longest-waiting first. What runs
 # stands before all of them: who has nothing running goes first.
@@ -25,21 +26,29 @@ _PLACES = text(
         from users u cross join lateral (
             select session_id from tasks
             where user_id = u.user_id and status in ('queued', 'running')
-            limit :most) t
+            limit (select least(:most, greatest(:fewest, :rows / count(*))) from users)) t
     ), known as (
         select s.id, s.user_id, s.updated_at,
             coalesce(s.lease_until > clock_timestamp(), false) as leased,
             s.quarantined or coalesce(s.ready_at > clock_timestamp(), false) as held_back,
             case when s.hints >= :lifted then 0 else s.priority end as priority
         from open join sessions s on s.id = open.session_id
+    ), counted as (
+        select *, count(*) filter (where leased) over (partition by user_id) as running
+        from known
     ), placed as (
-        select id, priority,
-            row_number() over (partition by user_id order by priority, updated_at, id) as place,
-            (select count(*) from known r where r.user_id = known.user_id and r.leased) as running
-        from known where not leased and not held_back
+        select id, priority, running,
+            row_number() over (partition by user_id order by priority, updated_at, id) as place
+        from counted where not leased and not held_back
     )
-    select id, priority, running + place - 1 as before from placed
-    where id = any(cast(:ids as uuid[])) or (:first and place = 1)
+    select s.id, case when s.hints >= :lifted then 0 else s.priority end as priority,
+        coalesce(placed.running + placed.place - 1, :unseen) as before
+    from sessions s left join placed on placed.id = s.id
+    where s.id = any(cast(:ids as uuid[])) and s.open_tasks > 0
+        and (s.lease_until is null or s.lease_until < clock_timestamp())
+    union all
+    select id, priority, running from placed
+    where :first and place = 1 and id <> all(cast(:ids as uuid[]))
     """
 )
 
@@ -53,7 +62,7 @@ _OPEN_IN_ALL = text(
 async def levels(
     db: Database, session_ids: Sequence[UUID], *, and_first: bool = False
 ) -> dict[UUID, int]:
-    """The levels of those of these sessions that wait now.
+    """The levels of those of these sessions that wait now; one without a level needs no hint.
 
     Args:
         and_first: give the session, too, that is the next one of each of their users.
@@ -63,7 +72,10 @@ async def levels(
     parameters = {
         "ids": list(session_ids),
         "first": and_first,
+        "rows": _ROWS,
+        "fewest": _FEWEST,
         "most": _MOST,
+        "unseen": COUNTED,
         "lifted": LIFTED,
     }
     rows = await db.rows(_PLACES, parameters)

@@ -8,6 +8,7 @@ from uuid import uuid4
 import pytest
 from redis.asyncio import Redis
 
+from shared.levels import LEVELS, key_of
 from shared.settings import Settings
 from shared.store.database import Database
 from tests.api.clients import Client
@@ -141,10 +142,11 @@ async def test_every_accepted_action_is_hinted(
     client: Client, settings: Settings, db: Database
 ) -> None:
     async with Redis.from_url(settings.redis_url.get_secret_value()) as redis:
-        await redis.delete("fireside")
+        lists = [key_of("fireside", level) for level in range(LEVELS)]
+        await redis.delete(*lists)
         session = await client.session()
         await client.act(session["id"])
-        hints = [await redis.blpop(["fireside"], timeout=5) for _ in range(2)]
+        hints = [await redis.blpop(lists, timeout=5) for _ in range(2)]
 
     assert all(hints)
 
