@@ -1,6 +1,6 @@
 # `make up` and `make test` do all of their own set-up; only Python >= 3.11, make and a C library are needed.
 .DEFAULT_GOAL := help
-.PHONY: help setup up test coverage check format story-check clean
+.PHONY: help setup up test coverage mutants check format story-check clean
 
 PYTHON ?= python3
 UV_VERSION := 0.13.8
@@ -31,6 +31,9 @@ test: .venv/.ready  ## the whole test suite, on real embedded servers
 
 coverage: .venv/.ready  ## lines and branches of agent_core that its own tests run (at least 95 %)
 	$(BIN)/python -m pytest tests/agent_core --cov=agent_core --cov-branch --cov-fail-under=95 -q
+
+mutants: .venv/.ready  ## take each safeguard out of a copy; every test that watches it must fail
+	$(BIN)/python -m tests.chaos.mutants --all
 
 check: .venv/.ready  ## format, lint, types and import rules
 	.uv/bin/uv lock --check --quiet

@@ -31,10 +31,10 @@ from shared.store import actions, leases, sessions
 from shared.store.database import AnyRow, Database, Rows
 from tests.acceptance.fleet import Fleet
 from tests.acceptance.player import Frame, Player, ended
-from tests.chaos.agents import EFFECTS
+from tests.chaos.effects_agent import EFFECTS
+from tests.chaos.effects_recorder import Recorder
 from tests.chaos.nursery import Newborn, Nursery
 from tests.chaos.proxy import DroppedError, Moment, Passing, PostgresProxy, RedisProxy, Trap
-from tests.chaos.recorder import Recorder
 from tests.shared.invariants import broken
 from tests.shared.sessions import finish
 
@@ -49,7 +49,7 @@ HEAD_START = text(
 """The worker that is to be struck gets the task before any sweep offers it to others."""
 
 SETTINGS = {
-    "agent_modules": "tests.chaos.agents",
+    "agent_modules": "tests.chaos.effects_agent",
     "model_path": "direct",
     "lease_seconds": "1.5",
     "heartbeat_seconds": "0.3",

@@ -30,10 +30,10 @@ from shared.broker import hint_of
 from shared.encoding import loads
 from shared.logs import set_up_logs
 from shared.settings import get_settings
-from tests.chaos import agents
+from tests.chaos import effects_agent
 from worker.start import start_host
 
-IMPORTED = (agents,)
+IMPORTED = (effects_agent,)
 """What a worker imports later on, and should find imported already."""
 
 IDLE_SECONDS = 10.0

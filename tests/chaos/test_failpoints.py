@@ -185,7 +185,7 @@ async def test_how_soon_a_task_goes_on_with_the_lease_as_it_comes(
     record_property: Callable[[str, object], None],
 ) -> None:
     (tmp_path / "stories").mkdir()
-    settings = {"agent_modules": "tests.chaos.agents", "model_path": "direct"}
+    settings = {"agent_modules": "tests.chaos.effects_agent", "model_path": "direct"}
     with Fleet(
         tmp_path,
         postgres=postgres_url,
