@@ -30,17 +30,17 @@ from shared.settings import Settings, load_settings
 from shared.store import actions, leases, sessions
 from shared.store.database import AnyRow, Database, Rows
 from tests.acceptance.fleet import Fleet
-from tests.acceptance.player import Player
-from tests.failpoints.agents import EFFECTS
+from tests.acceptance.player import Frame, Player, ended
+from tests.failpoints.effects_agent import EFFECTS
+from tests.failpoints.effects_recorder import Recorder
 from tests.failpoints.nursery import Newborn, Nursery
 from tests.failpoints.proxy import DroppedError, Moment, Passing, PostgresProxy, RedisProxy, Trap
-from tests.failpoints.recorder import Recorder
 from tests.shared.invariants import broken
 from tests.shared.sessions import finish
 
 Fault = Literal["kill", "freeze"]
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds after which something that should have happened has not."""
 
 HEAD_START = text(
@@ -49,7 +49,7 @@ HEAD_START = text(
 """The worker that is to be struck gets the task before any sweep offers it to others."""
 
 SETTINGS = {
-    "agent_modules": "tests.failpoints.agents",
+    "agent_modules": "tests.failpoints.effects_agent",
     "model_path": "direct",
     "lease_seconds": "1.5",
     "heartbeat_seconds": "0.3",
@@ -188,6 +188,7 @@ class Played:
         self.armed = not case.point.parked
         self.worker: Newborn | None = None
         self.awaited = "the worker"
+        self.follows = asyncio.Event()
 
     def _wanted(self, passing: Passing) -> bool:
         return self.armed and self.case.point.wanted(passing)
@@ -206,17 +207,38 @@ class Played:
             raise AssertionError(f"waited for {self.awaited}; the worker said:\n{said}") from None
 
     async def disturbed(self) -> bool:
-        """Whether a worker lost its lease without being struck: the machine is too busy."""
-        first, *later = [row.claims for row in (await self.rows(CLAIMS))[1:]] or [0]
-        return first > (2 if self.trap.sprung.is_set() else 1) or any(more > 1 for more in later)
+        """Whether this became another case, the machine being too busy: another worker was quicker
+        with the task, or one lost its lease without being struck."""
+        if not self.trap.sprung.is_set():
+            return True
+        _, first, *later = [row.claims for row in await self.rows(CLAIMS)]
+        return first > 2 or any(more > 1 for more in later)
 
     async def _play(self) -> None:
-        stage, point = self.stage, self.case.point
+        point = self.case.point
         if point.parked:
             self.record.gate.clear()
         if not point.carriers:
             self.record.at_run = self._caught
         await self._open_session()
+        # Followed from the beginning: what is told before it is true can't be untold.
+        following = asyncio.ensure_future(self.player.follow_until(self._seen_all))
+        try:
+            await self._strike_down()
+            self.awaited = "the tasks' ends"
+            await following
+        finally:
+            following.cancel()
+        await Verdict.on(self)
+
+    def _seen_all(self, events: list[Frame]) -> bool:
+        """Whether the opening and both tasks have ended."""
+        if events:
+            self.follows.set()
+        return len(ended(events)) == 3
+
+    async def _strike_down(self) -> None:
+        stage, point = self.stage, self.case.point
         async with (
             PostgresProxy(stage.postgres, self.trap).listening() as postgres,
             RedisProxy(stage.redis_url, self.trap).listening() as redis,
@@ -233,6 +255,7 @@ class Played:
             self.worker = await stage.nursery.worker(env, self.log, patient=not point.drained)
             try:
                 await redis.passed["BRPOP"].wait()
+                await self.follows.wait()
                 await self._give_task()
                 if point.parked:
                     self.awaited = "the worker at the gate"
@@ -294,9 +317,6 @@ class Played:
         if self.case.fault == "freeze":
             await self._wake()
             self.record.gate.set()
-        self.awaited = "the tasks' ends"
-        await self.player.until_ended(str(self.task), str(self.next))
-        await Verdict.on(self)
 
     async def _wake(self) -> None:
         """Let the zombie go on while its successor stands at the gate: it must change nothing."""

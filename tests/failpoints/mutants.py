@@ -1,9 +1,9 @@
 """What the suite notices: each safeguard is taken out of a copy of the tree, and a test must fail.
 
-    python -m tests.failpoints.mutants [-o docs/mutants.md] [name ...]
+    python -m tests.failpoints.mutants [--all] [-o docs/mutants.md] [name ...]
 
-runs the tests named beside each mutant, one after the other, until one fails. A mutant that
-survives all of them ends the program with exit code 1.
+runs the tests named beside each mutant, one after the other, until one fails; with `--all` every
+one of them has to. A mutant that survives ends the program with exit code 1.
 """
 
 import argparse
@@ -69,11 +69,20 @@ class Mutant:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Which test noticed a mutant, if any did, and after how many seconds of looking."""
+    """Which tests noticed a mutant, and after how many seconds of looking.
+
+    `survived` says in which selections none did.
+    """
 
     mutant: Mutant
-    caught_by: str | None
+    caught_by: tuple[str, ...]
+    survived: tuple[str, ...]
     seconds: float
+
+    @property
+    def caught(self) -> bool:
+        """Whether it was noticed wherever it had to be."""
+        return bool(self.caught_by) and not self.survived
 
 
 def _leases(old: str, new: str) -> tuple[Change, ...]:
@@ -337,6 +346,7 @@ def main() -> None:
     """Run the mutants that are named, or all; writes the table where `-o` says."""
     parser = argparse.ArgumentParser(prog="python -m tests.failpoints.mutants")
     parser.add_argument("names", nargs="*", help="words of the names of those to run")
+    parser.add_argument("--all", action="store_true", help="run every selection of tests")
     parser.add_argument("-o", "--output", type=Path, help="file for the table")
     options = parser.parse_args()
     words = [word.lower() for word in options.names]
@@ -345,13 +355,14 @@ def main() -> None:
         tree = copied_tree(Path(folder))
         verdicts = []
         for mutant in chosen:
-            verdict = judge(mutant, tree)
-            print(f"{verdict.seconds:6.1f} s  {mutant.name}: {verdict.caught_by or 'SURVIVED'}")
-            sys.stdout.flush()
+            verdict = judge(mutant, tree, everywhere=options.all)
+            noticed = ", ".join(verdict.caught_by) or "nobody"
+            survived = f"; NOT by {', '.join(verdict.survived)}" if not verdict.caught else ""
+            print(f"{verdict.seconds:6.1f} s  {mutant.name}: {noticed}{survived}", flush=True)
             verdicts.append(verdict)
     if options.output is not None:
         options.output.write_text(table(verdicts), encoding="utf-8")
-    if any(verdict.caught_by is None for verdict in verdicts):
+    if not all(verdict.caught for verdict in verdicts):
         sys.exit(1)
 
 
@@ -363,20 +374,31 @@ def copied_tree(folder: Path) -> Path:
     return folder
 
 
-def judge(mutant: Mutant, tree: Path) -> Verdict:
-    """Let the tests look for what is missing in a tree, which is as before afterwards."""
+def judge(mutant: Mutant, tree: Path, *, everywhere: bool) -> Verdict:
+    """Let the tests look for what is missing in a tree, which is as before afterwards.
+
+    Args:
+        everywhere: go on with the other tests after one has failed.
+    """
     whole = {change.file: (tree / change.file).read_text("utf-8") for change in mutant.changes}
     began = time.monotonic()
-    caught_by = None
+    caught_by: list[str] = []
+    survived: list[str] = []
     try:
         for change in mutant.changes:
             (tree / change.file).write_text(change.changed(tree), encoding="utf-8")
         for tests in mutant.tests:
-            caught_by = caught_by or failing_test(tests, tree)
+            if (failed := failing_test(tests, tree)) is None:
+                survived.append(tests)
+                continue
+            caught_by.append(failed)
+            if not everywhere:
+                survived.clear()
+                break
     finally:
         for file, text in whole.items():
             (tree / file).write_text(text, encoding="utf-8")
-    return Verdict(mutant, caught_by, time.monotonic() - began)
+    return Verdict(mutant, tuple(caught_by), tuple(survived), time.monotonic() - began)
 
 
 def failing_test(tests: str, tree: Path) -> str | None:
@@ -400,14 +422,10 @@ def failing_test(tests: str, tree: Path) -> str | None:
 
 def table(verdicts: Sequence[Verdict]) -> str:
     """The verdicts in Markdown."""
-    lines = [
-        "| what is taken out | noticed by | after |",
-        "|---|---|---|",
-        *(
-            f"| {one.mutant.name} | `{one.caught_by or 'nobody'}` | {one.seconds:.0f} s |"
-            for one in verdicts
-        ),
-    ]
+    lines = ["| what is taken out | noticed by |", "|---|---|"]
+    for one in verdicts:
+        tests = "<br>".join(f"`{test.removeprefix('tests/')}`" for test in one.caught_by)
+        lines.append(f"| {one.mutant.name} | {tests or 'nobody'} |")
     return "\n".join(lines) + "\n"
 
 

@@ -30,10 +30,10 @@ from shared.encoding import loads
 from shared.logs import set_up_logs
 from shared.queue import hint_of
 from shared.settings import get_settings
-from tests.failpoints import agents
+from tests.failpoints import effects_agent
 from worker.start import start_host
 
-IMPORTED = (agents,)
+IMPORTED = (effects_agent,)
 """What a worker imports later on, and should find imported already."""
 
 IDLE_SECONDS = 10.0

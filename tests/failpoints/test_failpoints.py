@@ -185,7 +185,7 @@ async def test_how_soon_a_task_goes_on_with_the_lease_as_it_comes(
     record_property: Callable[[str, object], None],
 ) -> None:
     (tmp_path / "stories").mkdir()
-    settings = {"agent_modules": "tests.failpoints.agents", "model_path": "direct"}
+    settings = {"agent_modules": "tests.failpoints.effects_agent", "model_path": "direct"}
     with Fleet(
         tmp_path,
         postgres=postgres_url,
@@ -234,4 +234,4 @@ async def test_how_soon_a_task_goes_on_with_the_lease_as_it_comes(
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 def test_what_a_worker_leaves_behind(case: Case, ahead: Ahead) -> None:
-    ahead.outcome(case).result(timeout=120)
+    ahead.outcome(case).result(timeout=300)

@@ -32,6 +32,7 @@ from shared.records import (
 from shared.settings import load_settings
 from shared.store import actions, leases, sessions
 from shared.store.database import Database
+from tests.shared.invariants import broken
 from tests.shared.sessions import ME, new_session
 
 LEASE = 600.0
@@ -55,8 +56,22 @@ SEEN = text(
     """
 )
 
-LAPSE = text("update sessions set lease_until = clock_timestamp() - interval '1 s' where id = :s")
+# The database's clock can't be set, so everything that it will be compared with moves instead.
+JUMP = text(
+    """
+    update sessions set
+        lease_until = lease_until - make_interval(secs => :by),
+        hint_at = hint_at - make_interval(secs => :by),
+        ready_at = ready_at - make_interval(secs => :by)
+    where id = :s
+    """
+)
 MAKE_DUE = text("update sessions set hint_at = clock_timestamp() - interval '1 s' where id = :s")
+
+# Multiples of 7 s, which never add up to a lease: no test of which came first is ever close.
+jumps = st.sampled_from([-700, -70, 70, 301, 700, 1400])
+SOON = 60.0
+"""Seconds within which a hint may become due while the test runs."""
 
 Worker = Literal["ann", "bob"]
 workers: st.SearchStrategy[Worker] = st.sampled_from(["ann", "bob"])
@@ -98,7 +113,9 @@ class Model:
     state: dict[str, int] = field(default_factory=dict)
     epoch: int = 0
     holder: Worker | None = None
-    lapsed: bool = False
+    now: float = 0.0
+    lease_until: float = 0.0
+    hint_at: float = 1.0
 
     @property
     def waiting(self) -> list[ModelTask]:
@@ -110,7 +127,14 @@ class Model:
 
     @property
     def free(self) -> bool:
-        return self.holder is None or self.lapsed
+        return self.holder is None or self.lease_until < self.now
+
+    def renew(self) -> None:
+        self.lease_until = self.now + LEASE
+
+    def give_back(self) -> None:
+        self.holder = None
+        self.hint_at = self.now
 
     def head(self) -> ModelTask:
         """The task that a claim takes."""
@@ -176,6 +200,7 @@ class OneSession(RuleBasedStateMachine):
         self.db = db
         self.model = Model()
         self.claims: dict[Worker, Claim] = {}
+        self.earlier: list[Claim] = []
         self.session = self.run(new_session(db))
         row = self.run(db.row(text("select id from tasks where session_id = :s"), self.named))
         assert row is not None
@@ -230,6 +255,8 @@ class OneSession(RuleBasedStateMachine):
     def accepted_in_model(self, new: NewAction, accepted: Accepted) -> ModelTask:
         model = self.model
         assert (accepted.position, accepted.seq) == (len(model.waiting), len(model.events) + 1)
+        if not model.waiting:
+            model.hint_at = model.now + 1
         task = ModelTask(
             accepted.task_id,
             len(model.tasks) + 1,
@@ -294,7 +321,11 @@ class OneSession(RuleBasedStateMachine):
         task.claims += 1
         task.status = "running"
         model.epoch += 1
-        model.holder, model.lapsed = worker, False
+        model.holder = worker
+        model.renew()
+        model.hint_at = min(model.hint_at, model.lease_until)
+        if worker in self.claims:
+            self.earlier.append(self.claims[worker])
         self.claims[worker] = claim
         assert (claim.task_id, claim.task_seq, claim.attempt, claim.attempts) == (
             task.id,
@@ -342,7 +373,7 @@ class OneSession(RuleBasedStateMachine):
             model.log("turn_start", task, model.epoch)
         if step:
             model.steps[task.seq, step[0]] = (step[1], model.epoch)
-        model.lapsed = False
+        model.renew()
 
     def task_of(self, claim: Claim) -> ModelTask:
         return next(task for task in self.model.tasks if task.id == claim.task_id)
@@ -363,7 +394,7 @@ class OneSession(RuleBasedStateMachine):
             status,
             [NewEvent("agent_end", {}), NewEvent(TERMINAL_EVENTS[status], {})],
             messages=[{"said": number} for number in range(says)],
-            state={"epoch": claim.fence.epoch} if changes else None,
+            state={"effects": claim.state.get("effects", 0) + 1} if changes else None,
         )
         if not self.holds(worker):
             with pytest.raises(LeaseLost):
@@ -380,8 +411,10 @@ class OneSession(RuleBasedStateMachine):
             last = len(model.messages)
             model.messages.append((last + 1, last or None, task.id, message))
         task.status = status
-        model.state = outcome.state or model.state
-        model.holder = None
+        model.state = (
+            {"effects": model.state.get("effects", 0) + changes} if changes else model.state
+        )
+        model.give_back()
         assert written.open_tasks == len(model.waiting)
 
     @precondition(lambda self: self.claims)
@@ -397,7 +430,7 @@ class OneSession(RuleBasedStateMachine):
                 queued=frozenset({self.session} if held and len(self.model.waiting) > 1 else ()),
             )
             if held:
-                self.model.lapsed = False
+                self.model.renew()
 
     @precondition(lambda self: self.claims)
     @rule(worker=workers)
@@ -412,24 +445,45 @@ class OneSession(RuleBasedStateMachine):
         if held:
             task = self.task_of(claim)
             task.attempts = max(task.attempts - 1, 0)
-            self.model.holder = None
+            self.model.give_back()
 
-    @precondition(lambda self: self.model.holder is not None)
-    @rule()
-    def the_clock_jumps(self) -> None:
-        self.run(self.db.run(LAPSE, self.named))
-        self.model.lapsed = True
+    @precondition(lambda self: self.earlier)
+    @rule(which=st.integers(0, 30))
+    def a_zombie_wakes(self, which: int) -> None:
+        """Whatever a worker does that has claimed the session again since: nothing comes of it."""
+        claim = self.earlier[which % len(self.earlier)]
+        step = Step(0, "tool", "t", "pure", "h", "done")
+        writing = leases.write(self.db, claim, [NewEvent("turn_end", {})], [step], lease_seconds=9)
+        joining = leases.join(self.db, claim, ["steer"], 1)
+        ending = leases.end(self.db, claim, Outcome("failed", [NewEvent("task_failed", {})]))
+        for work in (writing, joining, ending):
+            with pytest.raises(LeaseLost):
+                self.run(work)
+        assert self.run(leases.release(self.db, claim.fence)) is False
+        beating = leases.heartbeat(self.db, [claim.fence], lease_seconds=9)
+        assert self.run(beating) == leases.Pulse(frozenset(), frozenset())
+
+    @rule(seconds=jumps)
+    def the_clock_jumps(self, seconds: int) -> None:
+        self.run(self.db.run(JUMP, self.named | {"by": seconds}))
+        self.model.now += seconds
 
     @rule()
     def sweep(self) -> None:
-        self.run(self.db.run(MAKE_DUE, self.named))
+        model = self.model
+        if 0 <= model.hint_at - model.now < SOON:
+            self.run(self.db.run(MAKE_DUE, self.named))
+            model.hint_at = model.now - 1
 
         found = self.run(leases.sweep(self.db))
 
-        waits = bool(self.model.waiting) and self.model.free
-        assert found == ([self.session] if waits else [])
+        due = bool(model.waiting) and model.free and model.hint_at < model.now
+        assert found == ([self.session] if due else [])
+        if due:
+            model.hint_at = model.now + 1
 
     def teardown(self) -> None:
+        assert self.run(broken(self.db)) == []
         self.run(sessions.delete(self.db, ME, self.session))
 
 
