@@ -8,7 +8,7 @@ import structlog
 
 from agent_core import AbortSignal, JournalError, StepMismatchError, message_from_dict
 from shared.encoding import JsonObject, dumps
-from shared.errors import FiresideError
+from shared.errors import FiresideError, StoreUnavailable
 from shared.records import Claim, Written
 from worker.agents import Answer, RegisteredAgent, Resources, RunningTask, TaskFailed
 from worker.deadlines import Deadlines
@@ -76,6 +76,10 @@ async def run_attempt(
         return await task_log.end("failed", data=_error("step_mismatch", str(mismatch)))
     except AttemptLostError:
         raise
+    except StoreUnavailable as error:
+        # An agent read something (a story) while Postgres was away: not its fault, nor the task's.
+        task_log.lose(str(error))
+        raise AttemptLostError(str(error)) from error
     except Exception as error:
         log.exception("agent failed", agent=claim.agent, task_id=str(claim.task_id))
         message = f"the agent failed ({type(error).__name__})"

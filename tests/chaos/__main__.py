@@ -38,6 +38,9 @@ def run_seed(seed: int, options: argparse.Namespace) -> Result:
         keep = options.keep or not result.good
         if keep:
             (folder / "history.json").write_text(json.dumps(asdict(result.history)))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        keep = False
+        raise
     finally:
         if not keep:
             shutil.rmtree(folder, ignore_errors=True)
@@ -95,4 +98,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        sys.exit(130)  # as a shell says it of Ctrl-C

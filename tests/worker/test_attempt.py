@@ -15,6 +15,7 @@ from agent_core import (
     TextContent,
 )
 from shared.encoding import JsonObject
+from shared.errors import StoreUnavailable
 from shared.records import CatalogEntry, Claim
 from tests.worker.attempts import KeepingStore, claim
 from worker.agents import Answer, Resources, RunningTask, TaskFailed
@@ -101,6 +102,28 @@ async def test_a_completed_task_tells_everything_in_order() -> None:
     assert store.events[-1].data["result"] == result
     assert store.outcome is not None
     assert (store.outcome.state, store.outcome.view) == ({"n": 1}, view)
+
+
+async def test_an_agent_that_can_not_read_is_tried_again() -> None:
+    async def read(task: RunningTask) -> Answer:
+        raise StoreUnavailable("away")
+
+    store = KeepingStore()
+    log = TaskLog(claim(), store, on_lost=lambda: None)
+    with pytest.raises(AttemptLostError):
+        await run_attempt(
+            claim(),
+            log,
+            {"test": TestAgent(read)},
+            resources=RESOURCES,
+            signal=AbortSignal(),
+            task_seconds=5,
+            max_attempts=5,
+        )
+    await log.close()
+
+    assert store.outcome is None
+    assert log.lost is not None
 
 
 async def test_a_second_attempt_says_that_it_is_one() -> None:
