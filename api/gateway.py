@@ -104,7 +104,14 @@ class Gateway:
         self.beside = {
             "lineage": watching,
             "announcer": _begin(self.announcer.send_for_ever()),
-            "sweep": _begin(sweep_for_ever(self.db, self.hints, every=settings.sweep_seconds)),
+            "sweep": _begin(
+                sweep_for_ever(
+                    self.db,
+                    self.hints,
+                    every=settings.sweep_seconds,
+                    grace=settings.lease_seconds,
+                )
+            ),
             "retention": _begin(prune_for_ever(self.db, settings)),
             "backlog": _begin(
                 self.backlog.refresh_for_ever(self.db, self.redis, every=_COUNT_SECONDS)

@@ -36,7 +36,7 @@ from shared.migrate import migrate
 from shared.records import Claim, Fence, NewAction, NewEvent, NewSession, Outcome, Step, Written
 from shared.redis_pool import connect_redis
 from shared.settings import load_settings
-from shared.store import actions, leases, sessions
+from shared.store import actions, claims, leases, sessions
 from shared.store.database import Database
 from worker.agents import Resources
 from worker.attempt import run_attempt
@@ -94,7 +94,7 @@ class PlainTasks(PostgresTasks):
     """Writes the same events, messages and result, and nothing that a takeover would need."""
 
     def __init__(self, db: Database, telling: Telling) -> None:
-        super().__init__(db, telling, Outage(db), lease_seconds=LEASE)
+        super().__init__(db, telling, Outage(db, patience=LEASE), lease_seconds=LEASE)
         self._plain = db
 
     async def write(
@@ -169,7 +169,7 @@ class Bench:
     async def session(self) -> UUID:
         """A session whose opening task has run, with one `say` waiting."""
         made, _, _ = await sessions.create(self.db, USER, NewSession("companion"), "Ash")
-        claim = await leases.claim(self.db, made.id, lease_seconds=LEASE, history=1)
+        claim = await claims.claim(self.db, made.id, lease_seconds=LEASE, history=1)
         assert claim is not None
         await leases.end(
             self.db, claim, Outcome("completed", [NewEvent("task_completed", {"result": {}})])
@@ -179,9 +179,11 @@ class Bench:
 
     async def durable(self, session_id: UUID) -> None:
         """As a worker runs it."""
-        claim = await leases.claim(self.db, session_id, lease_seconds=LEASE, history=200)
+        claim = await claims.claim(self.db, session_id, lease_seconds=LEASE, history=200)
         assert claim is not None
-        store = PostgresTasks(self.db, self.telling, Outage(self.db), lease_seconds=LEASE)
+        store = PostgresTasks(
+            self.db, self.telling, Outage(self.db, patience=LEASE), lease_seconds=LEASE
+        )
         await self._run(claim, store)
 
     async def plain(self, session_id: UUID) -> None:
@@ -229,7 +231,7 @@ async def heartbeats(bench: Bench, at_once: int) -> float:
     """CPU milliseconds of one heartbeat of so many leases, of both sides."""
     fences = []
     for _ in range(at_once):
-        claim = await leases.claim(bench.db, await bench.session(), lease_seconds=60.0, history=1)
+        claim = await claims.claim(bench.db, await bench.session(), lease_seconds=60.0, history=1)
         assert claim is not None
         fences.append(claim.fence)
     cpu = time.process_time() + cpu_seconds([bench.postgres])

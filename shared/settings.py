@@ -160,6 +160,9 @@ class Settings(BaseSettings):
     )
 
     lease_seconds: float = Field(default=3, ge=0.5, le=300, description="lifetime of a lease")
+    outage_seconds: float = Field(
+        default=30, ge=0, le=600, description="how long attempts wait for a Postgres that is away"
+    )
     heartbeat_seconds: float = Field(
         default=1, ge=0.1, le=100, description="how often a worker renews its leases"
     )
@@ -170,7 +173,7 @@ class Settings(BaseSettings):
         default=5, ge=1, le=100, description="starts of a task since its last finished step"
     )
     quarantine_after: int = Field(
-        default=2,
+        default=3,
         ge=1,
         le=100,
         description="a task that lost so many of these starts goes on in a process of its own",

@@ -10,7 +10,7 @@ import structlog
 
 from shared.errors import FiresideError, QueueUnavailable
 from shared.queue import Hints
-from shared.store import clock, leases, turns
+from shared.store import clock, sweeps, turns
 from shared.store.database import Database
 
 log = structlog.get_logger(__name__)
@@ -29,12 +29,14 @@ Take: TypeAlias = Callable[[Sequence[UUID]], Sequence[UUID]]
 
 
 async def sweep_for_ever(
-    db: Database, hints: Hints, *, every: float, take: Take | None = None
+    db: Database, hints: Hints, *, every: float, grace: float = 0.0, take: Take | None = None
 ) -> None:
     """Sweep until cancelled; a database or a queue that is away is tried again.
 
     Args:
         every: seconds between two sweeps.
+        grace: for so many seconds after its start Postgres gives the lease of a running task to
+            nobody else: its worker could not renew it before.
         take: a worker's way to go on while no hint can be sent.
     """
     task = asyncio.current_task()
@@ -46,31 +48,31 @@ async def sweep_for_ever(
                 if mended := await clock.mend(db):
                     log.warning("the database's clock was set back", sessions=mended)
                 mended_at = time.monotonic()
-            await _sweep(db, hints, take)
+            await _sweep(db, hints, grace, take)
         except FiresideError as error:
             log.warning("sweep failed", error=str(error))
         await asyncio.sleep(every)
 
 
-async def _sweep(db: Database, hints: Hints, take: Take | None) -> None:
+async def _sweep(db: Database, hints: Hints, grace: float, take: Take | None) -> None:
     try:
         # First of all: while Redis is away, nobody's next hint is put off.
         if await hints.is_empty():
-            await leases.doubt_hints(db, age=LOST_SECONDS)
+            await sweeps.doubt_hints(db, age=LOST_SECONDS)
     except QueueUnavailable:
         if take is None:
             raise
-        await _go_on_alone(db, await leases.sweep(db, limit=BATCH), take)
+        await _go_on_alone(db, await sweeps.sweep(db, limit=BATCH, grace=grace), take)
         return
     hinted = 0
-    while found := await leases.sweep(db, limit=BATCH):
+    while found := await sweeps.sweep(db, limit=BATCH, grace=grace):
         try:
             await hints.send(found, await turns.levels(db, found))
         except QueueUnavailable:
             if take is not None:
                 await _go_on_alone(db, found, take)
                 return
-            await leases.due_again(db, found)
+            await sweeps.due_again(db, found)
             raise
         hinted += len(found)
         if len(found) < BATCH:
@@ -82,6 +84,6 @@ async def _sweep(db: Database, hints: Hints, take: Take | None) -> None:
 async def _go_on_alone(db: Database, found: Sequence[UUID], take: Take) -> None:
     left = take(found)
     if left:
-        await leases.due_again(db, left)
+        await sweeps.due_again(db, left)
     if len(found) > len(left):
         log.info("taken on without a hint", sessions=len(found) - len(left))

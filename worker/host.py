@@ -1,7 +1,7 @@
 """The worker process: one event loop in a thread, with every session that it holds.
 
-Celery's threads only hand a session over. The loop claims it, runs it, renews all leases with one
-statement a second, hears of cancelled tasks, and hands over what is left when the process stops.
+Celery's threads only hand a session over. The loop claims it, runs it, and hands over what
+is left when the process stops.
 """
 
 import asyncio
@@ -14,18 +14,16 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 import structlog
 import uvloop
-from redis.exceptions import RedisError
 
 from agent_core import AbortSignal, Model
 from shared.ending import end_all
 from shared.errors import FiresideError, StoreUnavailable
-from shared.events import CANCEL_CHANNEL, JOIN_CHANNEL, Publisher
+from shared.events import Publisher
 from shared.levels import FIRST
 from shared.lineage import Lineage
 from shared.pace import Pace
@@ -34,11 +32,12 @@ from shared.records import Claim, Written
 from shared.redis_pool import connect_redis
 from shared.retention import prune_for_ever
 from shared.settings import Settings
-from shared.store import catalog, leases, turns
+from shared.store import catalog, claims, leases, turns
 from shared.store.database import Database
 from shared.sweep import sweep_for_ever
 from worker.agents import RegisteredAgent, Resources
 from worker.attempt import run_attempt
+from worker.holding import Held, Holding
 from worker.keeper import Keeper
 from worker.outage import Outage
 from worker.outlived import OutlivedAttempts
@@ -52,7 +51,7 @@ from worker.watchdog import watch_for_ever
 log = structlog.get_logger(__name__)
 
 BACK_OFF_SECONDS = 1.0
-"""How long a session waits after its second lost attempt; after each further one twice as long."""
+"""How long a session waits after its third lost attempt; after each further one twice as long."""
 
 STUBBORN_SECONDS = 0.5
 """How long a stopping process waits for its loop, when all it had to do there is done."""
@@ -71,27 +70,6 @@ _EXCHANGE_SECONDS = 5.0
 
 HISTORY_MESSAGES = 200
 """How many messages of a session an attempt starts with at the most."""
-
-
-@dataclass(slots=True)
-class _Held:
-    """A session that this process runs; `renewed_at` is this machine's monotonic clock."""
-
-    claim: Claim
-    task_log: TaskLog
-    signal: AbortSignal
-    renewed_at: float
-    run: asyncio.Task[Written] | None = None
-    handed_over: bool = False
-
-    def lose(self, reason: str) -> None:
-        """Stop the run, unless its end is being written: that write finds out by itself."""
-        if not self.task_log.ending:
-            self.task_log.lose(reason)
-
-    def stop(self) -> None:
-        if self.run is not None:
-            self.run.cancel()
 
 
 class Host:
@@ -124,7 +102,7 @@ class Host:
         after = settings.quarantine_after
         self._quarantine_after = after if after < settings.max_attempts else None
         self._slots = Slots(settings.max_in_flight)
-        self._held: dict[UUID, _Held] = {}
+        self._holding: Holding
         self._advancing: dict[UUID, asyncio.Task[None]] = {}
         self._beside: set[asyncio.Task[None]] = set()
         self._hinted_again: set[UUID] = set()
@@ -244,7 +222,14 @@ class Host:
             tool_seconds=settings.tool_seconds,
             limiter=self._limits,
         )
-        self._outage = Outage(self._db)
+        self._outage = Outage(self._db, patience=settings.outage_seconds)
+        self._holding = Holding(
+            self._db,
+            self._redis,
+            self._outage,
+            lease_seconds=settings.lease_seconds,
+            heartbeat_seconds=settings.heartbeat_seconds,
+        )
         self._store = PostgresTasks(
             self._db, self._telling, self._outage, lease_seconds=settings.lease_seconds
         )
@@ -255,9 +240,9 @@ class Host:
         services = [watching] + [
             asyncio.create_task(service)
             for service in (
-                self._heartbeat(),
-                self._stop_overdue(),
-                self._hear_clients(),
+                self._holding.heartbeat(),
+                self._holding.stop_overdue(),
+                self._holding.hear_users(),
                 self._telling.send_for_ever(),
                 self._pace.tell_for_ever(),
                 self._outlived.take_back_for_ever(),
@@ -297,7 +282,13 @@ class Host:
         and delete what is old."""
         every = self._settings.sweep_seconds
         return [
-            sweep_for_ever(self._db, self._hints, every=every, take=self._take_on),
+            sweep_for_ever(
+                self._db,
+                self._hints,
+                every=every,
+                grace=self._settings.lease_seconds,
+                take=self._take_on,
+            ),
             self._keeper.keep_for_ever(),
             prune_for_ever(self._db, self._settings),
         ]
@@ -369,7 +360,7 @@ class Host:
             while more and not self._closing.is_set():
                 self._hinted_again.discard(session_id)
                 began = time.monotonic()
-                claim = await leases.claim(
+                claim = await claims.claim(
                     self._db,
                     session_id,
                     lease_seconds=self._settings.lease_seconds,
@@ -404,13 +395,12 @@ class Host:
         Args:
             began: when the lease was asked for, so that it is never believed to last too long.
         """
-        session_id = claim.fence.session_id
         signal = AbortSignal()
         if claim.cancel_requested:
             signal.set()
         task_log = TaskLog(claim, self._store, on_lost=lambda: held.stop())  # noqa: PLW0108 - not yet there
-        held = _Held(claim, task_log, signal, began)
-        self._held[session_id] = held
+        held = Held(claim, task_log, signal, began)
+        self._holding.add(held)
         try:
             held.run = asyncio.ensure_future(
                 run_attempt(
@@ -426,7 +416,7 @@ class Host:
             await asyncio.wait({held.run})
             await task_log.close()
         finally:
-            del self._held[session_id]
+            self._holding.remove(held)
             self._store.forget(claim.fence)
         if held.run.cancelled() or held.run.exception() is not None:
             await self._lost(held, held.run)
@@ -434,7 +424,7 @@ class Host:
         self._pace.ended()
         return held.run.result().open_tasks > 0
 
-    async def _lost(self, held: _Held, run: asyncio.Task[Written]) -> None:
+    async def _lost(self, held: Held, run: asyncio.Task[Written]) -> None:
         """Say why an attempt did not end its task, and let another begin at once.
 
         Its lease may still last: whatever else ended the attempt, nobody need wait for it.
@@ -456,76 +446,6 @@ class Host:
             await self._release([claim], counted=True)
         self._outlived.add(claim, held.task_log.lost_to)
 
-    async def _heartbeat(self) -> None:
-        """Renew every lease, hear of cancels, and stop the runs whose lease is gone."""
-        while True:
-            await asyncio.sleep(self._settings.heartbeat_seconds)
-            fences = [held.claim.fence for held in self._held.values()]
-            if fences:
-                began = time.monotonic()
-                try:
-                    pulse = await leases.heartbeat(
-                        self._db, fences, lease_seconds=self._settings.lease_seconds
-                    )
-                except FiresideError as error:
-                    log.warning("heartbeat failed", error=str(error))
-                else:
-                    self._apply(pulse, {fence.session_id: fence for fence in fences}, began)
-
-    def _apply(self, pulse: leases.Pulse, fences: Mapping[UUID, Any], began: float) -> None:
-        for session_id, fence in fences.items():
-            held = self._held.get(session_id)
-            if held is None or held.claim.fence != fence:
-                continue
-            if session_id not in pulse.held:
-                held.lose("the lease is another worker's")
-                continue
-            held.renewed_at = began
-            if session_id in pulse.queued:
-                held.task_log.nudge()
-            if session_id in pulse.cancelled:
-                held.signal.set()
-
-    async def _stop_overdue(self) -> None:
-        """Stop the runs whose lease was not renewed in time, also while a heartbeat hangs.
-
-        The database's clock decides who holds a lease; this one only says when to doubt it.
-        """
-        while True:
-            await asyncio.sleep(self._settings.heartbeat_seconds)
-            now = time.monotonic()
-            for held in list(self._held.values()):
-                if now - held.renewed_at > self._settings.lease_seconds:
-                    held.lose("the lease could not be renewed in time")
-
-    async def _hear_clients(self) -> None:
-        """Hear at once what the next heartbeat would tell: cancels, and actions that may join."""
-        while True:
-            try:
-                async with self._redis.pubsub() as pubsub:
-                    await pubsub.subscribe(
-                        **{CANCEL_CHANNEL: self._cancel, JOIN_CHANNEL: self._nudge}
-                    )
-                    async for _ in pubsub.listen():
-                        pass  # each message goes to its channel's handler
-            except (RedisError, OSError) as error:
-                log.warning("channels of clients' wishes lost", error=str(error))
-            await asyncio.sleep(1.0)
-
-    def _nudge(self, message: Mapping[str, Any]) -> None:
-        try:
-            held = self._held.get(UUID(message["data"].decode()))
-        except ValueError:
-            return  # anyone may publish
-        if held is not None:
-            held.task_log.nudge()
-
-    def _cancel(self, message: Mapping[str, Any]) -> None:
-        session, _, task = message["data"].decode(errors="replace").partition(":")
-        for held in self._held.values():
-            if (str(held.claim.fence.session_id), str(held.claim.task_id)) == (session, task):
-                held.signal.set()
-
     async def _wait(self, seconds: float) -> None:
         """Wait for what runs, for so long at the most."""
         if self._advancing:
@@ -534,7 +454,7 @@ class Host:
 
     async def _hand_over(self) -> None:
         """Give the leases of what still runs back to others."""
-        left = list(self._held.values())
+        left = list(self._holding)
         if left:
             log.info("handing over", sessions=len(left))
         ending = {*self._advancing.values(), *(_begin(self._give_up(held)) for held in left)}
@@ -545,7 +465,7 @@ class Host:
             for task in late:
                 task.cancel()
 
-    async def _give_up(self, held: _Held) -> None:
+    async def _give_up(self, held: Held) -> None:
         """Stop a run and give its lease back; what it has finished is kept for the next attempt."""
         session_id = held.claim.fence.session_id
         with contextlib.suppress(AttemptLostError, TimeoutError):

@@ -18,10 +18,18 @@ SAY_SECONDS = 10.0
 
 
 class Outage:
-    """Whether Postgres takes writes. A thousand tasks must not each try to find out."""
+    """Whether Postgres takes writes. A thousand tasks must not each try to find out.
 
-    def __init__(self, db: Database) -> None:
+    Args:
+        patience: for how many seconds an outage keeps attempts waiting, and not their model calls
+            to be paid again.
+    """
+
+    def __init__(self, db: Database, *, patience: float) -> None:
         self._db = db
+        self.patience = patience
+        self._began = self._ended = float("-inf")
+        self._seen = False
         self._asking: asyncio.Task[None] | None = None
 
     @property
@@ -34,10 +42,19 @@ class Outage:
         if self._asking is None:
             self._asking = asyncio.get_running_loop().create_task(self._ask())
 
-    async def over(self, patience: float) -> None:
-        """Wait until Postgres is back, for so many seconds at the most."""
-        if self._asking is not None:
-            await asyncio.wait({self._asking}, timeout=patience)
+    @property
+    def blameless_until(self) -> float:
+        """Until when nobody could renew a lease, on this machine's monotonic clock."""
+        if self._seen:
+            return min(time.monotonic(), self._began + self.patience)
+        return self._ended
+
+    async def over(self, patience: float) -> bool:
+        """Wait until Postgres is back, for so many seconds at the most; whether it was away."""
+        if self._asking is None:
+            return False
+        await asyncio.wait({self._asking}, timeout=patience)
+        return True
 
     async def close(self) -> None:
         """Ask no more."""
@@ -46,7 +63,7 @@ class Outage:
             await asyncio.wait({self._asking})
 
     async def _ask(self) -> None:
-        began = time.monotonic()
+        self._began = began = time.monotonic()
         said = 0.0
         try:
             while True:
@@ -54,11 +71,13 @@ class Outage:
                     await self._db.check_writable()
                     break
                 except FiresideError as error:
+                    self._seen = True
                     if not said or time.monotonic() - said > SAY_SECONDS:
                         said = time.monotonic()
                         log.warning("postgres is away", error=str(error))
                 await asyncio.sleep(ASK_SECONDS)
             if said:
+                self._ended = min(time.monotonic(), began + self.patience)
                 log.info("postgres is back", seconds=round(time.monotonic() - began, 1))
         finally:
-            self._asking = None
+            self._asking, self._seen = None, False

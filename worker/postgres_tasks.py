@@ -23,7 +23,7 @@ SHORTEST_PAUSE, LONGEST_PAUSE = 0.05, 0.5
 class PostgresTasks:
     """The TaskStore of the fleet; each write is fenced, renews the lease, and is made once.
 
-    A write that Postgres does not answer is sent again, as long as the lease could last: whether
+    A write that Postgres does not answer is sent again, as long as the outage's patience: whether
     the first copy was committed or never came, it stands in the log once.
     """
 
@@ -82,7 +82,7 @@ class PostgresTasks:
         Args:
             made: finds what a copy that was made before gave, or None where there is none.
         """
-        deadline = time.monotonic() + self._lease_seconds
+        deadline = time.monotonic() + self._outage.patience
         pause = SHORTEST_PAUSE
         answer = send
         while True:

@@ -19,7 +19,7 @@ import structlog
 from shared.errors import FiresideError
 from shared.logs import set_up_logs
 from shared.settings import get_settings
-from shared.store import leases
+from shared.store import claims
 from worker.agents import load_agents
 from worker.host import BACK_OFF_SECONDS, HISTORY_MESSAGES, Host
 from worker.start import key_of, model_of
@@ -58,7 +58,7 @@ class QuarantineHost(Host):
 
     async def _turn(self) -> None:
         began = time.monotonic()
-        claim = await leases.claim_quarantined(
+        claim = await claims.claim_quarantined(
             self._db,
             lease_seconds=self._settings.lease_seconds,
             history=HISTORY_MESSAGES,

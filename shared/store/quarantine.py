@@ -6,8 +6,8 @@ from uuid import UUID
 
 from sqlalchemy import text
 
+from shared.store.claims import QUARANTINE_LOCK
 from shared.store.database import Database
-from shared.store.leases import QUARANTINE_LOCK
 
 # Whoever is given one starts a process for it, which takes seconds: until then `hint_at` keeps
 # others from doing the same. What this lock lets through all the same starts one for nothing.

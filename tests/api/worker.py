@@ -13,7 +13,7 @@ from shared.events import Delta, Publisher
 from shared.records import Claim, Event, NewEvent, Outcome, Written
 from shared.redis_pool import connect_redis
 from shared.settings import Settings
-from shared.store import leases
+from shared.store import claims, leases
 from shared.store.database import Database
 
 LEASE_SECONDS = 30.0
@@ -42,7 +42,7 @@ class FakeWorker:
 
     async def claim(self, session_id: str, *, lease_seconds: float = LEASE_SECONDS) -> Claim:
         """Take the session's next task."""
-        claim = await leases.claim(
+        claim = await claims.claim(
             self.db, UUID(session_id), lease_seconds=lease_seconds, history=100
         )
         assert claim is not None, "there is nothing to claim"

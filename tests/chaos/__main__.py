@@ -22,6 +22,7 @@ from deploy.local.server import ROOT
 from tests.chaos.plan import Plan, make_plan
 from tests.chaos.report import write_report
 from tests.chaos.run import Result, run, summary
+from tests.pgbouncer import pooled
 
 RESULTS = ROOT / "bench" / "results" / "chaos.jsonl"
 REPORT = ROOT / "docs" / "chaos.md"
@@ -34,7 +35,7 @@ def run_seed(seed: int, options: argparse.Namespace) -> Result:
     plan = make_plan(seed, actions=options.actions, faults=options.faults)
     keep = True
     try:
-        result = asyncio.run(perform(plan, folder))
+        result = asyncio.run(perform(plan, folder, pooler=options.pooler))
         keep = options.keep or not result.good
         if keep:
             (folder / "history.json").write_text(json.dumps(asdict(result.history)))
@@ -49,12 +50,12 @@ def run_seed(seed: int, options: argparse.Namespace) -> Result:
     return result
 
 
-async def perform(plan: Plan, folder: Path) -> Result:
+async def perform(plan: Plan, folder: Path, *, pooler: bool) -> Result:
     """Run a plan; a SIGTERM ends it as Ctrl-C does: with everything that was started."""
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    return await run(plan, folder)
+    return await run(plan, folder, front=pooled if pooler else None)
 
 
 def tell(result: Result) -> None:
@@ -78,6 +79,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=20, help="how many seeds, from 1 on")
     parser.add_argument("--actions", type=int, default=240)
     parser.add_argument("--faults", type=int, default=40, help="that strike processes and servers")
+    parser.add_argument("--pooler", action="store_true", help="reach Postgres through pgbouncer")
     parser.add_argument("--keep", action="store_true", help="keep logs and history of good runs")
     parser.add_argument("--out", type=Path, default=RESULTS, help="JSON rows, one a seed")
     parser.add_argument("--report", type=Path, default=REPORT)

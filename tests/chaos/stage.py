@@ -82,6 +82,7 @@ def built(folder: Path, *, recorder: str, front: Front | None = None) -> Iterato
             postgres=url,
             redis=redis.url,
             model=model.url,
+            database_pooler="none" if front is None else "transaction",
             model_path="direct",
             model_first_token_seconds="2.5",
             model_stall_seconds="2.5",

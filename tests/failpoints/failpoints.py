@@ -27,7 +27,7 @@ from shared.queue import Hints
 from shared.records import NewAction, NewSession
 from shared.redis_pool import connect_redis
 from shared.settings import Settings, load_settings
-from shared.store import actions, leases, sessions
+from shared.store import actions, claims, sessions
 from shared.store.database import AnyRow, Database, Rows
 from tests.acceptance.fleet import Fleet
 from tests.acceptance.player import Frame, Player, ended
@@ -279,7 +279,7 @@ class Played:
     async def _open_session(self) -> None:
         new = NewSession("effects", metadata={"recorder": self.recorder_url})
         session, opening, _ = await sessions.create(self.stage.db, "local", new, "Ember")
-        claim = await leases.claim(self.stage.db, session.id, lease_seconds=30, history=1)
+        claim = await claims.claim(self.stage.db, session.id, lease_seconds=30, history=1)
         assert claim is not None
         await finish(self.stage.db, claim)
         self.session = session.id

@@ -222,7 +222,7 @@ MUTANTS = [
     ),
     Mutant(
         "nobody sweeps",
-        (Change("shared/sweep.py", "await leases.sweep(db)", "[]  # type: ignore"),),
+        (Change("shared/sweep.py", "await sweeps.sweep(db)", "[]  # type: ignore"),),
         ("tests/shared/test_sweep.py", f"{FAILPOINTS} kill-after-the-claim-commits"),
     ),
     Mutant(

@@ -17,7 +17,7 @@ from deploy.local.fleet import Fleet
 from deploy.local.server import ROOT
 from shared.records import NewSession
 from shared.settings import load_settings
-from shared.store import leases, sessions
+from shared.store import claims, sessions
 from shared.store.database import Database
 from tests.shared.invariants import broken
 from tests.shared.sessions import ME, claimed, finish, say
@@ -47,7 +47,7 @@ async def quarantined(db: Database, order: str) -> UUID:
     await finish(db, await claimed(db, session.id))
     await say(db, session.id, order)
     for _ in range(3):
-        await leases.claim(db, session.id, lease_seconds=-1, history=1, quarantine_after=2)
+        await claims.claim(db, session.id, lease_seconds=-1, history=1, quarantine_after=2)
     return session.id
 
 

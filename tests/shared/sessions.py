@@ -3,7 +3,7 @@
 from uuid import UUID
 
 from shared.records import Claim, NewAction, NewEvent, NewSession, Outcome
-from shared.store import actions, leases, sessions
+from shared.store import actions, claims, leases, sessions
 from shared.store.database import Database
 
 ME = "me"
@@ -20,7 +20,7 @@ async def new_session(db: Database, user: str = ME, *, started: bool = False) ->
 
 async def claimed(db: Database, session: UUID, lease: float = LEASE) -> Claim:
     """The session's next task, under lease."""
-    claim = await leases.claim(db, session, lease_seconds=lease, history=100)
+    claim = await claims.claim(db, session, lease_seconds=lease, history=100)
     assert claim is not None
     return claim
 

@@ -12,7 +12,7 @@ from sqlalchemy import text
 from shared.errors import IdempotencyConflict, NotFound, SessionBusy
 from shared.records import Accepted, Event, NewAction, Outcome, Task
 from shared.records import NewEvent as New
-from shared.store import actions, leases, sessions
+from shared.store import actions, claims, leases, sessions
 from shared.store.database import Database
 from tests.shared.invariants import broken
 from tests.shared.locks import lock_waiters
@@ -266,7 +266,7 @@ async def test_cancel_of_a_waiting_task_ends_it(db: Database) -> None:
     ]
     ended = await actions.get_task(db, ME, task)
     assert (ended.status, ended.started_at, ended.finished_at is None) == ("cancelled", None, False)
-    assert await leases.claim(db, session, lease_seconds=1, history=1) is None
+    assert await claims.claim(db, session, lease_seconds=1, history=1) is None
     assert await broken(db) == []
 
 
@@ -319,7 +319,7 @@ async def test_a_cancel_and_a_claim_at_once(
         await watcher.execute("select from sessions where id = %s for update", (session,))
         for count, name in enumerate(sorted(["claim", "cancel"], key=lambda one: one != first)):
             both[name] = asyncio.create_task(
-                leases.claim(db, session, lease_seconds=9, history=1)
+                claims.claim(db, session, lease_seconds=9, history=1)
                 if name == "claim"
                 else actions.cancel_task(db, ME, task)
             )

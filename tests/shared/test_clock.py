@@ -9,7 +9,7 @@ from sqlalchemy import text
 from shared.errors import LeaseLost
 from shared.queue import Hints
 from shared.settings import Settings
-from shared.store import clock, leases
+from shared.store import claims, clock, leases, sweeps
 from shared.store.database import Database
 from shared.sweep import sweep_for_ever
 from tests.shared.sessions import LEASE, claimed, completed, new_session
@@ -30,13 +30,13 @@ async def test_a_session_of_a_dead_worker_is_not_kept_waiting_for_the_clock(db: 
     session = await new_session(db)
     await claimed(db, session)
     await db.run(SET_BACK, {"seconds": AN_HOUR})
-    assert await leases.sweep(db) == []
+    assert await sweeps.sweep(db) == []
 
     assert await clock.mend(db) == 1
     assert await clock.mend(db) == 0
 
     await db.run(SET_BACK, {"seconds": -LEASE - 1})  # the time of a short lease passes
-    assert await leases.sweep(db) == [session]
+    assert await sweeps.sweep(db) == [session]
     await claimed(db, session)
 
 
@@ -59,7 +59,7 @@ async def test_a_worker_that_lives_keeps_its_session(db: Database) -> None:
     await db.run(SET_BACK, {"seconds": AN_HOUR})
     await clock.mend(db)
 
-    assert await leases.claim(db, session, lease_seconds=LEASE, history=1) is None
+    assert await claims.claim(db, session, lease_seconds=LEASE, history=1) is None
     assert (await leases.heartbeat(db, [claim.fence], lease_seconds=LEASE)).held == {session}
     assert await clock.mend(db) == 0
     await leases.end(db, claim, completed())

@@ -21,7 +21,7 @@ from deploy.local.postgres import EmbeddedPostgres
 from shared.errors import InvalidRequest, StoreUnavailable
 from shared.records import NewAction
 from shared.settings import load_settings
-from shared.store import actions, api_keys, leases
+from shared.store import actions, api_keys, claims, leases
 from shared.store.database import Database
 from tests.shared.invariants import broken
 from tests.shared.locks import lock_waiters
@@ -322,13 +322,13 @@ async def test_cancelled_while_waiting_for_a_session(
     async with watcher.transaction():
         await watcher.execute("select from sessions where id = %s for update", (session,))
         task = asyncio.create_task(
-            leases.claim(db, session, lease_seconds=3, history=1), name="claim"
+            claims.claim(db, session, lease_seconds=3, history=1), name="claim"
         )
         await lock_waiters(watcher)
         await cancelled(task)
 
     await nothing_left(db, watcher)
-    claim = await leases.claim(db, session, lease_seconds=3, history=1)
+    claim = await claims.claim(db, session, lease_seconds=3, history=1)
     assert claim is not None
     assert claim.fence.epoch == 1
 
@@ -350,7 +350,7 @@ async def test_cancelled_between_two_statements(
     await cancelled(task)
 
     await nothing_left(db, watcher)
-    assert await leases.claim(db, session, lease_seconds=3, history=1) is not None
+    assert await claims.claim(db, session, lease_seconds=3, history=1) is not None
 
 
 async def test_cancelled_while_waiting_for_a_connection(small: Database) -> None:
@@ -371,7 +371,7 @@ async def test_cancelled_at_any_moment(db: Database, watcher: psycopg.AsyncConne
     async def act(number: int) -> None:
         action = NewAction({"type": "say"}, client_action_id=f"{number % 40}")
         await actions.accept(db, "me", session, action)
-        claim = await leases.claim(db, session, lease_seconds=3, history=5)
+        claim = await claims.claim(db, session, lease_seconds=3, history=5)
         if claim is not None:
             await leases.release(db, claim.fence)
 

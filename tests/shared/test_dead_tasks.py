@@ -16,7 +16,7 @@ from shared.events import channel
 from shared.queue import hint_of
 from shared.records import NewAction, NewEvent, Outcome
 from shared.settings import Settings, get_settings
-from shared.store import actions, dead_tasks, leases, sessions
+from shared.store import actions, claims, dead_tasks, leases, sessions
 from shared.store.database import Database
 from tests.shared.invariants import broken
 from tests.shared.sessions import ME, claimed, finish, new_session
@@ -160,7 +160,7 @@ async def test_the_quarantine_is_listed(db: Database, capsys: pytest.CaptureFixt
     assert capsys.readouterr().out == ""
     task = (await claimed(db, session, lease=-1)).task_id
     for _ in range(2):
-        await leases.claim(db, session, lease_seconds=-1, history=1, quarantine_after=1)
+        await claims.claim(db, session, lease_seconds=-1, history=1, quarantine_after=1)
     assert await command("quarantine") == 0
     line = capsys.readouterr().out
     assert await command("quarantine", "--json") == 0

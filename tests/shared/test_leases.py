@@ -25,7 +25,7 @@ from shared.records import (
     Step,
     Written,
 )
-from shared.store import actions, characters, leases, sessions
+from shared.store import actions, characters, claims, leases, sessions, sweeps
 from shared.store.database import Database
 from tests.shared.invariants import broken
 from tests.shared.locks import lock_waiters
@@ -148,8 +148,8 @@ async def test_nothing_to_claim(db: Database) -> None:
     session = await new_session(db, started=True)
     before = await dump(db)
 
-    assert await leases.claim(db, session, lease_seconds=3, history=1) is None
-    assert await leases.claim(db, uuid4(), lease_seconds=3, history=1) is None
+    assert await claims.claim(db, session, lease_seconds=3, history=1) is None
+    assert await claims.claim(db, uuid4(), lease_seconds=3, history=1) is None
     assert await dump(db) == before
 
 
@@ -158,7 +158,7 @@ async def test_one_of_twenty_claimers_gets_the_session(db: Database) -> None:
         session = await new_session(db)
 
         claims = await asyncio.gather(
-            *(leases.claim(db, session, lease_seconds=3, history=1) for _ in range(20))
+            *(claims.claim(db, session, lease_seconds=3, history=1) for _ in range(20))
         )
 
         (claim,) = [one for one in claims if one is not None]
@@ -172,7 +172,7 @@ async def test_one_of_twenty_claimers_takes_over(db: Database) -> None:
     await lapse(db, session)
 
     claims = await asyncio.gather(
-        *(leases.claim(db, session, lease_seconds=3, history=1) for _ in range(20))
+        *(claims.claim(db, session, lease_seconds=3, history=1) for _ in range(20))
     )
 
     (claim,) = [one for one in claims if one is not None]
@@ -219,7 +219,7 @@ async def test_tasks_run_in_their_order(db: Database) -> None:
     tasks = [await say(db, session, str(number)) for number in range(3)]
     order = []
 
-    while claim := await leases.claim(db, session, lease_seconds=9, history=1):
+    while claim := await claims.claim(db, session, lease_seconds=9, history=1):
         order.append((claim.task_id, claim.task_seq, claim.action.get("text")))
         await finish(db, claim)
 
@@ -351,7 +351,7 @@ async def test_a_claim_loads_the_newest_messages(db: Database) -> None:
     await leases.end(db, await claimed(db, session), outcome)
     await say(db, session)
 
-    claim = await leases.claim(db, session, lease_seconds=9, history=3)
+    claim = await claims.claim(db, session, lease_seconds=9, history=3)
 
     assert claim is not None
     assert (claim.messages, claim.next_message, claim.head_message) == (
@@ -461,11 +461,11 @@ async def test_a_lease_that_ran_out_but_was_not_taken_goes_on(db: Database) -> N
 
     await _write(db, claim)
 
-    assert await leases.claim(db, session, lease_seconds=9, history=1) is None
+    assert await claims.claim(db, session, lease_seconds=9, history=1) is None
     await lapse(db, session)
     pulse = await leases.heartbeat(db, [claim.fence], lease_seconds=LEASE)
     assert pulse == leases.Pulse(held=frozenset({session}), cancelled=frozenset())
-    assert await leases.claim(db, session, lease_seconds=9, history=1) is None
+    assert await claims.claim(db, session, lease_seconds=9, history=1) is None
 
 
 async def test_of_many_writes_and_one_takeover_at_once_all_is_in_order(db: Database) -> None:
@@ -478,7 +478,7 @@ async def test_of_many_writes_and_one_takeover_at_once_all_is_in_order(db: Datab
                 leases.write(db, claim, [NewEvent("turn_start", {})] * 2, lease_seconds=-1)
                 for _ in range(8)
             ),
-            leases.claim(db, session, lease_seconds=-1, history=1),
+            claims.claim(db, session, lease_seconds=-1, history=1),
             *(
                 leases.write(db, claim, [NewEvent("turn_end", {})], lease_seconds=-1)
                 for _ in range(8)
@@ -660,13 +660,13 @@ async def due(db: Database, session: UUID, seconds: float = 0) -> None:
 async def test_a_session_that_stays_queued_is_hinted_ever_more_rarely(db: Database) -> None:
     session = await new_session(db)
     assert await hints(db, session) == (0, 1)
-    assert await leases.sweep(db) == []
+    assert await sweeps.sweep(db) == []
     found = []
 
     for _ in range(7):
         await due(db, session)
-        assert await leases.sweep(db) == [session]
-        assert await leases.sweep(db) == []
+        assert await sweeps.sweep(db) == [session]
+        assert await sweeps.sweep(db) == []
         found.append(await hints(db, session))
 
     assert found == [(1, 1), (2, 2), (3, 4), (4, 8), (5, 16), (5, 30), (5, 30)]
@@ -676,15 +676,15 @@ async def test_a_claim_ends_the_waiting(db: Database) -> None:
     session = await new_session(db)
     for _ in range(6):
         await due(db, session)
-        await leases.sweep(db)
+        await sweeps.sweep(db)
 
     await claimed(db, session, lease=3)
-    assert await leases.sweep(db) == []
+    assert await sweeps.sweep(db) == []
     assert await hints(db, session) == (0, 3)
     await due(db, session)
     await lapse(db, session)
 
-    assert await leases.sweep(db) == [session]
+    assert await sweeps.sweep(db) == [session]
     assert await hints(db, session) == (1, 1)
 
 
@@ -695,7 +695,7 @@ async def test_what_is_claimed_idle_or_not_yet_due_is_not_swept(db: Database) ->
     for session in (leased, idle, waits):
         await due(db, session)
 
-    assert await leases.sweep(db) == [waits]
+    assert await sweeps.sweep(db) == [waits]
     assert await hints(db, fresh) == (0, 1)
 
 
@@ -705,11 +705,11 @@ async def test_a_release_and_an_end_make_the_next_task_due_at_once(db: Database)
     for session in (released, ended):
         for _ in range(5):
             await due(db, session)
-            await leases.sweep(db)
+            await sweeps.sweep(db)
     await leases.release(db, (await claimed(db, released)).fence)
     await finish(db, await claimed(db, ended))
 
-    assert await leases.sweep(db) == [released, ended]
+    assert await sweeps.sweep(db) == [released, ended]
     assert [await hints(db, one) for one in (released, ended)] == [(1, 1), (1, 1)]
 
 
@@ -719,9 +719,9 @@ async def test_a_sweep_takes_the_longest_waiting_first(db: Database) -> None:
     for number, session in enumerate(order):
         await due(db, session, seconds=100 - number)
 
-    assert await leases.sweep(db, limit=5) == order[:5]
-    assert await leases.sweep(db, limit=5) == order[5:10]
-    assert await leases.sweep(db, limit=5) == order[10:]
+    assert await sweeps.sweep(db, limit=5) == order[:5]
+    assert await sweeps.sweep(db, limit=5) == order[5:10]
+    assert await sweeps.sweep(db, limit=5) == order[10:]
 
 
 async def test_a_sweep_takes_at_most_200(db: Database) -> None:
@@ -737,7 +737,7 @@ async def test_a_sweep_takes_at_most_200(db: Database) -> None:
         {"s": template},
     )
 
-    found = [await leases.sweep(db) for _ in range(4)]
+    found = [await sweeps.sweep(db) for _ in range(4)]
 
     assert [len(one) for one in found] == [200, 200, 50, 0]
     assert len({session for one in found for session in one}) == 450
@@ -749,11 +749,11 @@ async def test_of_many_sweepers_one_sweeps(db: Database) -> None:
         await due(db, session)
     async with db.transaction() as connection:
         await connection.execute(
-            text("select pg_advisory_xact_lock(:lock)"), {"lock": leases.SWEEP_LOCK}
+            text("select pg_advisory_xact_lock(:lock)"), {"lock": sweeps.SWEEP_LOCK}
         )
-        assert await leases.sweep(db) == []
+        assert await sweeps.sweep(db) == []
 
-    results = await asyncio.gather(*(leases.sweep(db) for _ in range(8)))
+    results = await asyncio.gather(*(sweeps.sweep(db) for _ in range(8)))
 
     assert sorted(session for one in results for session in one) == sorted(found)
 
@@ -766,6 +766,6 @@ async def test_a_sweep_passes_over_locked_sessions(
         await due(db, session)
     async with watcher.transaction():
         await watcher.execute("select from sessions where id = %s for update", (locked,))
-        assert await leases.sweep(db) == [free]
+        assert await sweeps.sweep(db) == [free]
 
-    assert await leases.sweep(db) == [locked]
+    assert await sweeps.sweep(db) == [locked]

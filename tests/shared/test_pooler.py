@@ -12,7 +12,7 @@ from shared.errors import StoreUnavailable
 from shared.migrate import migrate
 from shared.records import NewAction, NewEvent, Step
 from shared.settings import load_settings
-from shared.store import actions, leases, sessions
+from shared.store import actions, leases, sessions, sweeps
 from shared.store.database import Database
 from tests.pgbouncer import PgBouncer
 from tests.shared.invariants import broken
@@ -120,8 +120,8 @@ async def test_one_of_many_sweeps_at_a_time(pooled: Database) -> None:
     waiting = {await new_session(pooled) for _ in range(20)}
     await pooled.run(text("update sessions set hint_at = clock_timestamp() - interval '1 s'"))
 
-    swept = await asyncio.gather(*(leases.sweep(pooled, limit=5) for _ in range(10)))
-    while more := await leases.sweep(pooled):
+    swept = await asyncio.gather(*(sweeps.sweep(pooled, limit=5) for _ in range(10)))
+    while more := await sweeps.sweep(pooled):
         swept.append(more)
 
     found = [one for part in swept for one in part]

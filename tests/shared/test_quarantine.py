@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import text
 
 from shared.records import Claim, Step
-from shared.store import actions, leases, quarantine, sessions
+from shared.store import actions, claims, leases, quarantine, sessions, sweeps
 from shared.store.database import Database
 from tests.shared.invariants import broken
 from tests.shared.sessions import LEASE, ME, claimed, completed, finish, new_session, say
@@ -32,13 +32,13 @@ async def passes(db: Database, session: UUID, seconds: float) -> None:
 
 async def again(db: Database, session: UUID, after: int | None = None) -> Claim | None:
     """What a worker does at a hint."""
-    return await leases.claim(
+    return await claims.claim(
         db, session, lease_seconds=LEASE, history=9, back_off=1.0, quarantine_after=after
     )
 
 
 async def alone(db: Database) -> Claim | None:
-    return await leases.claim_quarantined(db, lease_seconds=LEASE, history=9, back_off=1.0)
+    return await claims.claim_quarantined(db, lease_seconds=LEASE, history=9, back_off=1.0)
 
 
 async def lost(db: Database, session: UUID, times: int) -> Claim:
@@ -46,7 +46,7 @@ async def lost(db: Database, session: UUID, times: int) -> Claim:
     claim = None
     for _ in range(times):
         claim = await again(db, session)
-        await passes(db, session, LEASE + leases.LONGEST_BACK_OFF + 1)
+        await passes(db, session, LEASE + claims.LONGEST_BACK_OFF + 1)
     assert claim is not None
     return claim
 
@@ -87,7 +87,7 @@ async def test_an_attempt_waits_longer_the_more_were_lost(db: Database) -> None:
         waited = 0
         while await db.row(text("select 1 from sessions where ready_at > clock_timestamp()")):
             assert await again(db, session) is None
-            assert await leases.sweep(db) == []
+            assert await sweeps.sweep(db) == []
             await passes(db, session, 1)
             waited += 1
         waits.append(waited)
@@ -100,10 +100,10 @@ async def test_what_waits_is_swept_when_its_time_has_come(db: Database) -> None:
     await lost(db, session, 2)
     assert await again(db, session) is not None
     await passes(db, session, LEASE + 1.5)
-    assert await leases.sweep(db) == []
+    assert await sweeps.sweep(db) == []
     await passes(db, session, 1)
 
-    assert await leases.sweep(db) == [session]
+    assert await sweeps.sweep(db) == [session]
 
 
 async def test_a_finished_step_ends_the_waiting(db: Database) -> None:
@@ -153,7 +153,7 @@ async def test_a_task_that_lost_too_many_attempts_is_not_taken_but_put_apart(db:
     assert await row(db, session) == (True, False, False, 2, 2)
     await passes(db, session, 60)
     assert await again(db, session) is None
-    assert await leases.sweep(db) == []
+    assert await sweeps.sweep(db) == []
     assert await broken(db) == []
 
 

@@ -15,7 +15,7 @@ from shared.errors import NewerRelease
 from shared.migrate import head_revision, migrate
 from shared.records import EVENT_VERSION, STEP_VERSION, NewEvent, Step
 from shared.settings import load_settings
-from shared.store import actions, leases
+from shared.store import actions, leases, sweeps
 from shared.store.database import Database
 from tests.shared.invariants import broken
 from tests.shared.releases import FOLDER, Release
@@ -110,11 +110,11 @@ async def test_heartbeats_and_sweeps_side_by_side(db: Database, old: Release) ->
     assert await old.heartbeat(old_one, old_lost) == {theirs}
     fences = [mine.fence, taken.fence]
     assert (await leases.heartbeat(db, fences, lease_seconds=LEASE)).held == {ours, lost}
-    swept = [*await leases.sweep(db), *await old.sweep()]
+    swept = [*await sweeps.sweep(db), *await old.sweep()]
     assert swept == [waiting]
     assert await old.release(old_one)
     await db.run(text("update sessions set hint_at = clock_timestamp() - interval '1 s'"))
-    swept = [*await old.sweep(), *await leases.sweep(db)]
+    swept = [*await old.sweep(), *await sweeps.sweep(db)]
     assert sorted(swept) == sorted([waiting, theirs])
 
 
@@ -232,7 +232,7 @@ async def test_a_task_of_a_newer_release_is_left_to_it(
         with pytest.raises(NewerRelease, match=str(first.task_id)):
             await claimed(db, session)
     assert await dump(db) == untouched
-    assert await leases.sweep(db) == [session]  # and so it comes to other workers
+    assert await sweeps.sweep(db) == [session]  # and so it comes to other workers
 
     await _set_version(db, table, newest)
     await finish(db, await claimed(db, session))

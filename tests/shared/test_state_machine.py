@@ -30,7 +30,7 @@ from shared.records import (
     TaskStatus,
 )
 from shared.settings import load_settings
-from shared.store import actions, leases, sessions
+from shared.store import actions, claims, leases, sessions, sweeps
 from shared.store.database import Database
 from tests.shared.invariants import broken
 from tests.shared.sessions import ME, new_session
@@ -307,7 +307,7 @@ class OneSession(RuleBasedStateMachine):
 
     @rule(worker=workers)
     def claim(self, worker: Worker) -> None:
-        claim = self.run(leases.claim(self.db, self.session, lease_seconds=LEASE, history=100))
+        claim = self.run(claims.claim(self.db, self.session, lease_seconds=LEASE, history=100))
 
         model = self.model
         if not model.waiting or not model.free:
@@ -475,7 +475,7 @@ class OneSession(RuleBasedStateMachine):
             self.run(self.db.run(MAKE_DUE, self.named))
             model.hint_at = model.now - 1
 
-        found = self.run(leases.sweep(self.db))
+        found = self.run(sweeps.sweep(self.db))
 
         due = bool(model.waiting) and model.free and model.hint_at < model.now
         assert found == ([self.session] if due else [])

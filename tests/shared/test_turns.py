@@ -6,7 +6,7 @@ from sqlalchemy import text
 
 from shared.levels import BACKGROUND, CROWD
 from shared.records import NewAction, NewSession
-from shared.store import actions, leases, sessions, turns
+from shared.store import actions, sessions, sweeps, turns
 from shared.store.database import Database
 from tests.shared.sessions import ME, claimed, finish, new_session, say
 
@@ -102,7 +102,7 @@ async def test_background_is_last_until_it_was_hinted_often(db: Database) -> Non
     levels = []
     for _ in range(turns.LIFTED):
         await db.run(MAKE_DUE)
-        found = await leases.sweep(db)
+        found = await sweeps.sweep(db)
         levels.append((await turns.levels(db, found))[session])
     assert levels == [BACKGROUND] * (turns.LIFTED - 1) + [0]
 

@@ -1,0 +1,164 @@
+"""The sessions that a worker process holds: their leases renewed, their users heard.
+
+One statement a second renews all leases and tells of cancels; Redis tells of them at once.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from agent_core import AbortSignal
+from shared.errors import FiresideError
+from shared.events import CANCEL_CHANNEL, JOIN_CHANNEL
+from shared.records import Claim, Fence, Written
+from shared.store import leases
+from shared.store.database import Database
+from worker.outage import Outage
+from worker.task_log import TaskLog
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Held:
+    """A session that this process runs; `renewed_at` is this machine's monotonic clock."""
+
+    claim: Claim
+    task_log: TaskLog
+    signal: AbortSignal
+    renewed_at: float
+    run: asyncio.Task[Written] | None = None
+    handed_over: bool = False
+
+    def lose(self, reason: str) -> None:
+        """Stop the run, unless its end is being written: that write finds out by itself."""
+        if not self.task_log.ending:
+            self.task_log.lose(reason)
+
+    def stop(self) -> None:
+        """Cancel the run."""
+        if self.run is not None:
+            self.run.cancel()
+
+
+class Holding:
+    """What is held, by session.
+
+    Args:
+        lease_seconds: how long a lease lasts without being renewed.
+        heartbeat_seconds: how often all are renewed.
+    """
+
+    def __init__(
+        self,
+        db: Database,
+        redis: Redis,
+        outage: Outage,
+        *,
+        lease_seconds: float,
+        heartbeat_seconds: float,
+    ) -> None:
+        self._db = db
+        self._outage = outage
+        self._redis = redis
+        self._lease_seconds = lease_seconds
+        self._heartbeat_seconds = heartbeat_seconds
+        self._held: dict[UUID, Held] = {}
+
+    def __iter__(self) -> Iterator[Held]:
+        return iter(list(self._held.values()))
+
+    def add(self, held: Held) -> None:
+        """Hold a session from now on."""
+        self._held[held.claim.fence.session_id] = held
+
+    def remove(self, held: Held) -> None:
+        """Hold it no more."""
+        del self._held[held.claim.fence.session_id]
+
+    async def heartbeat(self) -> None:
+        """Renew every lease, hear of cancels, and stop the runs whose lease is gone; for ever."""
+        while True:
+            # After an outage at once: others may take over what has not been renewed.
+            if not await self._outage.over(self._outage.patience):
+                await asyncio.sleep(self._heartbeat_seconds)
+            fences = [held.claim.fence for held in self]
+            if fences:
+                began = time.monotonic()
+                try:
+                    pulse = await leases.heartbeat(
+                        self._db, fences, lease_seconds=self._lease_seconds
+                    )
+                except FiresideError as error:
+                    log.warning("heartbeat failed", error=str(error))
+                    self._outage.noticed()
+                else:
+                    self._apply(pulse, {fence.session_id: fence for fence in fences}, began)
+
+    def _apply(self, pulse: leases.Pulse, fences: Mapping[UUID, Fence], began: float) -> None:
+        for session_id, fence in fences.items():
+            held = self._held.get(session_id)
+            if held is None or held.claim.fence != fence:
+                continue
+            if session_id not in pulse.held:
+                held.lose("the lease is another worker's")
+                continue
+            held.renewed_at = began
+            if session_id in pulse.queued:
+                held.task_log.nudge()
+            if session_id in pulse.cancelled:
+                held.signal.set()
+
+    async def stop_overdue(self) -> None:
+        """Stop the runs whose lease was not renewed in time, also while a heartbeat hangs; for
+        ever.
+
+        The database's clock decides who holds a lease; this one only says when to doubt it. While
+        Postgres is away nobody can take a lease, so there is nothing to doubt for a while.
+        """
+        while True:
+            await asyncio.sleep(self._heartbeat_seconds)
+            now = time.monotonic()
+            for held in self:
+                if now - max(held.renewed_at, self._outage.blameless_until) > self._lease_seconds:
+                    held.lose("the lease could not be renewed in time")
+
+    async def hear_users(self) -> None:
+        """Hear at once what the next heartbeat would tell, for ever: cancels, and actions that may
+        join."""
+        while True:
+            try:
+                async with self._redis.pubsub() as pubsub:
+                    await pubsub.subscribe(
+                        **{CANCEL_CHANNEL: self._cancel, JOIN_CHANNEL: self._nudge}
+                    )
+                    async for _ in pubsub.listen():
+                        pass  # each message goes to its channel's handler
+            except (RedisError, OSError) as error:
+                log.warning("users are not heard at once", error=str(error))
+            await asyncio.sleep(1.0)
+
+    def _nudge(self, message: Mapping[str, Any]) -> None:
+        held = self._of(message["data"].decode(errors="replace"))
+        if held is not None:
+            held.task_log.nudge()
+
+    def _cancel(self, message: Mapping[str, Any]) -> None:
+        session, _, task = message["data"].decode(errors="replace").partition(":")
+        held = self._of(session)
+        if held is not None and str(held.claim.task_id) == task:
+            held.signal.set()
+
+    def _of(self, session: str) -> Held | None:
+        """What is held of a session; anyone may publish, so it may be no session's id."""
+        try:
+            return self._held.get(UUID(session))
+        except ValueError:
+            return None
