@@ -4,6 +4,8 @@ A stock Celery worker ends with an error at a message that it can't parse. Anyon
 the queue, or one wrong byte in it, could end all workers like that, one after the other.
 """
 
+from uuid import uuid4
+
 import structlog
 from kombu.transport import redis
 
@@ -40,4 +42,5 @@ class Transport(redis.Transport):
         if session_id is None:
             log.warning("dropped a message that is no hint", queue=queue)
             return
-        super()._deliver(envelope(session_id, queue, level_in(message)), queue)  # type: ignore[no-untyped-call]
+        hint = envelope(session_id, queue, level_in(message), message_id=uuid4())
+        super()._deliver(hint, queue)  # type: ignore[no-untyped-call]
