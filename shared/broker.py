@@ -5,6 +5,7 @@ the queue, or one wrong byte in it, could end all workers like that, one after t
 """
 
 from typing import Any, Self
+from uuid import uuid4
 
 import structlog
 from celery.app.amqp import AMQP
@@ -69,4 +70,5 @@ class Transport(redis.Transport):
         if session_id is None:
             log.warning("dropped a message that is no hint", queue=queue)
             return
-        super()._deliver(envelope(session_id, queue, level_in(message)), queue)  # type: ignore[no-untyped-call]
+        hint = envelope(session_id, queue, level_in(message), message_id=uuid4())
+        super()._deliver(hint, queue)  # type: ignore[no-untyped-call]

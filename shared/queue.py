@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import binascii
-import uuid
 from collections.abc import Iterable, Mapping
 from urllib.parse import parse_qsl, urlencode, urlsplit
 from uuid import UUID
@@ -176,6 +175,23 @@ class Hints:
             raise QueueUnavailable(str(error)) from error
         return best
 
+    async def withdraw(self, session_id: UUID) -> None:
+        """Take back what waits for a session on the first level: its turn has come.
+
+        Each further hint of it there would be one more turn, before those of others. Where the
+        broker can't be asked they stay.
+
+        Raises:
+            QueueUnavailable: Redis did not answer.
+        """
+        if self._celery is not None:
+            return
+        try:
+            hint = dumps(envelope(session_id, self._queue)).decode()
+            await self._redis.lrem(key_of(self._queue, FIRST), 0, hint)
+        except (RedisError, OSError) as error:
+            raise QueueUnavailable(str(error)) from error
+
     async def _push(self, hints: list[tuple[UUID, int]]) -> None:
         lists: dict[str, list[bytes]] = {}
         for one, level in hints:
@@ -239,12 +255,17 @@ def level_in(message: object) -> int:
     return FIRST
 
 
-def envelope(session_id: UUID, queue: str, level: int = FIRST) -> JsonObject:
+def envelope(
+    session_id: UUID, queue: str, level: int = FIRST, *, message_id: UUID | None = None
+) -> JsonObject:
     """One message of Celery's protocol 2 as kombu's Redis transport stores it.
+
+    Args:
+        message_id: the session's where none is given, so that two hints of it are the same.
 
     Source: Celery's "Message Protocol", version 2, and kombu's virtual transport.
     """
-    message_id = str(uuid.uuid4())
+    name = str(message_id or session_id)
     body = dumps([[str(session_id)], {}, {}])
     return {
         "body": base64.b64encode(body).decode(),
@@ -253,17 +274,17 @@ def envelope(session_id: UUID, queue: str, level: int = FIRST) -> JsonObject:
         "headers": {
             "lang": "py",
             "task": ADVANCE,
-            "id": message_id,
-            "root_id": message_id,
+            "id": name,
+            "root_id": name,
             "retries": 0,
             "ignore_result": True,
         },
         "properties": {
-            "correlation_id": message_id,
+            "correlation_id": name,
             "delivery_mode": 2,
             "delivery_info": {"exchange": "", "routing_key": queue},
             "priority": level,
             "body_encoding": "base64",
-            "delivery_tag": message_id,
+            "delivery_tag": name,
         },
     }

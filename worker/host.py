@@ -319,10 +319,11 @@ class Host:
         except FiresideError as error:
             log.warning("not hinted", error=str(error))  # the sweep does
 
-    def _do_beside(self, work: Coroutine[Any, Any, None]) -> None:
+    def _do_beside(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._beside.add(task)
         task.add_done_callback(self._beside.discard)
+        return task
 
     def _begin(self, session_id: UUID) -> None:
         if session_id in self._advancing:
@@ -371,8 +372,13 @@ class Host:
                 if claim is not None and self._closing.is_set():
                     await self._release([claim])
                     return
+                beside = set()
+                if claim is not None and self._slots.scarce:
+                    beside.add(self._do_beside(self._withdraw(session_id)))
                 more = claim is not None and await self._run(claim, began)
                 if claim is not None and self._slots.wanted:
+                    if beside:
+                        await asyncio.wait(beside)  # or it would take back the hints that follow
                     self._hinted_again.discard(session_id)
                     await self._let_others(session_id)
                     more = False
@@ -384,6 +390,13 @@ class Host:
             log.warning("session left", session_id=str(session_id), error=str(error))
         except Exception:
             log.exception("session left", session_id=str(session_id))
+
+    async def _withdraw(self, session_id: UUID) -> None:
+        """Leave a session one turn at a time; should it have more, its end says so."""
+        try:
+            await self._hints.withdraw(session_id)
+        except FiresideError as error:
+            log.warning("hints not withdrawn", error=str(error))
 
     async def _let_others(self, session_id: UUID) -> None:
         """Send a session that has more to the back of the queue, and its user's next one ahead."""

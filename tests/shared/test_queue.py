@@ -368,6 +368,22 @@ async def test_a_hint_is_exchanged_for_the_longest_waiting_of_the_best_level(
     assert hint_of(json.loads(message)) == held
 
 
+async def test_hints_of_a_session_that_begins_are_withdrawn_from_the_first_level(
+    redis: Redis, settings: Settings
+) -> None:
+    hints = Hints(settings, redis)
+    begins, other = uuid4(), uuid4()
+    for _ in range(3):
+        await hints.send([begins, other])
+    await hints.send([begins], {begins: 2})
+
+    await hints.withdraw(begins)
+
+    left = await redis.lrange(settings.queue, 0, -1)
+    assert [hint_of(json.loads(one)) for one in left] == [other] * 3
+    assert await redis.llen(key_of(settings.queue, 2)) == 1
+
+
 async def test_nothing_is_exchanged_for_what_is_no_hint(redis: Redis, settings: Settings) -> None:
     held = uuid4()
     for message in [json.dumps(one).encode() for one in NO_HINTS] + NOT_JSON:
@@ -412,4 +428,6 @@ async def test_an_exchange_without_redis(
 
     with pytest.raises(QueueUnavailable):
         await Hints(load_settings(), redis).exchange(uuid4(), 1)
+    with pytest.raises(QueueUnavailable):
+        await Hints(load_settings(), redis).withdraw(uuid4())
     await redis.aclose()
