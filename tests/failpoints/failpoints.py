@@ -431,12 +431,23 @@ class Verdict:
         parameters = {"session": played.session, "task": played.task}
         steps = await stage.db.rows(STEPS, parameters)
         verdict = cls(played, await played.rows(EVENTS), steps)
-        verdict.events_are_exact()
-        verdict.the_player_saw_the_log()
-        verdict.the_tool_ran_as_often_as_it_may()
-        verdict.no_journalled_call_was_paid_again(stage.model)
-        await verdict.the_transcript_is_exact()
-        await verdict.the_tables_are_in_order()
+        try:
+            verdict.events_are_exact()
+            verdict.the_player_saw_the_log()
+            verdict.the_tool_ran_as_often_as_it_may()
+            verdict.no_journalled_call_was_paid_again(stage.model)
+            await verdict.the_transcript_is_exact()
+            await verdict.the_tables_are_in_order()
+        except AssertionError as error:
+            error.add_note(verdict.told())
+            raise
+
+    def told(self) -> str:
+        """What happened, for whoever has to find out why."""
+        lines = [f"{row.seq} in {row.epoch} at {row.at:%M:%S.%f} {row.type}" for row in self.events]
+        lines += [f"step {tuple(row)}" for row in self.steps.values()]
+        ran, log = dict(self.played.record.ran), self.played.log.read_text()
+        return "\n".join([*lines, f"ran: {ran}", "the worker said:", log])
 
     def events_are_exact(self) -> None:
         """Each task's events as if nothing had happened, once what was cut off is left out."""

@@ -132,7 +132,7 @@ MUTANTS = [
     Mutant(
         "a heartbeat renews anybody's lease",
         _leases(f"{_MINE}\n        for no key update", "on s.id = h.id\n        for no key update"),
-        (MACHINE, f"{FAILPOINTS} freeze-before-the-lease-is-renewed"),
+        (MACHINE,),
     ),
     Mutant(
         "a pulse takes anybody's lease for its own",
@@ -189,7 +189,7 @@ MUTANTS = [
         hints = 0
     where s.id""",
         ),
-        (f"{STORE} a_claim_ends_the_waiting", MACHINE),
+        (f"{STORE} a_claim_ends_the_waiting",),
     ),
     Mutant(
         "an end leaves the task counted as open",
@@ -325,7 +325,7 @@ MUTANTS = [
                 f"{_TELL_FIRST}return await leases.write(",
             ),
         ),
-        ("tests/worker/test_host.py frame_is_published", f"{FAILPOINTS} before-the-start-is-wr"),
+        (f"{FAILPOINTS} kill-before-the-start-is-written",),
     ),
     Mutant(
         "a hint is sent before its action is committed",
