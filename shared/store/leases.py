@@ -169,12 +169,14 @@ _STILL_MINE = text(
     """
 )
 
-# A hand-over is no failed attempt, so it takes back the one that its claim counted (`uncount`).
+# A hand-over is no failed attempt, so it takes back the one that its claim counted (`uncount`). Else
+# the back-off, which the claim set behind the lease's end, begins now.
 _RELEASE = text(
     """/* release */
     with released as (
         update sessions set lease_token = null, lease_until = null, hints = 0,
-            ready_at = case when :uncount > 0 then null else ready_at end,
+            ready_at = case when :uncount = 0
+                            then clock_timestamp() + (ready_at - lease_until) end,
             hint_at = clock_timestamp()
         where id = :session and epoch = :epoch and lease_token = :token
         returning id

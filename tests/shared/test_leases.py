@@ -157,11 +157,11 @@ async def test_one_of_twenty_claimers_gets_the_session(db: Database) -> None:
     for _ in range(5):
         session = await new_session(db)
 
-        claims = await asyncio.gather(
+        found = await asyncio.gather(
             *(claims.claim(db, session, lease_seconds=3, history=1) for _ in range(20))
         )
 
-        (claim,) = [one for one in claims if one is not None]
+        (claim,) = [one for one in found if one is not None]
         assert (claim.fence.epoch, claim.attempt) == (1, 1)
         assert await broken(db) == []
 
@@ -171,11 +171,11 @@ async def test_one_of_twenty_claimers_takes_over(db: Database) -> None:
     await claimed(db, session)
     await lapse(db, session)
 
-    claims = await asyncio.gather(
+    found = await asyncio.gather(
         *(claims.claim(db, session, lease_seconds=3, history=1) for _ in range(20))
     )
 
-    (claim,) = [one for one in claims if one is not None]
+    (claim,) = [one for one in found if one is not None]
     assert (claim.fence.epoch, claim.attempt) == (2, 2)
 
 
@@ -573,19 +573,19 @@ async def test_a_release_takes_its_attempt_back(db: Database) -> None:
 
 
 async def test_a_heartbeat_renews_what_is_held(db: Database) -> None:
-    claims = [await claimed(db, await new_session(db), lease=1) for _ in range(3)]
-    mine, cancelled, lost = claims
+    held = [await claimed(db, await new_session(db), lease=1) for _ in range(3)]
+    mine, cancelled, lost = held
     await actions.cancel_task(db, ME, cancelled.task_id)
     await lapse(db, lost.fence.session_id)
     await claimed(db, lost.fence.session_id, lease=1)
 
-    pulse = await leases.heartbeat(db, [one.fence for one in claims], lease_seconds=30)
+    pulse = await leases.heartbeat(db, [one.fence for one in held], lease_seconds=30)
 
     assert pulse == leases.Pulse(
         held=frozenset({mine.fence.session_id, cancelled.fence.session_id}),
         cancelled=frozenset({cancelled.fence.session_id}),
     )
-    left = [await seconds_left(db, one.fence.session_id) for one in claims]
+    left = [await seconds_left(db, one.fence.session_id) for one in held]
     assert [one is not None and one > 29 for one in left] == [True, True, False]
 
 

@@ -343,12 +343,14 @@ async def test_a_heartbeat_that_hangs_for_longer_than_the_lease_stops_the_run(
         await within(agent.stopped.wait(), 2.5)
 
 
-async def test_a_heartbeat_that_fails_for_longer_than_the_lease_stops_the_run(
+async def test_an_outage_for_longer_than_patience_and_lease_stops_the_run(
     hosts: Hosts, db: Database, postgres_server: EmbeddedPostgres
 ) -> None:
     agent = Waiting()
     session = await new_session(db)
-    hosts.start(agent.run, lease_seconds=1.0, heartbeat_seconds=0.2).submit(session)
+    hosts.start(agent.run, lease_seconds=1.0, heartbeat_seconds=0.2, outage_seconds=0.5).submit(
+        session
+    )
     await within(agent.began.wait())
     await until(lambda: has_event(db, session, "task_started"))  # no write is on its way
     postgres = await psycopg.AsyncConnection.connect(
@@ -763,14 +765,20 @@ async def test_a_run_goes_on_when_postgres_is_back(
         return any(entry["event"] == "attempt lost" for entry in logs)
 
     session = await new_session(db)
-    host = hosts.start(run, lease_seconds=1.0 if long else 5.0, heartbeat_seconds=0.2)
+    # Longer than the lease either way; what counts is the patience with an outage.
+    patience = 0.5 if long else 30.0
+    host = hosts.start(run, lease_seconds=0.5, heartbeat_seconds=0.1, outage_seconds=patience)
     host.submit(session)
     await within(began.wait())
     postgres_server.stop()
     go.set()
-    if long:
-        await until(lost)
-    postgres_server.start()
+    try:
+        if long:
+            await until(lost)
+        else:
+            await asyncio.sleep(1.0)
+    finally:
+        postgres_server.start()
 
     async def over() -> bool:
         await asyncio.to_thread(host.submit, session)
