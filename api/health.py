@@ -61,7 +61,7 @@ class _Unfit(StoreUnavailable):
 
 
 async def _postgres(parts: Gateway) -> None:
-    await parts.db.check_writable()
+    await parts.db.beside_gate().check_writable()
     found = await parts.db.revision()
     # A newer one serves as well: migrations only add, and a release before the last goes on.
     if found is None or found < head_revision():

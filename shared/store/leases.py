@@ -169,8 +169,8 @@ _STILL_MINE = text(
     """
 )
 
-# A hand-over is no failed attempt, so it takes back the one that its claim counted (`uncount`). Else
-# the back-off, which the claim set behind the lease's end, begins now.
+# A hand-over is no failed attempt, so it takes back the one that its claim counted (`uncount`).
+# Else the back-off, which the claim set behind the lease's end, begins now.
 _RELEASE = text(
     """/* release */
     with released as (

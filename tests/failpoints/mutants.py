@@ -25,8 +25,10 @@ TREE = ("agent_core", "api", "deploy", "examples", "shared", "stories", "tests",
 TEST_SECONDS = 300
 """How long one selection of tests may take."""
 
+CLAIMS = "shared/store/claims.py"
+CONNECTION = "shared/store/connection.py"
 LEASES = "shared/store/leases.py"
-DATABASE = "shared/store/database.py"
+SWEEPS = "shared/store/sweeps.py"
 FIRST_SCHEMA = "shared/migrations/versions/0001_first.py"
 TASK_LOG = "worker/task_log.py"
 STORE = "tests/shared/test_leases.py"
@@ -92,8 +94,9 @@ def _leases(old: str, new: str) -> tuple[Change, ...]:
 _FENCE = "where id = :session and epoch = :epoch and lease_token = :token"
 _MINE = "on s.id = h.id and s.epoch = h.epoch and s.lease_token = h.token"
 _ANYBODY = "where id = :session and :epoch >= 0 and cast(:token as uuid) is not null"
-_WRITE_RETURNS = "\n        returning next_event - :event_count as first_seq, clock"
-_END_RETURNS = "\n        returning next_event - :event_count as first_seq,\n"
+_ONCE = "\n            and writes = coalesce(cast(:writes as integer), writes)"
+_WRITE_RETURNS = f"{_ONCE}\n        returning next_event - :event_count as first_seq, clock"
+_END_RETURNS = f"{_ONCE}\n        returning next_event - :event_count as first_seq,\n"
 _RENEWED = "lease_until = clock_timestamp() + make_interval(secs => :lease_seconds)"
 _TERMINAL_INDEX = """CREATE UNIQUE INDEX events_one_terminal ON events (task_id)
     WHERE type IN ('task_completed', 'task_failed', 'task_cancelled', 'task_dead');
@@ -151,43 +154,48 @@ MUTANTS = [
     ),
     Mutant(
         "a lease is taken while it holds",
-        _leases(
-            """
-        and (s.lease_until is null or s.lease_until < clock_timestamp())
-    returning s.epoch""",
-            "\n    returning s.epoch",
+        (
+            Change(
+                SWEEPS,
+                'FREE = """open_tasks > 0\n'
+                "        and (lease_until is null or lease_until < clock_timestamp())",
+                'FREE = """open_tasks > 0',
+            ),
         ),
         (f"{STORE} one_of_twenty", MACHINE),
     ),
     Mutant(
         "a claim keeps the epoch",
-        _leases("epoch = epoch + 1,", "epoch = epoch,"),
+        (Change(CLAIMS, "epoch = epoch + 1,", "epoch = epoch,"),),
         (f"{STORE} what_a_takeover_finds", MACHINE),
     ),
     Mutant(
         "the state is read before the lease is held",
-        _leases(
-            "s.metadata, s.state, s.view,",
-            "s.metadata,\n"
-            "        (select x.state from sessions x where x.id = :session) as state, s.view,",
+        (
+            Change(
+                CLAIMS,
+                "s.metadata, s.state, s.view,",
+                "s.metadata,\n"
+                "        (select x.state from sessions x where x.id = :session) as state, s.view,",
+            ),
         ),
         (f"{STORE} state_is_read_under_the_lease",),
     ),
     Mutant(
         "a task that runs is overtaken",
-        _leases("order by (status = 'running') desc, ", "order by "),
+        (Change(CLAIMS, "order by (status = 'running') desc, ", "order by "),),
         (f"{STORE} not_overtaken", MACHINE),
     ),
     Mutant(
         "a claimed session waits for its next hint as long as before",
-        _leases(
-            """
+        (
+            Change(
+                CLAIMS,
+                """
         hints = 0,
-        hint_at = least(hint_at, clock_timestamp() + make_interval(secs => :lease_seconds))
-    where s.id""",
-            """
-        hints = 0
-    where s.id""",
+        hint_at = least(hint_at, clock_timestamp() + make_interval(secs => :lease_seconds))""",
+                "\n        hints = 0",
+            ),
         ),
         (f"{STORE} a_claim_ends_the_waiting",),
     ),
@@ -222,12 +230,18 @@ MUTANTS = [
     ),
     Mutant(
         "nobody sweeps",
-        (Change("shared/sweep.py", "await sweeps.sweep(db)", "[]  # type: ignore"),),
+        (
+            Change(
+                "shared/sweep.py",
+                "while found := await sweeps.sweep(db, limit=BATCH, grace=grace):",
+                "while found := []:",
+            ),
+        ),
         ("tests/shared/test_sweep.py", f"{FAILPOINTS} kill-after-the-claim-commits"),
     ),
     Mutant(
         "a frozen transaction is not ended",
-        (Change(DATABASE, "session_timeout = '3s'", "session_timeout = '300s'"),),
+        (Change(CONNECTION, 'session_timeout": "3s"', 'session_timeout": "300s"'),),
         (f"{STORE} frozen_with_a_session_locked", f"{FAILPOINTS} freeze-after-the-lease-is-taken"),
     ),
     Mutant(
@@ -246,8 +260,8 @@ MUTANTS = [
         (
             Change(
                 TASK_LOG,
-                'if step.effect == "external" or (step.kind == "model" and step.no > 0):',
-                'if step.kind == "model" and step.no > 0:',
+                'if step.effect == "external" or later_call or self._claim.attempts > 1:',
+                "if later_call or self._claim.attempts > 1:",
             ),
         ),
         ("tests/worker/test_task_log.py", f"{FAILPOINTS} kill-before-the-tool-begins"),
@@ -271,8 +285,8 @@ MUTANTS = [
         (
             Change(
                 TASK_LOG,
-                'step.effect == "external" or (step.kind == "model" and step.no > 0):',
-                'step.effect == "external":',
+                'later_call = step.kind == "model" and step.no > 0',
+                "later_call = False",
             ),
         ),
         ("tests/worker/test_task_log.py",),
@@ -304,25 +318,30 @@ MUTANTS = [
         (
             Change(
                 TASK_LOG,
-                "as if this one had been made.\n                    raise self._lose(error)",
-                "as if this one had been made.\n"
-                "                    raise AttemptLostError(str(error))",
+                "# this one had been made.\n                    raise self._lose(error)",
+                "# this one had been made.\n                    raise AttemptLostError(str(error))",
             ),
         ),
         ("tests/worker/test_task_log.py",),
     ),
     Mutant(
         "a run goes on although its lease was not renewed",
-        (Change("worker/host.py", "held.renewed_at > self", "held.renewed_at > 1e9 * self"),),
-        ("tests/worker/test_host.py longer_than_the_lease",),
+        (
+            Change(
+                "worker/holding.py",
+                "self._outage.blameless_until) > self._lease_seconds",
+                "self._outage.blameless_until) > 1e9",
+            ),
+        ),
+        ("tests/worker/test_host.py longer_than_patience",),
     ),
     Mutant(
         "events are told before they are committed",
         (
             Change(
                 "worker/postgres_tasks.py",
-                "return await leases.write(",
-                f"{_TELL_FIRST}return await leases.write(",
+                "progress = self._progress.setdefault(",
+                f"{_TELL_FIRST}progress = self._progress.setdefault(",
             ),
         ),
         (f"{FAILPOINTS} kill-before-the-start-is-written",),
