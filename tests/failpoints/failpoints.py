@@ -40,7 +40,7 @@ from tests.shared.sessions import finish
 
 Fault = Literal["kill", "freeze"]
 
-PATIENCE = 60.0
+PATIENCE = 30.0
 """Seconds after which something that should have happened has not."""
 
 HEAD_START = text(
@@ -203,7 +203,7 @@ class Played:
             async with asyncio.timeout(PATIENCE):
                 await self._play()
         except TimeoutError:
-            said = self.log.read_text()[-2000:] if self.log.exists() else ""
+            said = self.log.read_text()[-20_000:] if self.log.exists() else ""
             raise AssertionError(f"waited for {self.awaited}; the worker said:\n{said}") from None
 
     async def disturbed(self) -> bool:
@@ -252,7 +252,9 @@ class Played:
                 "FIRESIDE_DRAIN_SECONDS": "0" if point.drained else "10",
                 "FIRESIDE_DATABASE_POOL": "4",
             }
-            self.worker = await stage.nursery.worker(env, self.log, patient=not point.drained)
+            self.worker = await stage.nursery.worker(
+                env, self.log, only=self.session, patient=not point.drained
+            )
             try:
                 await redis.passed["BRPOP"].wait()
                 await self.follows.wait()
@@ -267,6 +269,10 @@ class Played:
                 self.awaited = "the point"
                 await self.trap.sprung.wait()
                 await self._go_on()
+            except asyncio.CancelledError:
+                self.worker.signal(signal.SIGUSR1)  # it writes into its log what it is at
+                await asyncio.sleep(1)
+                raise
             finally:
                 self.worker.signal(signal.SIGKILL)
                 await asyncio.shield(self.worker.ended)
