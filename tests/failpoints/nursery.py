@@ -10,6 +10,7 @@ and that with whoever started it.
 
 import asyncio
 import contextlib
+import faulthandler
 import json
 import os
 import signal
@@ -19,7 +20,8 @@ import traceback
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
+from uuid import UUID
 
 import redis
 
@@ -31,6 +33,7 @@ from shared.logs import set_up_logs
 from shared.queue import hint_of
 from shared.settings import get_settings
 from tests.failpoints import effects_agent
+from worker.host import Host
 from worker.start import start_host
 
 IMPORTED = (effects_agent,)
@@ -85,14 +88,17 @@ class Nursery:
             await process.wait()
             await listening
 
-    async def worker(self, env: Mapping[str, str], log: Path, *, patient: bool = True) -> Newborn:
+    async def worker(
+        self, env: Mapping[str, str], log: Path, *, only: UUID, patient: bool = True
+    ) -> Newborn:
         """Fork a worker with nothing in its environment but this.
 
         Args:
+            only: the session that it is for; its first sweep may find hints for others.
             patient: told to stop, it first waits until it has nothing to do.
         """
         async with self._one_birth:
-            wanted = {"env": dict(env), "log": str(log), "patient": patient}
+            wanted = {"env": dict(env), "log": str(log), "only": str(only), "patient": patient}
             assert self._process.stdin is not None
             self._process.stdin.write(f"{json.dumps(wanted)}\n".encode())
             return await self._born.get()
@@ -118,7 +124,7 @@ def main() -> None:
         nursery = os.getpid()
         pid = os.fork()
         if pid == 0:
-            _live(nursery, wanted["env"], wanted["log"], patient=wanted["patient"])
+            _live(nursery, wanted)
         _tell({"born": pid})
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
 
@@ -136,19 +142,19 @@ def _tell(line: Mapping[str, int]) -> None:
     os.write(1, json.dumps(line).encode() + b"\n")
 
 
-def _live(nursery: int, env: Mapping[str, str], log: str, *, patient: bool) -> NoReturn:
+def _live(nursery: int, wanted: Mapping[str, Any]) -> NoReturn:
     """Be a worker, and never return."""
     code = 1
     try:
         die_with(nursery, signal.SIGKILL)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
-        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        output = os.open(wanted["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(output, 1)
         os.dup2(output, 2)
         os.environ.clear()
-        os.environ.update(env)
-        _work(patient=patient)
+        os.environ.update(wanted["env"])
+        _work(UUID(wanted["only"]), patient=wanted["patient"])
     except SystemExit:
         code = 0
     except Exception:  # noqa: BLE001 - whatever it is, this process must not be another nursery
@@ -158,27 +164,35 @@ def _live(nursery: int, env: Mapping[str, str], log: str, *, patient: bool) -> N
         os._exit(code)
 
 
-def _work(*, patient: bool) -> None:
+def _work(only: UUID, *, patient: bool) -> None:
     settings = get_settings()
     set_up_logs(settings)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     # The kernel must not choose the host's threads for it: this one would sleep on in its read.
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     host = start_host(settings)
+    signal.signal(signal.SIGUSR1, lambda *_: _tell_all(host))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     queue = redis.Redis.from_url(settings.redis_url.get_secret_value(), socket_timeout=None)
     try:
         while True:
             popped = queue.brpop([settings.queue])
             assert popped is not None
-            session_id = hint_of(loads(popped[1]))
-            assert session_id is not None
-            host.submit(session_id)
+            if hint_of(loads(popped[1])) == only:
+                host.submit(only)
     finally:
         until = time.monotonic() + IDLE_SECONDS
         while patient and host._advancing and time.monotonic() < until:
             time.sleep(0.01)
         host.drain()
+
+
+def _tell_all(host: Host) -> None:
+    """Write into the log what each thread and each task is at, for whoever waits for an end."""
+    faulthandler.dump_traceback()
+    assert host._loop is not None
+    for task in asyncio.all_tasks(host._loop):
+        task.print_stack()
 
 
 if __name__ == "__main__":
