@@ -15,6 +15,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import AsyncIterator, Mapping
@@ -31,7 +32,7 @@ from deploy.local.shim import die_with
 from shared.encoding import loads
 from shared.logs import set_up_logs
 from shared.queue import hint_of
-from shared.settings import get_settings
+from shared.settings import Settings, get_settings
 from tests.failpoints import effects_agent
 from worker.host import Host
 from worker.start import start_host
@@ -155,7 +156,6 @@ def _live(nursery: int, wanted: Mapping[str, Any]) -> NoReturn:
         os.environ.clear()
         os.environ.update(wanted["env"])
         _work(UUID(wanted["only"]), patient=wanted["patient"])
-    except SystemExit:
         code = 0
     except Exception:  # noqa: BLE001 - whatever it is, this process must not be another nursery
         traceback.print_exc()
@@ -167,24 +167,28 @@ def _live(nursery: int, wanted: Mapping[str, Any]) -> NoReturn:
 def _work(only: UUID, *, patient: bool) -> None:
     settings = get_settings()
     set_up_logs(settings)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-    # The kernel must not choose the host's threads for it: this one would sleep on in its read.
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    # Only sigwait takes signals: a handler would wait for a thread that may sleep in a read.
+    awaited = {signal.SIGTERM, signal.SIGUSR1}
+    signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
     host = start_host(settings)
+    threading.Thread(target=_feed, args=(host, settings, only), daemon=True).start()
+    while signal.sigwait(awaited) == signal.SIGUSR1:
+        _tell_all(host)
     signal.signal(signal.SIGUSR1, lambda *_: _tell_all(host))
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
+    until = time.monotonic() + IDLE_SECONDS
+    while patient and host._advancing and time.monotonic() < until:
+        time.sleep(0.01)
+    host.drain()
+
+
+def _feed(host: Host, settings: Settings, only: UUID) -> None:
     queue = redis.Redis.from_url(settings.redis_url.get_secret_value(), socket_timeout=None)
-    try:
-        while True:
-            popped = queue.brpop([settings.queue])
-            assert popped is not None
-            if hint_of(loads(popped[1])) == only:
-                host.submit(only)
-    finally:
-        until = time.monotonic() + IDLE_SECONDS
-        while patient and host._advancing and time.monotonic() < until:
-            time.sleep(0.01)
-        host.drain()
+    while True:
+        popped = queue.brpop([settings.queue])
+        assert popped is not None
+        if hint_of(loads(popped[1])) == only:
+            host.submit(only)
 
 
 def _tell_all(host: Host) -> None:
