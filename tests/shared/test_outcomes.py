@@ -124,7 +124,7 @@ async def test_two_copies_that_arrive_together_are_one(
     async with watcher.transaction():
         await watcher.execute("select from sessions for update")
         copies = [copy() for _ in range(4)]
-        await lock_waiters(watcher)
+        await lock_waiters(watcher, len(copies))
     results = await asyncio.gather(*copies, return_exceptions=True)
 
     assert sorted(type(one).__name__ for one in results) == ["LeaseLost"] * 3 + ["Written"]
