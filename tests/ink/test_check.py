@@ -166,7 +166,7 @@ Never.
 
 
 def test_a_check_without_time_says_how_far_it_came() -> None:
-    report = checked("-> k\n=== k\nAgain?\n+ [Yes] -> k\n* [No] -> END\n", paths=10**6, seconds=2)
+    report = checked("-> k\n=== k\nAgain?\n+ [Yes] -> k\n* [No] -> END\n", paths=10**6, seconds=4)
 
     assert report.ok
     assert "paths only" in told(report)[-1]
