@@ -173,7 +173,7 @@ class Settings(BaseSettings):
         default=5, ge=1, le=100, description="starts of a task since its last finished step"
     )
     quarantine_after: int = Field(
-        default=3,
+        default=4,
         ge=1,
         le=100,
         description="a task that lost so many of these starts goes on in a process of its own",

@@ -86,7 +86,7 @@ async def test_a_poison_task_ends_dead_and_takes_no_innocent_with_it(
             "the last one had begun no step",
         },
     )
-    assert ward.deaths == 3
+    assert ward.deaths == 4
     assert ward.deaths_by("exit") <= MOST_DEATHS
     assert min(meals) > 0
     assert await outcomes(postgres_url) == {
@@ -127,7 +127,7 @@ async def test_a_kill_in_the_middle_of_a_tool_is_told_with_the_tool(ward: Ward) 
     (event,) = ended(player.events)[task]
     assert event["type"] == "task_dead"
     assert event["data"]["error"]["message"].endswith("the last one had begun tool cook (step 0)")
-    assert ward.deaths == 3
+    assert ward.deaths == 4
     assert ward.deaths_by("killed in a tool") == MOST_DEATHS
 
 
@@ -142,7 +142,7 @@ async def test_a_task_that_blocks_its_worker_for_ever_is_poison_as_well(
         assert (await player.result(after))["text"] == "water is served"
 
     assert ended(player.events)[task][0]["type"] == "task_dead"
-    assert ward.deaths == 3
+    assert ward.deaths == 4
     assert ward.deaths_by("boil for ever") == MOST_DEATHS
     assert any("agents.py" in line for worker in fleet.workers for line in worker.output())
 

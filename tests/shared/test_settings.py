@@ -51,7 +51,7 @@ DEFAULTS: dict[str, Any] = {
     "heartbeat_seconds": 1.0,
     "sweep_seconds": 1.0,
     "max_attempts": 5,
-    "quarantine_after": 3,
+    "quarantine_after": 4,
     "max_in_flight": 1000,
     "stuck_seconds": 30.0,
     "drain_seconds": 25.0,
