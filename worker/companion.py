@@ -4,12 +4,13 @@ import random
 import re
 from datetime import UTC, datetime
 
-from agent_core import Agent, AgentOptions, AssistantMessage, UserMessage, tool
+from agent_core import Agent, AgentOptions, UserMessage, tool
 from shared.encoding import JsonObject
 from shared.records import CatalogEntry
 from worker.agents import Answer, RunningTask, TaskFailed
 from worker.memories import recent
 from worker.narration import begin_turn, end_turn, tell, written
+from worker.prompting import prompted
 
 SOUL_CHARACTERS = 16_000
 NAME_CHARACTERS = 80
@@ -89,14 +90,7 @@ async def _chat(task: RunningTask) -> Answer:
             tool_timeout=resources.tool_seconds,
         )
     )
-    agent.subscribe(task.emit)
-    task.signal.add_callback(agent.abort)
-    if task.signal.is_set():
-        agent.abort()
-    await agent.prompt(UserMessage(task.action["text"]))
-    answer = agent.state.messages[-1]
-    if not isinstance(answer, AssistantMessage) or agent.state.error is not None:
-        raise TaskFailed("model_failed", agent.state.error or "the model gave no answer")
+    answer = await prompted(task, agent, UserMessage(task.action["text"]))
     return Answer(text=answer.text, state={})
 
 

@@ -87,7 +87,8 @@ class Holding:
         """Renew every lease, hear of cancels, and stop the runs whose lease is gone; for ever."""
         while True:
             # After an outage at once: others may take over what has not been renewed.
-            if not await self._outage.over(self._outage.patience):
+            was_away = await self._outage.over(self._outage.patience)
+            if not was_away or self._outage.lasts:
                 await asyncio.sleep(self._heartbeat_seconds)
             fences = [held.claim.fence for held in self]
             if fences:

@@ -65,6 +65,7 @@ HOLD_SECONDS = 0.1
 
 LAST_NEWS_SECONDS = 2.0
 """How long a stopping process tries to reach Redis; the log and the sweep make up for it."""
+
 _EXCHANGE_SECONDS = 5.0
 """How long a hint waits to be exchanged, should the loop or Redis hang."""
 
@@ -370,7 +371,7 @@ class Host:
                     quarantine_after=self._quarantine_after,
                 )
                 if claim is not None and self._closing.is_set():
-                    await self._release([claim])
+                    await self._release(claim)
                     return
                 beside = set()
                 if claim is not None and self._slots.scarce:
@@ -456,7 +457,7 @@ class Host:
         if held.handed_over:
             return
         if not self._outage.lasts:
-            await self._release([claim], counted=True)
+            await self._release(claim, counted=True)
         self._outlived.add(claim, held.task_log.lost_to)
 
     async def _wait(self, seconds: float) -> None:
@@ -470,7 +471,8 @@ class Host:
         left = list(self._holding)
         if left:
             log.info("handing over", sessions=len(left))
-        ending = {*self._advancing.values(), *(_begin(self._give_up(held)) for held in left)}
+        giving_up = (self._do_beside(self._give_up(held)) for held in left)
+        ending = {*self._advancing.values(), *giving_up}
         if ending:
             _, late = await asyncio.wait(ending, timeout=HAND_OVER_SECONDS)
             if late:
@@ -490,23 +492,13 @@ class Host:
             # An agent that does not end is left behind: it can write no more.
             await asyncio.wait({advancing}, timeout=HAND_OVER_SECONDS / 2)
         await held.task_log.close()
-        await self._release([held.claim])
+        await self._release(held.claim)
 
-    async def _release(self, claims: Sequence[Claim], *, counted: bool = False) -> None:
-        """Give leases back and tell others; where that fails they run out, or the sweep tells."""
+    async def _release(self, claim: Claim, *, counted: bool = False) -> None:
+        """Give a lease back and tell others; where that fails it runs out, or the sweep tells."""
         try:
-            released = await asyncio.gather(
-                *(leases.release(self._db, claim.fence, counted=counted) for claim in claims)
-            )
-            async with asyncio.timeout(LAST_NEWS_SECONDS):
-                await self._hints.send(
-                    claim.fence.session_id
-                    for claim, done in zip(claims, released, strict=True)
-                    if done
-                )
+            if await leases.release(self._db, claim.fence, counted=counted):
+                async with asyncio.timeout(LAST_NEWS_SECONDS):
+                    await self._hints.send([claim.fence.session_id])
         except (FiresideError, TimeoutError) as error:
             log.warning("not all was handed over", error=str(error))
-
-
-def _begin(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-    return asyncio.get_running_loop().create_task(work)

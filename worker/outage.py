@@ -63,7 +63,7 @@ class Outage:
             await asyncio.wait({self._asking})
 
     async def _ask(self) -> None:
-        self._began = began = time.monotonic()
+        self._began = time.monotonic()
         said = 0.0
         try:
             while True:
@@ -76,8 +76,8 @@ class Outage:
                         said = time.monotonic()
                         log.warning("postgres is away", error=str(error))
                 await asyncio.sleep(ASK_SECONDS)
-            if said:
-                self._ended = min(time.monotonic(), began + self.patience)
-                log.info("postgres is back", seconds=round(time.monotonic() - began, 1))
+            if self._seen:
+                self._ended = self.blameless_until
+                log.info("postgres is back", seconds=round(time.monotonic() - self._began, 1))
         finally:
             self._asking, self._seen = None, False

@@ -68,7 +68,7 @@ class QuarantineHost(Host):
         if claim is None:
             return
         if self._closing.is_set():
-            await self._release([claim])
+            await self._release(claim)
             return
         self._advancing[claim.fence.session_id] = self._advancing[_ALONE]
         log.info("runs alone", session_id=str(claim.fence.session_id), attempts=claim.attempts)

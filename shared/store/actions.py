@@ -2,7 +2,7 @@
 
 import hashlib
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 from uuid import UUID
 
 from sqlalchemy import text
@@ -12,10 +12,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from shared.encoding import dumps, dumps_text
 from shared.errors import IdempotencyConflict, NotFound, SessionBusy, TooManyTasks
 from shared.levels import COUNTED, level_of
-from shared.records import EVENT_VERSION, Accepted, Event, NewAction, OnBusy, Task
+from shared.records import EVENT_VERSION, Accepted, Event, JoinMode, NewAction, Task
 from shared.store.database import AnyRow, Database
 
-JOINS: frozenset[OnBusy] = frozenset({"steer", "follow_up"})
+JOINS = frozenset(get_args(JoinMode))
+"""What an action may ask for to join a task that runs."""
 
 # The counters of the session's row are read from the row as it is once its lock is held
 # (`returning`), never from the statement's snapshot: two actions that arrive at once get

@@ -8,18 +8,17 @@ from sqlalchemy import text
 
 from shared.store.claims import QUARANTINE_LOCK
 from shared.store.database import Database
+from shared.store.sweeps import FREE
 
 # Whoever is given one starts a process for it, which takes seconds: until then `hint_at` keeps
 # others from doing the same. What this lock lets through all the same starts one for nothing.
 _RESERVE = text(
-    """/* quarantine reserve */
+    f"""/* quarantine reserve */
     update sessions s set hint_at = clock_timestamp() + make_interval(secs => :seconds)
     where s.id = (
         select id from sessions
         where (select pg_try_advisory_xact_lock(:lock))
-            and quarantined and open_tasks > 0 and hint_at < clock_timestamp()
-            and (lease_until is null or lease_until < clock_timestamp())
-            and (ready_at is null or ready_at < clock_timestamp())
+            and quarantined and hint_at < clock_timestamp() and {FREE}
             and not exists (
                 select from sessions where quarantined and open_tasks > 0
                 and (lease_until >= clock_timestamp() or hint_at >= clock_timestamp()))

@@ -7,6 +7,7 @@ from sqlalchemy import text
 
 from shared.store.database import Database
 
+# What a worker may take: something is open, nobody has the lease, and no back-off lasts.
 FREE = """open_tasks > 0
         and (lease_until is null or lease_until < clock_timestamp())
         and (ready_at is null or ready_at < clock_timestamp())"""
@@ -41,15 +42,13 @@ _SWEEP = text(
 # the next one is due. It takes no sweep's lock: refused half-way it would leave the rest waiting,
 # for the queue is then no longer empty.
 _DOUBT_HINTS = text(
-    """/* sweep lost hints */
+    f"""/* sweep lost hints */
     with lost as materialized (
         select id from sessions
-        where open_tasks > 0 and hints > 0 and hint_at > clock_timestamp()
+        where not quarantined and {FREE} and hints > 0 and hint_at > clock_timestamp()
             and hint_at - make_interval(
                     secs => case when hints < 5 then power(2, hints - 1) else 30 end)
                 < clock_timestamp() - make_interval(secs => :age)
-            and (lease_until is null or lease_until < clock_timestamp())
-            and not quarantined and (ready_at is null or ready_at < clock_timestamp())
         limit :limit
         for no key update skip locked
     )

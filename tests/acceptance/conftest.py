@@ -6,12 +6,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from deploy.local.fleet import Fleet
 from deploy.local.model import ScriptedModelProcess
 from deploy.local.postgres import EmbeddedPostgres
 from deploy.local.server import ROOT
 from deploy.local.valkey import EmbeddedValkey
 from deploy.models.control import ScriptedModel
-from tests.acceptance.fleet import Fleet
 
 
 @pytest.fixture

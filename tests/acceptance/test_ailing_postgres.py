@@ -8,9 +8,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from deploy.local.fleet import Fleet
 from deploy.local.postgres import EmbeddedPostgres
 from deploy.models.control import ScriptedModel
-from tests.acceptance.fleet import Fleet
 from tests.acceptance.player import Player, ended
 from tests.ailing import frozen
 from tests.pgbouncer import PgBouncer

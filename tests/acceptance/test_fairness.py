@@ -10,11 +10,11 @@ import httpx
 import pytest
 from sqlalchemy import text
 
+from deploy.local.fleet import Fleet
 from deploy.models.control import ScriptedModel
 from shared.settings import Settings
 from shared.store import api_keys
 from shared.store.database import Database
-from tests.acceptance.fleet import Fleet
 
 BACKLOG = 60
 WAY_OF_A_HINT = 0.2

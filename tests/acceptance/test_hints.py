@@ -11,10 +11,10 @@ import psycopg
 import pytest
 from redis.asyncio import Redis
 
+from deploy.local.fleet import Fleet
 from deploy.models.control import ScriptedModel
 from shared.encoding import dumps
 from shared.queue import envelope
-from tests.acceptance.fleet import Fleet
 from tests.acceptance.player import Player, ended
 from tests.worker.hosts import until
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.acceptance.fleet import Fleet
+from deploy.local.fleet import Fleet
 from tests.acceptance.player import Frame, Player, ended
 from tests.ink.test_intercept import PICKS, Seen, by_inkjs
 from tests.story.test_endings import ENDINGS, TO_THE_QUAY

@@ -7,7 +7,7 @@ import random
 import httpx
 from websockets.exceptions import ConnectionClosed
 
-from tests.acceptance.fleet import Fleet
+from deploy.local.fleet import Fleet
 from tests.acceptance.player import Player, ended
 
 SESSIONS = 50

@@ -8,9 +8,9 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
+from deploy.local.fleet import Fleet
 from deploy.models.control import ScriptedModel
 from shared.events import JOIN_CHANNEL
-from tests.acceptance.fleet import Fleet
 from tests.acceptance.player import Frame, Player, ended
 
 HANGS = {"kind": "hang"}

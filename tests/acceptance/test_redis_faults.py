@@ -12,9 +12,9 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
+from deploy.local.fleet import Fleet
 from deploy.local.valkey import EmbeddedValkey
 from deploy.models.control import ScriptedModel
-from tests.acceptance.fleet import Fleet
 from tests.acceptance.player import Player, ended
 from tests.links import SlowLink
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from deploy.local.fleet import Fleet
 from deploy.local.postgres import NOT_DURABLE, EmbeddedPostgres
 from deploy.local.process import Child
 from deploy.models.control import ScriptedModel
 from shared.migrate import migrate
-from tests.acceptance.fleet import Fleet
 from tests.acceptance.player import Player, ended
 
 

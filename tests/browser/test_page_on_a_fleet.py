@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from deploy.local.fleet import Fleet
 from deploy.models.control import ScriptedModel
-from tests.acceptance.fleet import Fleet
 from tests.browser.node import HERE, run
 
 ROOT = HERE.parents[1]

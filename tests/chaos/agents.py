@@ -12,15 +12,15 @@ from agent_core import (
     Agent,
     AgentOptions,
     AgentToolResult,
-    AssistantMessage,
     ToolContext,
     ToolResultMessage,
     UserMessage,
     tool,
 )
 from shared.records import CatalogEntry
-from worker.agents import Answer, RunningTask, TaskFailed
+from worker.agents import Answer, RunningTask
 from worker.memories import recent
+from worker.prompting import prompted
 
 RECORDER = "FIRESIDE_CHAOS_RECORDER"
 """The variable with the address that letters are posted to."""
@@ -90,19 +90,11 @@ async def _chat(task: RunningTask) -> tuple[str, list[str]]:
             tool_timeout=resources.tool_seconds,
         )
     )
-    agent.subscribe(task.emit)
-    task.signal.add_callback(agent.abort)
-    if task.signal.is_set():
-        agent.abort()
-    await agent.prompt(UserMessage(task.action["text"]))
-    said = agent.state.messages[len(earlier) :]
-    answer = said[-1]
-    if not isinstance(answer, AssistantMessage) or agent.state.error is not None:
-        raise TaskFailed("model_failed", agent.state.error or "the model gave no answer")
+    answer = await prompted(task, agent, UserMessage(task.action["text"]))
     # From the results, which the journal keeps, and not as the tool runs: it may not run again.
     notes = [
         one.details["mark"]
-        for one in said
+        for one in agent.state.messages[len(earlier) :]
         if isinstance(one, ToolResultMessage) and one.tool_name == "take_note" and not one.is_error
     ]
     return answer.text, notes

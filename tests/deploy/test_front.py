@@ -18,11 +18,11 @@ from websockets.exceptions import ConnectionClosed
 from websockets.typing import Origin
 
 from api.limits import MAX_BODY
+from deploy.local.fleet import Fleet, Gateway
 from deploy.local.process import run
 from deploy.local.server import ROOT
 from deploy.models.control import ScriptedModel
 from shared.settings import Settings
-from tests.acceptance.fleet import Fleet, Gateway
 from tests.acceptance.player import Frame, Player, ended
 from tests.deploy.container_files import CONTAINER, seconds
 from tests.deploy.front import Front

@@ -10,10 +10,10 @@ import tomllib
 from dataclasses import replace
 from pathlib import Path
 
+from deploy.local.fleet import Worker
 from deploy.local.postgres import EmbeddedPostgres
 from deploy.local.process import Command, run
 from deploy.local.server import HttpServer
-from tests.acceptance.fleet import Worker
 from tests.deploy.container_files import ROOT, instructions
 
 

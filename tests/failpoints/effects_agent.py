@@ -7,10 +7,11 @@ import os
 
 import aiohttp
 
-from agent_core import Agent, AgentOptions, AgentTool, AssistantMessage, UserMessage, tool
+from agent_core import Agent, AgentOptions, AgentTool, UserMessage, tool
 from agent_core.messages import ToolResultMessage
 from shared.records import CatalogEntry
-from worker.agents import Answer, RunningTask, TaskFailed
+from worker.agents import Answer, RunningTask
+from worker.prompting import prompted
 
 EFFECTS = ("pure", "state", "external", "undeclared")
 """The tools; one that does not declare its effect is taken for an external one."""
@@ -44,11 +45,8 @@ class EffectsAgent:
                 get_api_key=key,
             )
         )
-        agent.subscribe(task.emit)
-        await agent.prompt(UserMessage(task.action.get("text", "Begin."), timestamp=0))
-        answer = agent.state.messages[-1]
-        if not isinstance(answer, AssistantMessage) or agent.state.error is not None:
-            raise TaskFailed("model_failed", str(agent.state.error))
+        message = UserMessage(task.action.get("text", "Begin."), timestamp=0)
+        answer = await prompted(task, agent, message)
         changes = [
             message
             for message in agent.state.messages[len(task.history) :]

@@ -22,6 +22,7 @@ from redis.asyncio import Redis
 from sqlalchemy import TextClause, text
 
 from agent_core.tool_calls import UNKNOWN_OUTCOME
+from deploy.local.fleet import Fleet
 from deploy.models.control import ScriptedModel
 from shared.queue import Hints
 from shared.records import NewAction, NewSession
@@ -29,7 +30,6 @@ from shared.redis_pool import connect_redis
 from shared.settings import Settings, load_settings
 from shared.store import actions, claims, sessions
 from shared.store.database import AnyRow, Database, Rows
-from tests.acceptance.fleet import Fleet
 from tests.acceptance.player import Frame, Player, ended
 from tests.failpoints.effects_agent import EFFECTS
 from tests.failpoints.effects_recorder import Recorder

@@ -13,11 +13,11 @@ from typing import Any, TypeVar, cast
 import httpx
 import pytest
 
+from deploy.local.fleet import Fleet, Gateway, Worker
 from deploy.local.model import ScriptedModelProcess
 from deploy.local.postgres import EmbeddedPostgres
 from deploy.local.valkey import EmbeddedValkey
 from deploy.models.control import ScriptedModel
-from tests.acceptance.fleet import Fleet, Gateway, Worker
 from tests.acceptance.player import Player, ended
 from tests.failpoints.failpoints import CASES, SETTINGS, Case, Fault, Played, Stage
 from tests.failpoints.proxy import Moment, PostgresProxy, RedisProxy, Trap

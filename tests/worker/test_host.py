@@ -343,14 +343,18 @@ async def test_a_heartbeat_that_hangs_for_longer_than_the_lease_stops_the_run(
         await within(agent.stopped.wait(), 2.5)
 
 
+@pytest.mark.parametrize("patience", [0.0, 0.5])
 async def test_an_outage_for_longer_than_patience_and_lease_stops_the_run(
-    hosts: Hosts, db: Database, postgres_server: EmbeddedPostgres
+    hosts: Hosts,
+    db: Database,
+    postgres_server: EmbeddedPostgres,
+    logs: list[Any],
+    patience: float,
 ) -> None:
     agent = Waiting()
     session = await new_session(db)
-    hosts.start(agent.run, lease_seconds=1.0, heartbeat_seconds=0.2, outage_seconds=0.5).submit(
-        session
-    )
+    host = hosts.start(agent.run, lease_seconds=1.0, heartbeat_seconds=0.2, outage_seconds=patience)
+    host.submit(session)
     await within(agent.began.wait())
     await until(lambda: has_event(db, session, "task_started"))  # no write is on its way
     postgres = await psycopg.AsyncConnection.connect(
@@ -365,6 +369,8 @@ async def test_an_outage_for_longer_than_patience_and_lease_stops_the_run(
     finally:
         await postgres.execute("alter database hosts with allow_connections true")
         await postgres.close()
+    beats = [entry for entry in logs if entry["event"] == "heartbeat failed"]
+    assert len(beats) < 20  # one each 0.2 s at most, however soon Postgres answers no
 
     async def taken_back() -> bool:
         with contextlib.suppress(StoreUnavailable):  # this pool's connections were cut as well
