@@ -1,12 +1,14 @@
 """What a history says about cost and speed: model calls paid for, and time to recover."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tests.chaos.history import TERMINAL, Call, EventRow, History, Strike
 
 PROGRESS = "task_restarted"
+WRITTEN_SECONDS = 0.5
+"""How long writing an answer down may take; a fault within it may have lost the answer."""
 KILLS = frozenset({"kill", "freeze"})
 
 
@@ -25,13 +27,43 @@ class Paid:
 
 def paid(history: History) -> Paid:
     """Each turn of each action is needed once; an answer that a fault spoilt was not paid for."""
+    answered = _answered(history)
+    return Paid(sum(map(len, answered.values())), len(answered))
+
+
+def wasted(history: History) -> Counter[str]:
+    """Answers that were paid for once more than needed, by the fault that lost them.
+
+    It is the one that held or struck the worker, or Postgres, when the answer should have been
+    written down; "other" where there was none.
+    """
+    return Counter(
+        _loss(history, call)
+        for calls in _answered(history).values()
+        for call in sorted(calls, key=lambda call: call.ended or 0.0)[:-1]
+    )
+
+
+def _answered(history: History) -> dict[tuple[str, int], list[Call]]:
+    """The calls that were answered whole, by action and turn."""
     known = {action.key for action in history.actions}
-    places = [
-        (call.rule, call.turn)
-        for call in history.calls
-        if call.end == "completed" and call.rule.partition("/")[0] in known
-    ]
-    return Paid(len(places), len(set(places)))
+    answered: dict[tuple[str, int], list[Call]] = defaultdict(list)
+    for call in history.calls:
+        if call.end == "completed" and call.rule.partition("/")[0] in known:
+            answered[call.rule, call.turn].append(call)
+    return answered
+
+
+def _loss(history: History, call: Call) -> str:
+    ended = call.ended or call.began
+    for strike in history.strikes:
+        lasts = ended if strike.until is None else strike.until
+        if (
+            strike.target in {call.worker, "postgres", "fleet"}
+            and strike.at - WRITTEN_SECONDS < ended <= lasts + WRITTEN_SECONDS
+        ):
+            return strike.kind
+    return "other"
 
 
 @dataclass(frozen=True, slots=True)

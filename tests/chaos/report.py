@@ -86,6 +86,11 @@ def _figures(rows: Sequence[Row]) -> Iterator[list[Any]]:
     needed = sum(row["calls_needed"] for row in rows)
     paid = sum(row["calls_completed"] for row in rows)
     yield [f"model calls paid over needed ({paid} / {needed})", f"{paid / max(1, needed):.3f}"]
+    wasted: Counter[str] = Counter()
+    for row in rows:
+        wasted.update(row["wasted"])
+    causes = ", ".join(f"{kind.replace('_', ' ')} {n}" for kind, n in wasted.most_common())
+    yield ["answers paid for again, by the fault that lost them", causes or "none"]
 
 
 def _seed(row: Row) -> list[Any]:

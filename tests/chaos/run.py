@@ -12,7 +12,7 @@ import aiohttp
 
 from tests.chaos.checker import KINDS, Defect, check, count
 from tests.chaos.history import Call, History
-from tests.chaos.measures import Paid, Recovery, paid, percentile, recoveries
+from tests.chaos.measures import Paid, Recovery, paid, percentile, recoveries, wasted
 from tests.chaos.plan import Plan
 from tests.chaos.players import Crowd, Player, Progress
 from tests.chaos.recorder import Recorder
@@ -70,6 +70,7 @@ class Result:
             "calls_completed": self.paid.completed,
             "calls_needed": self.paid.needed,
             "paid_ratio": round(self.paid.ratio, 4),
+            "wasted": dict(wasted(self.history)),
             "letters": len(self.history.letters),
             "crashes": len(self.crashes),
             "errors": self.errors,

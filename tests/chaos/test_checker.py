@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.chaos.checker import Defect, DefectKind, check, count
 from tests.chaos.forge import Forger
 from tests.chaos.history import Answer, Connection, EventRow, History, Letter, Strike
-from tests.chaos.measures import paid, percentile, recoveries
+from tests.chaos.measures import paid, percentile, recoveries, wasted
 
 Spoil = Callable[[History], None]
 
@@ -394,6 +394,28 @@ def test_a_call_that_is_answered_twice_is_paid_twice() -> None:
     history.calls += [again, *spoilt, replace(again, rule="default")]
     counted = paid(history)
     assert (counted.completed, counted.needed) == (counted.needed + 1, 8)
+
+
+@pytest.mark.parametrize(
+    ("target", "at", "until", "kind"),
+    [
+        ("worker", -0.1, 4.0, "freeze"),
+        ("worker", 0.2, None, "freeze"),
+        ("worker", 2.0, None, "other"),
+        ("worker", -2.0, -1.0, "other"),
+        ("other", 0.0, 4.0, "other"),
+    ],
+)
+def test_what_lost_an_answer_struck_while_it_should_have_been_written(
+    target: str, at: float, until: float | None, kind: str
+) -> None:
+    history = played().history()
+    lost = next(call for call in history.calls if call.end == "completed")
+    ended = (lost.ended or 0.0) - 10.0
+    history.calls.append(replace(lost, worker="worker", ended=ended))
+    until = until and ended + until
+    history.strikes.append(Strike("freeze", target, ended + at, until))
+    assert wasted(history) == {kind: 1}
 
 
 def test_recovery_is_from_the_strike_to_the_next_attempt() -> None:
