@@ -1,7 +1,7 @@
 """What a history says about cost and speed: model calls paid for, and time to recover."""
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tests.chaos.history import TERMINAL, Call, EventRow, History, Strike
@@ -9,15 +9,22 @@ from tests.chaos.history import TERMINAL, Call, EventRow, History, Strike
 PROGRESS = "task_restarted"
 WRITTEN_SECONDS = 0.5
 """How long writing an answer down may take; a fault within it may have lost the answer."""
+UNREAD = "unread, frozen"
+"""What lost an answer that came to its end at a worker that stood frozen."""
 KILLS = frozenset({"kill", "freeze"})
 
 
 @dataclass(frozen=True, slots=True)
 class Paid:
-    """Model calls that were answered whole, and how many of them a faultless run needs."""
+    """Model calls that were answered whole, and how many of them a faultless run needs.
+
+    `unread` counts apart those whose end came to a worker that stood frozen: nobody could have
+    kept them. A provider would bill them all the same.
+    """
 
     completed: int
     needed: int
+    unread: int = 0
 
     @property
     def ratio(self) -> float:
@@ -28,20 +35,17 @@ class Paid:
 def paid(history: History) -> Paid:
     """Each turn of each action is needed once; an answer that a fault spoilt was not paid for."""
     answered = _answered(history)
-    return Paid(sum(map(len, answered.values())), len(answered))
+    unread = sum(_lost_by(history, call) == UNREAD for call in _again(answered))
+    return Paid(sum(map(len, answered.values())) - unread, len(answered), unread)
 
 
 def wasted(history: History) -> Counter[str]:
-    """Answers that were paid for once more than needed, by the fault that lost them.
+    """Answers that were had once more than needed, by what lost them.
 
-    It is the one that held or struck the worker, or Postgres, when the answer should have been
+    It is the fault that held or struck the worker, or Postgres, when the answer should have been
     written down; "other" where there was none.
     """
-    return Counter(
-        _loss(history, call)
-        for calls in _answered(history).values()
-        for call in sorted(calls, key=lambda call: call.ended or 0.0)[:-1]
-    )
+    return Counter(_lost_by(history, call) for call in _again(_answered(history)))
 
 
 def _answered(history: History) -> dict[tuple[str, int], list[Call]]:
@@ -54,16 +58,30 @@ def _answered(history: History) -> dict[tuple[str, int], list[Call]]:
     return answered
 
 
-def _loss(history: History, call: Call) -> str:
-    ended = call.ended or call.began
+def _again(answered: Mapping[tuple[str, int], Sequence[Call]]) -> Iterator[Call]:
+    """All answers but the last of each turn."""
+    for calls in answered.values():
+        yield from sorted(calls, key=_ended)[:-1]
+
+
+def _ended(call: Call) -> float:
+    return call.began if call.ended is None else call.ended
+
+
+def _lost_by(history: History, call: Call) -> str:
+    ended = _ended(call)
+    struck = "other"
     for strike in history.strikes:
         lasts = ended if strike.until is None else strike.until
+        frozen = strike.kind == "freeze" and strike.target == call.worker
+        if frozen and strike.at < ended < lasts:
+            return UNREAD
         if (
             strike.target in {call.worker, "postgres", "fleet"}
             and strike.at - WRITTEN_SECONDS < ended <= lasts + WRITTEN_SECONDS
         ):
-            return strike.kind
-    return "other"
+            struck = strike.kind
+    return struck
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,9 @@ figures is not 0.
   events out of the order of acceptance. **gaps**: a number missing in a log or at a client,
   unannounced. **terminal missing**: a task without exactly one terminal event.
 - **paid**: model calls that were answered whole over those that a run without faults needs; what
-  the model itself spoilt is not counted.
+  the model itself spoilt is not counted. An answer that comes to its end at a worker that stands
+  frozen (SIGSTOP, for longer than its lease) can be kept by nobody: such **unread** ones are
+  counted apart, though a provider would bill them.
 - **recovery**: seconds from the kill or the freeze of a worker until each task that it ran goes
   on elsewhere, where another worker lived all the while and neither Postgres nor Redis was struck
   meanwhile (lease 3 s). Under **overlapped** are all others.
@@ -59,7 +61,7 @@ def _lines(rows: Sequence[Row]) -> Iterator[str]:
     yield "## Seeds\n"
     head = ["seed", "tasks", "faults", "of the model", "drops", "sent twice"]
     head += [kind.replace("_", " ") for kind in KINDS]
-    yield from _table([*head, "paid", "seconds"], (_seed(row) for row in rows))
+    yield from _table([*head, "paid", "unread", "seconds"], (_seed(row) for row in rows))
     yield "## Faults by kind\n"
     yield from _table(["seed", *(kind.replace("_", " ") for kind in FAULTS)], _kinds(rows))
     yield "## Recovery\n"
@@ -86,17 +88,20 @@ def _figures(rows: Sequence[Row]) -> Iterator[list[Any]]:
     needed = sum(row["calls_needed"] for row in rows)
     paid = sum(row["calls_completed"] for row in rows)
     yield [f"model calls paid over needed ({paid} / {needed})", f"{paid / max(1, needed):.3f}"]
+    unread = sum(row["calls_unread"] for row in rows)
+    every = f"{(paid + unread) / max(1, needed):.3f}"
+    yield [f"the same with what came to a frozen worker ({paid + unread} / {needed})", every]
     wasted: Counter[str] = Counter()
     for row in rows:
         wasted.update(row["wasted"])
     causes = ", ".join(f"{kind.replace('_', ' ')} {n}" for kind, n in wasted.most_common())
-    yield ["answers paid for again, by the fault that lost them", causes or "none"]
+    yield ["answers had again, by what lost them", causes or "none"]
 
 
 def _seed(row: Row) -> list[Any]:
     figures = [row[name] for name in ("seed", "tasks", "faults", "model_faults", "drops")]
     figures += [row["double_sends"], *(row[kind] for kind in KINDS)]
-    return [*figures, f"{row['paid_ratio']:.3f}", row["seconds"]]
+    return [*figures, f"{row['paid_ratio']:.3f}", row["calls_unread"], row["seconds"]]
 
 
 def _kinds(rows: Sequence[Row]) -> Iterator[list[Any]]:

@@ -69,6 +69,7 @@ class Result:
             "hinted_again": [list(pair) for pair in self.hinted if pair[0]],
             "calls_completed": self.paid.completed,
             "calls_needed": self.paid.needed,
+            "calls_unread": self.paid.unread,
             "paid_ratio": round(self.paid.ratio, 4),
             "wasted": dict(wasted(self.history)),
             "letters": len(self.history.letters),

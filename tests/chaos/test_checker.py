@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.chaos.checker import Defect, DefectKind, check, count
 from tests.chaos.forge import Forger
 from tests.chaos.history import Answer, Connection, EventRow, History, Letter, Strike
-from tests.chaos.measures import paid, percentile, recoveries, wasted
+from tests.chaos.measures import UNREAD, paid, percentile, recoveries, wasted
 
 Spoil = Callable[[History], None]
 
@@ -399,7 +399,8 @@ def test_a_call_that_is_answered_twice_is_paid_twice() -> None:
 @pytest.mark.parametrize(
     ("target", "at", "until", "kind"),
     [
-        ("worker", -0.1, 4.0, "freeze"),
+        ("worker", -0.1, 4.0, UNREAD),
+        ("worker", 0.1, 4.0, "freeze"),
         ("worker", 0.2, None, "freeze"),
         ("worker", 2.0, None, "other"),
         ("worker", -2.0, -1.0, "other"),
@@ -416,6 +417,8 @@ def test_what_lost_an_answer_struck_while_it_should_have_been_written(
     until = until and ended + until
     history.strikes.append(Strike("freeze", target, ended + at, until))
     assert wasted(history) == {kind: 1}
+    assert paid(history).unread == (kind == UNREAD)
+    assert (paid(history).ratio == 1.0) == (kind == UNREAD)
 
 
 def test_recovery_is_from_the_strike_to_the_next_attempt() -> None:

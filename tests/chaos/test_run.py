@@ -71,6 +71,7 @@ def test_the_report_has_a_table_and_a_picture(tmp_path: Path) -> None:
         "hinted_again": [[3, 1.5]],
         "calls_needed": 100,
         "calls_completed": 103,
+        "calls_unread": 2,
         "paid_ratio": 1.03,
         "wasted": {"freeze": 2, "postgres_stop": 1},
         "seconds": 60.0,
@@ -78,7 +79,7 @@ def test_the_report_has_a_table_and_a_picture(tmp_path: Path) -> None:
     write_report([row, row], tmp_path / "chaos.md")
     text = (tmp_path / "chaos.md").read_text()
     assert "| model calls paid over needed (206 / 200) | 1.030 |" in text
-    assert "by the fault that lost them | freeze 4, postgres stop 2 |" in text
-    assert "| 1 | 7 | 7 | 7 | 7 | 7 | 0 | 0 | 0 | 0 | 0 | 1.030 | 60.0 |" in text
+    assert "by what lost them | freeze 4, postgres stop 2 |" in text
+    assert "| 1 | 7 | 7 | 7 | 7 | 7 | 0 | 0 | 0 | 0 | 0 | 1.030 | 2 | 60.0 |" in text
     assert (tmp_path / "images" / "chaos-recovery.svg").read_text().count("<circle") == 2
     assert draw([]).startswith("<svg")
