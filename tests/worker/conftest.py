@@ -1,10 +1,49 @@
-"""Tests of the worker run on the loop that the worker has."""
+"""Tests of the worker: on the loop that the worker has, with hosts in this process."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from typing import Any
 
+import pytest
 import uvloop
+from redis.asyncio import Redis
+from structlog.testing import capture_logs
+
+from shared.redis_pool import connect_redis
+from shared.store.database import Database
+from tests.worker.hosts import Hosts
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture
+def logs() -> Iterator[list[Any]]:
+    """What was logged; shown beside a test that fails."""
+    with capture_logs() as entries:
+        yield entries
+    for entry in entries:
+        print(entry)
+
+
+@pytest.fixture
+async def hosts(postgres_url: str, redis_url: str) -> AsyncIterator[Hosts]:
+    """Workers in this process; those that were started are drained."""
+    made = Hosts(postgres_url, redis_url)
+    yield made
+    await made.drain()
+
+
+@pytest.fixture
+async def db(hosts: Hosts) -> AsyncIterator[Database]:
+    database = Database.from_settings(hosts.settings)
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+async def redis(hosts: Hosts) -> AsyncIterator[Redis]:
+    client = connect_redis(hosts.settings)
+    yield client
+    await client.aclose()

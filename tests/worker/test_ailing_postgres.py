@@ -2,14 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 from uuid import UUID
 
 import pytest
 from redis.asyncio import Redis
-from structlog.testing import capture_logs
 
 from agent_core import ToolExecutionStart
 from deploy.local.postgres import EmbeddedPostgres
@@ -25,6 +24,8 @@ from tests.worker.hosts import Flag, Hosts, echo, say, step, until, within
 from worker.agents import Answer, RunningTask
 from worker.host import Host
 
+pytestmark = pytest.mark.usefixtures("logs")
+
 Ailment = Callable[[EmbeddedPostgres, str], AbstractContextManager[None]]
 
 AILMENTS: dict[str, Ailment] = {
@@ -32,35 +33,6 @@ AILMENTS: dict[str, Ailment] = {
     "full": lambda _, url: full_disk(url),
     "frozen": lambda server, _: frozen(server),
 }
-
-
-@pytest.fixture(autouse=True)
-def logs() -> Iterator[list[Any]]:
-    with capture_logs() as entries:
-        yield entries
-    for entry in entries:
-        print(entry)
-
-
-@pytest.fixture
-async def hosts(postgres_url: str, redis_url: str) -> AsyncIterator[Hosts]:
-    made = Hosts(postgres_url, redis_url)
-    yield made
-    await made.drain()
-
-
-@pytest.fixture
-async def db(hosts: Hosts) -> AsyncIterator[Database]:
-    database = Database.from_settings(hosts.settings)
-    yield database
-    await database.close()
-
-
-@pytest.fixture
-async def redis(hosts: Hosts) -> AsyncIterator[Redis]:
-    client = connect_redis(hosts.settings)
-    yield client
-    await client.aclose()
 
 
 class Working:

@@ -15,7 +15,6 @@ import pytest
 from pydantic import SecretStr
 from redis.asyncio import Redis
 from sqlalchemy import text
-from structlog.testing import capture_logs
 
 from agent_core import AgentStart, JournalError, StepStart, ToolExecutionStart
 from deploy.local.ports import free_port
@@ -33,6 +32,8 @@ from tests.shared.tables import dump, empty
 from tests.worker.hosts import Flag, Hosts, echo, say, step, until, within
 from worker.agents import Answer, RunningTask, TaskFailed
 
+pytestmark = pytest.mark.usefixtures("logs")
+
 
 @pytest.fixture(scope="session")
 def hosts_url(postgres_server: EmbeddedPostgres, database_template: str) -> Iterator[str]:
@@ -45,36 +46,6 @@ def postgres_url(hosts_url: str) -> str:
     """The URL of an empty database."""
     empty(hosts_url)
     return hosts_url
-
-
-@pytest.fixture(autouse=True)
-def logs() -> Iterator[list[Any]]:
-    """What was logged; shown beside a test that fails."""
-    with capture_logs() as entries:
-        yield entries
-    for entry in entries:
-        print(entry)
-
-
-@pytest.fixture
-async def hosts(postgres_url: str, redis_url: str) -> AsyncIterator[Hosts]:
-    made = Hosts(postgres_url, redis_url)
-    yield made
-    await made.drain()
-
-
-@pytest.fixture
-async def db(hosts: Hosts) -> AsyncIterator[Database]:
-    database = Database.from_settings(hosts.settings)
-    yield database
-    await database.close()
-
-
-@pytest.fixture
-async def redis(hosts: Hosts) -> AsyncIterator[Redis]:
-    client = connect_redis(hosts.settings)
-    yield client
-    await client.aclose()
 
 
 @pytest.fixture

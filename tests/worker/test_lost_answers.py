@@ -2,11 +2,10 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 
 from agent_core import ToolExecutionStart
 from shared.store import actions, sessions
@@ -18,15 +17,9 @@ from tests.wire import When, Wire
 from tests.worker.hosts import Flag, Hosts, say, step, until, within
 from worker.agents import Answer, RunningTask
 
+pytestmark = pytest.mark.usefixtures("logs")
+
 STEPS = 4
-
-
-@pytest.fixture(autouse=True)
-def logs() -> Iterator[list[Any]]:
-    with capture_logs() as entries:
-        yield entries
-    for entry in entries:
-        print(entry)
 
 
 @pytest.fixture

@@ -1,10 +1,7 @@
 """Turns within one worker whose slots are scarce."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from uuid import UUID
-
-import pytest
 
 from shared.encoding import loads
 from shared.levels import FIRST, key_of
@@ -15,20 +12,6 @@ from tests.shared.sessions import new_session
 from tests.shared.sessions import say as accept
 from tests.worker.hosts import Flag, Hosts, echo, until, within
 from worker.agents import Answer, RunningTask
-
-
-@pytest.fixture
-async def hosts(postgres_url: str, redis_url: str) -> AsyncIterator[Hosts]:
-    made = Hosts(postgres_url, redis_url)
-    yield made
-    await made.drain()
-
-
-@pytest.fixture
-async def db(hosts: Hosts) -> AsyncIterator[Database]:
-    database = Database.from_settings(hosts.settings)
-    yield database
-    await database.close()
 
 
 class OneByOne:
