@@ -122,13 +122,19 @@ class Holding:
         ever.
 
         The database's clock decides who holds a lease; this one only says when to doubt it. While
-        Postgres is away nobody can take a lease, so there is nothing to doubt for a while.
+        Postgres is away nobody can take a lease, so there is nothing to doubt for a while. And a
+        process that stood still asks first: what nobody has taken is still its own.
         """
+        woke = 0.0
         while True:
+            slept = time.monotonic()
             await asyncio.sleep(self._heartbeat_seconds)
             now = time.monotonic()
+            if now - slept > 2 * self._heartbeat_seconds:
+                woke = now
             for held in self:
-                if now - max(held.renewed_at, self._outage.blameless_until) > self._lease_seconds:
+                sure = max(held.renewed_at, self._outage.blameless_until, woke)
+                if now - sure > self._lease_seconds:
                     held.lose("the lease could not be renewed in time")
 
     async def hear_users(self) -> None:

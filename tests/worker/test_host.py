@@ -302,6 +302,23 @@ async def test_a_lease_that_another_worker_took_stops_the_run_which_writes_no_mo
     assert await dump(db) == before
 
 
+async def test_a_process_that_stood_still_keeps_what_nobody_has_taken(
+    hosts: Hosts, db: Database
+) -> None:
+    async def stand_still(task: RunningTask) -> Answer:
+        await task.journal.begin(step(1, "external"))
+        time.sleep(1.5)  # noqa: ASYNC251 - as a process does that is frozen
+        await asyncio.sleep(0.5)  # the loop's own time, for whoever would stop this run
+        await task.journal.finish(step(1, "external"), {"kept": True})
+        return Answer(text="still here", state={})
+
+    session = await new_session(db)
+    hosts.start(stand_still, lease_seconds=1.0, heartbeat_seconds=0.2).submit(session)
+    await idle(db, session)
+    assert "task_restarted" not in await kinds_of(db, session)
+    assert await broken(db) == []
+
+
 async def test_a_heartbeat_that_hangs_for_longer_than_the_lease_stops_the_run(
     hosts: Hosts, db: Database, watcher: psycopg.AsyncConnection[Any]
 ) -> None:
