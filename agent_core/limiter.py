@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import (
     AbstractAsyncContextManager,
@@ -20,6 +19,7 @@ from typing import Protocol, TypeAlias, runtime_checkable
 from agent_core.attempts import retry_delay
 from agent_core.completion import stream_completion
 from agent_core.models import Model
+from agent_core.round_robin import RoundRobin
 from agent_core.streaming import (
     AssistantMessageEvent,
     FinalEvent,
@@ -106,7 +106,7 @@ class _Gate:
     def __init__(self, limit: int) -> None:
         self._free = max(1, limit)
         self._limit = self._free
-        self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+        self._waiting = RoundRobin[asyncio.Future[None]]()
 
     def is_idle(self) -> bool:
         return self._free == self._limit and not self._waiting
@@ -116,35 +116,24 @@ class _Gate:
             self._free -= 1
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(user, deque()).append(turn)
+        self._waiting.add(user, turn)
         try:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
                 self.leave()  # the slot was given in the same moment: pass it on
             else:
-                self._forget(user, turn)
+                self._waiting.remove(user, turn)
             raise
 
     def leave(self) -> None:
         """Give the slot to the next user's oldest call, or keep it free."""
         while self._waiting:
-            user, turns = self._waiting.popitem(last=False)
-            turn = turns.popleft()
-            if turns:
-                self._waiting[user] = turns
+            turn = self._waiting.pop()
             if not turn.done():
                 turn.set_result(None)
                 return
         self._free += 1
-
-    def _forget(self, user: str, turn: asyncio.Future[None]) -> None:
-        turns = self._waiting.get(user)
-        if turns is None or turn not in turns:
-            return
-        turns.remove(turn)
-        if not turns:
-            del self._waiting[user]
 
 
 def limited(
