@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Protocol
 
 from agent_core.errors import AbortedError
+from agent_core.interruption import Interruption
 
 
 class CancelEvent(Protocol):
@@ -72,35 +73,26 @@ async def _forward(cancel: CancelEvent, signal: AbortSignal) -> None:
 class UntilAbort:
     """`with UntilAbort(signal):` lets the signal end what is awaited inside, by AbortedError.
 
-    It works as `asyncio.timeout` does: the task is cancelled, and the cancellation is turned
-    into the error on the way out, unless somebody else has cancelled the task, too.
+    Unless somebody else has cancelled the task, too.
     """
 
-    __slots__ = ("_cancelling", "_fired", "_handle", "_signal", "_task")
+    __slots__ = ("_handle", "_interruption", "_signal")
 
     def __init__(self, signal: AbortSignal) -> None:
         self._signal = signal
-        self._fired = False
+        self._interruption = Interruption()
         self._handle: asyncio.Handle | None = None
 
     def __enter__(self) -> None:
         if self._signal.is_set():
             raise AbortedError
-        task = asyncio.current_task()
-        if task is None:
-            raise RuntimeError("UntilAbort needs a running task")
-        self._task = task
-        self._cancelling = task.cancelling()
+        self._interruption.begin()
         self._signal.add_callback(self._on_abort)
 
     def _on_abort(self) -> None:
         # Not at once: the signal may be set by the very task that waits here, and a task that
         # cancels itself would be cancelled at its next await, which may be outside.
-        self._handle = asyncio.get_running_loop().call_soon(self._cancel)
-
-    def _cancel(self) -> None:
-        self._fired = True
-        self._task.cancel()
+        self._handle = asyncio.get_running_loop().call_soon(self._interruption.fire)
 
     def __exit__(
         self,
@@ -111,7 +103,5 @@ class UntilAbort:
         self._signal.remove_callback(self._on_abort)
         if self._handle is not None:
             self._handle.cancel()
-        if not self._fired:
-            return
-        if self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+        if self._interruption.ended_by_it(kind):
             raise AbortedError from error

@@ -18,6 +18,7 @@ from agent_core.assembly import ChatChunk, StreamAssembler
 from agent_core.errors import ProviderError
 from agent_core.messages import AssistantMessage
 from agent_core.models import Model
+from agent_core.patience import Patience
 from agent_core.redaction import error_text
 from agent_core.streaming import AssistantMessageEvent, StreamError, StreamOptions
 
@@ -66,7 +67,7 @@ async def _next(
     now = asyncio.get_running_loop().time()
     deadline = now + model.stall_timeout if assembler.began else first_by
     try:
-        async with asyncio.timeout_at(deadline):
+        with Patience(deadline):
             return await anext(chunks, None)
     except TimeoutError as error:
         raise ProviderError(_lateness(assembler, model), retryable=True) from error

@@ -10,7 +10,8 @@ PROGRESS = "task_restarted"
 WRITTEN_SECONDS = 0.5
 """How long writing an answer down may take; a fault within it may have lost the answer."""
 UNREAD = "unread, frozen"
-"""What lost an answer that came to its end at a worker that stood frozen."""
+"""What lost an answer that came to its end at a worker that stood frozen, for longer than its
+lease or until it was killed."""
 KILLS = frozenset({"kill", "freeze"})
 
 
@@ -70,18 +71,36 @@ def _ended(call: Call) -> float:
 
 def _lost_by(history: History, call: Call) -> str:
     ended = _ended(call)
-    struck = "other"
-    for strike in history.strikes:
-        lasts = ended if strike.until is None else strike.until
-        frozen = strike.kind == "freeze" and strike.target == call.worker
-        if frozen and strike.at < ended < lasts:
-            return UNREAD
-        if (
-            strike.target in {call.worker, "postgres", "fleet"}
-            and strike.at - WRITTEN_SECONDS < ended <= lasts + WRITTEN_SECONDS
-        ):
-            struck = strike.kind
-    return struck
+    if any(_kept_unread(history, strike, call) for strike in history.strikes):
+        return UNREAD
+    struck = [
+        strike.kind
+        for strike in history.strikes
+        if strike.target in {call.worker, "postgres"}
+        and strike.at - WRITTEN_SECONDS < ended <= _lasts(strike, ended) + WRITTEN_SECONDS
+    ]
+    return struck[-1] if struck else "other"
+
+
+def _kept_unread(history: History, strike: Strike, call: Call) -> bool:
+    """Whether a worker stood frozen when the call ended, and lost its lease or its life with it."""
+    ended = _ended(call)
+    until = _lasts(strike, ended)
+    if strike.target != call.worker or not strike.at < ended < until:
+        return False
+    return strike.kind == "freeze" or (
+        strike.kind == "blackout"
+        and any(
+            other.kind == "kill"
+            and other.target == call.worker
+            and until <= other.at < until + WRITTEN_SECONDS
+            for other in history.strikes
+        )
+    )
+
+
+def _lasts(strike: Strike, at: float) -> float:
+    return at if strike.until is None else strike.until
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,8 +34,8 @@ figures is not 0.
   unannounced. **terminal missing**: a task without exactly one terminal event.
 - **paid**: model calls that were answered whole over those that a run without faults needs; what
   the model itself spoilt is not counted. An answer that comes to its end at a worker that stands
-  frozen (SIGSTOP, for longer than its lease) can be kept by nobody: such **unread** ones are
-  counted apart, though a provider would bill them.
+  frozen (SIGSTOP, for longer than its lease or until it is killed) can be kept by nobody: such
+  **unread** ones are counted apart, though a provider would bill them.
 - **recovery**: seconds from the kill or the freeze of a worker until each task that it ran goes
   on elsewhere, where another worker lived all the while and neither Postgres nor Redis was struck
   meanwhile (lease 3 s). Under **overlapped** are all others.

@@ -421,6 +421,16 @@ def test_what_lost_an_answer_struck_while_it_should_have_been_written(
     assert (paid(history).ratio == 1.0) == (kind == UNREAD)
 
 
+def test_who_is_killed_as_it_wakes_has_read_nothing_of_what_came_while_it_stood_frozen() -> None:
+    history = played().history()
+    lost = next(call for call in history.calls if call.end == "completed")
+    history.calls.append(replace(lost, worker="worker", ended=50.0))
+    history.strikes.append(Strike("blackout", "worker", 49.0, 51.0))
+    assert wasted(history) == {"blackout": 1}
+    history.strikes.append(Strike("kill", "worker", 51.01, 54.0))
+    assert wasted(history) == {UNREAD: 1}
+
+
 def test_recovery_is_from_the_strike_to_the_next_attempt() -> None:
     forger = Forger()
     task = forger.accept()

@@ -1,0 +1,37 @@
+"""Ending what a task awaits, as `asyncio.timeout` does: a cancellation becomes an error."""
+
+from __future__ import annotations
+
+import asyncio
+
+
+class Interruption:
+    """Cancels the task it was begun in, once, and knows its own cancellation on the way out."""
+
+    __slots__ = ("_cancelling", "_fired", "_task")
+
+    def __init__(self) -> None:
+        self._fired = False
+
+    def begin(self) -> None:
+        """Take the running task for the one to interrupt."""
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("this needs a running task")
+        self._task = task
+        self._cancelling = task.cancelling()
+
+    def fire(self) -> None:
+        """Cancel what the task awaits."""
+        self._fired = True
+        self._task.cancel()
+
+    def ended_by_it(self, kind: type[BaseException] | None) -> bool:
+        """Whether what was inside ended by this cancellation and by nobody else's.
+
+        Args:
+            kind: of the exception that leaves, None if there is none.
+        """
+        if not self._fired:
+            return False
+        return self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError

@@ -1,0 +1,52 @@
+"""Deadlines of what others are to give, also for a process that stood still meanwhile."""
+
+import asyncio
+import time
+
+import pytest
+
+from agent_core.patience import Patience
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def test_what_comes_in_time_passes() -> None:
+    with Patience(_now() + 5.0):
+        await asyncio.sleep(0)
+
+
+async def test_what_comes_too_late_is_ended() -> None:
+    with pytest.raises(TimeoutError), Patience(_now() + 0.01):
+        await asyncio.Event().wait()
+    await asyncio.sleep(0)  # and nothing of the cancellation is left
+
+
+async def test_a_cancellation_from_elsewhere_is_no_time_out() -> None:
+    async def wait() -> None:
+        with Patience(_now() + 5.0):
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_process_that_stood_still_reads_what_came_meanwhile() -> None:
+    reader = asyncio.StreamReader()
+    with Patience(_now() + 0.05):
+        reading = asyncio.create_task(reader.read(1))
+        await asyncio.sleep(0)
+        time.sleep(0.7)  # noqa: ASYNC251 - as a process does that is frozen
+        # A loop may look at its timers before it looks at its sockets.
+        asyncio.get_running_loop().call_later(0.05, reader.feed_data, b"x")
+        assert await reading == b"x"
+
+
+async def test_a_process_that_stood_still_does_not_wait_for_ever() -> None:
+    asyncio.get_running_loop().call_soon(time.sleep, 0.6)
+    with pytest.raises(TimeoutError), Patience(_now() + 0.01):
+        await asyncio.Event().wait()
