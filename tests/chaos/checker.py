@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import Literal, TypeAlias, get_args
 
 from tests.chaos.history import (
+    BEGINNINGS,
     TERMINAL,
     Action,
     Connection,
@@ -171,7 +172,7 @@ def _log(case: _Case, session: SessionRow) -> Iterator[Defect]:
             told[event.task_id, "call", event.data["tool_call_id"]] += 1
         elif event.type in {"task_queued", "agent_start", "agent_end"}:
             told[event.task_id, event.type] += 1
-        elif event.type in {"task_started", "task_restarted"}:
+        elif event.type in BEGINNINGS:
             if event.data["attempt"] <= attempts[event.task_id]:
                 yield Defect("doubled", f"attempt {event.data['attempt']} of {event.task_id}")
             attempts[event.task_id] = event.data["attempt"]
@@ -323,7 +324,7 @@ def _order_of_interrupts(case: _Case, session: SessionRow) -> Iterator[Defect]:
         if end is None or interrupt.status == "cancelled" or interrupt.cancel_requested:
             continue
         for task in tasks:
-            began = next((e for e in case.events_of_task[task.id] if e.type == "task_started"), end)
+            began = next((e for e in case.events_of_task[task.id] if e.type in BEGINNINGS), end)
             other = case.end_of(task)
             late = began.seq > interrupt.queued_seq and not task.cancel_requested
             if other is None or task.seq > interrupt.seq or task.on_busy == "interrupt":

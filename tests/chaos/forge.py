@@ -66,19 +66,27 @@ class Forger:
         status: str = "completed",
         *,
         takeovers: int = 0,
+        unheard: bool = False,
         joined: tuple[TaskRow, ...] = (),
         worker: str = "worker-0",
         cancel_requested: bool = False,
     ) -> None:
-        """A task runs to its end, taken over so often, with what joined it."""
+        """A task runs to its end, taken over so often, with what joined it.
+
+        Args:
+            unheard: its first attempt died before its first write.
+        """
         action = self._action(task)
-        self._tell(task, "task_started", {"attempt": 1})
+        if unheard:
+            self._tell(task, "task_restarted", {"attempt": 2})
+        else:
+            self._tell(task, "task_started", {"attempt": 1})
         self._tell(task, "agent_start", {})
         said = [{"role": "user", "content": f"Well, {action.mark or 'a choice'} it is."}]
         for number in range(takeovers):
             self._call(action, 0, worker, "aborted")
             worker = WORKERS[(WORKERS.index(worker) + 1) % len(WORKERS)]
-            self._tell(task, "task_restarted", {"attempt": number + 2})
+            self._tell(task, "task_restarted", {"attempt": number + 2 + unheard})
         if status == "completed":
             said += self._answers(action, worker)
             for other in joined:

@@ -11,6 +11,10 @@ Frame: TypeAlias = dict[str, Any]
 
 TERMINAL = frozenset({"task_completed", "task_failed", "task_cancelled", "task_dead"})
 
+BEGINNINGS = frozenset({"task_started", "task_restarted"})
+"""What an attempt begins with. One that dies before its first write has told nothing: then the
+first that is heard of its task is a restart."""
+
 
 @dataclass(frozen=True, slots=True)
 class Action:

@@ -48,6 +48,13 @@ def test_a_correct_history_has_no_defect() -> None:
     assert paid(forger.history()).ratio == 1.0
 
 
+def test_a_first_attempt_that_died_unheard_has_begun_all_the_same() -> None:
+    forger = Forger()
+    forger.run(forger.accept(), unheard=True)
+    forger.run(forger.accept(on_busy="interrupt"))
+    assert check(forger.history()) == []
+
+
 # -- how histories are spoilt --------------------------------------------------------------------
 
 
