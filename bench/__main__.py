@@ -36,7 +36,7 @@ class Entrant:
     target: Target
     running: Running | None = None
     reason: str = ""
-    boot: dict[str, float] = field(default_factory=dict)
+    boot: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -64,12 +64,19 @@ class Comparison:
             say(f"{target.name} {entrant.reason}")
 
     def round(self, names: Sequence[str]) -> None:
-        """Each workload on each target."""
+        """Each workload on each target, but for those that take too long to repeat."""
         for name in names:
             for entrant in self.entrants:
+                if self.took_long(entrant, name):
+                    continue
                 row = {**self.row(entrant, name), **entrant.boot}
                 self.rows.setdefault((name, entrant.target.name), []).append(row)
                 say(_line(row))
+
+    def took_long(self, entrant: Entrant, name: str) -> bool:
+        """Whether a round took a target longer than rounds that are repeated may take."""
+        rows = self.rows.get((name, entrant.target.name), [])
+        return any(row.get("wall_s", 0.0) > self.options.long for row in rows)
 
     def row(self, entrant: Entrant, name: str) -> dict[str, Any]:
         """One measurement; an error of any kind is its row."""
@@ -180,6 +187,12 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--idle", type=float, default=3.0, help="seconds of idleness measured (3)")
     parser.add_argument("--limit", type=float, default=200.0, help="seconds a turn may take (200)")
+    parser.add_argument(
+        "--long",
+        type=float,
+        default=float("inf"),
+        help="seconds of a workload beyond which a target's round is not repeated (no such)",
+    )
     parser.add_argument("--out", type=Path, default=RESULTS / "latest.jsonl")
     parser.add_argument("--docs", type=Path, help="folder whose performance.md gets the tables")
     parser.add_argument("--profile", action="store_true", help="keep flame graphs beside OUT")

@@ -170,16 +170,24 @@ async def _tried(client: Client) -> list[str]:
         return [f"{type(error).__name__}: {error}"[:300]]
 
 
-async def idle(running: Running, seconds: float) -> dict[str, float]:
-    """What a target costs that nobody uses: CPU milliseconds a second, and MB."""
-    pids = _server_pids(running)
-    rss = sum(rss_megabytes(tree(pid)) for pid in pids)
+async def idle(running: Running, seconds: float) -> dict[str, Any]:
+    """What a target costs that nobody uses: CPU milliseconds a second, and MB; `seconds` 0 leaves
+    out the CPU."""
+    groups = {part: pids for part, pids in _groups(running).items() if pids}
+    found: dict[str, Any] = {
+        "idle_rss_mb": round(sum(rss_megabytes(tree(pid)) for pid in _server_pids(running))),
+        "idle_pss_mb": {part: round(pss_megabytes(pids)) for part, pids in groups.items()},
+    }
     if not seconds:
-        return {"idle_rss_mb": round(rss)}
-    before = cpu_seconds(pids)
+        return found
+    before = {part: cpu_seconds(pids) for part, pids in groups.items()}
     await asyncio.sleep(seconds)
-    used = (cpu_seconds(pids) - before) / seconds
-    return {"idle_cpu_ms_s": round(used * 1e3, 1), "idle_rss_mb": round(rss)}
+    used = {part: (cpu_seconds(pids) - before[part]) / seconds for part, pids in groups.items()}
+    return {
+        "idle_cpu_ms_s": round(sum(used.values()) * 1e3, 1),
+        "idle_split": {part: round(share * 1e3, 1) for part, share in used.items()},
+        **found,
+    }
 
 
 async def measure(
@@ -321,6 +329,11 @@ def _server_pids(running: Running) -> list[int]:
     return [*running.app_pids, *running.postgres, *running.redis]
 
 
+def _groups(running: Running) -> dict[str, list[int]]:
+    """The target's processes by part; `pg` and `redis` are not the application's."""
+    return {**running.app, "pg": running.postgres, "redis": running.redis}
+
+
 def _driver_seconds() -> float:
     times = os.times()
     return times.user + times.system
@@ -329,7 +342,7 @@ def _driver_seconds() -> float:
 async def _counts(running: Running, model: ScriptedModelProcess) -> Counts:
     transactions, log_bytes = await asyncio.to_thread(_postgres_counts, running.postgres_url)
     commands, publishes = await asyncio.to_thread(_redis_counts, running.redis_url)
-    groups = {**running.app, "pg": running.postgres, "redis": running.redis, "llm": [model.pid]}
+    groups = {**_groups(running), "llm": [model.pid]}
     cpu = {part: cpu_seconds(pids) for part, pids in groups.items() if pids}
     return Counts(
         cpu, _driver_seconds(), busy_seconds(), transactions, log_bytes, commands, publishes

@@ -16,23 +16,52 @@ CPUS = 2
 
 GATEWAY, WORKER, POSTGRES, VALKEY = "gateway", "worker", "postgres", "valkey"
 PARTS = (GATEWAY, WORKER, POSTGRES, VALKEY)
+PROCESSORS = {GATEWAY: 1, WORKER: 1, POSTGRES: CPUS, VALKEY: 1}
+"""How many a process of each part can use."""
 
-# What share of a part's time goes into the stations of a reply; the rest goes with its pieces.
-_ACCEPT, _CLAIM, _END = 0.2, 0.2, 0.2
+_FULL = 0.99
+"""A process that has no time for replies: they would never end."""
+
+_STATIONS = 3
+"""To accept, to claim and to end a task share alike in what does not depend on a reply's length."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one reply: what it costs whatever its length, and what each of its pieces adds."""
+
+    fixed: float
+    each: float
+
+    def of(self, pieces: int) -> float:
+        """A reply of so many pieces."""
+        return self.fixed + self.each * pieces
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What one reply takes: CPU seconds by part, traffic; and what processes weigh, in MB."""
+    """What was measured.
 
-    cpu: Mapping[str, float]
-    pieces: int
-    transactions: float
-    log_kb: float
-    commands: float
-    process_mb: float = 120.0
-    socket_kb: float = 40.0
-    task_kb: float = 200.0
+    Attributes:
+        cpu: CPU seconds of a reply, by part.
+        gap: seconds between two pieces of a text that a worker gives on.
+        idle: CPU seconds a second that a process of a part uses anyhow.
+        empty_mb: what a process of a part weighs that has nothing to do.
+        socket_cpu: CPU seconds a second that an idle socket takes of its gateway.
+        kept_kb: what a reply leaves in Postgres, by table.
+    """
+
+    cpu: Mapping[str, Cost]
+    transactions: Cost
+    log_kb: Cost
+    commands: Cost
+    gap: float
+    idle: Mapping[str, float]
+    empty_mb: Mapping[str, float]
+    socket_kb: float
+    socket_cpu: float
+    task_kb: float
+    kept_kb: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -46,10 +75,14 @@ class Habits:
     first_token: float = 0.5
     streaming: float = 5.0
 
+    def pieces(self, figures: Figures) -> int:
+        """How many pieces the text of a reply comes in."""
+        return max(1, round(self.streaming / figures.gap))
+
 
 @dataclass(frozen=True)
 class Plan:
-    """How many processes of each part; Postgres and Valkey are split by session."""
+    """How many processes of each part; Postgres and Valkey are split by user."""
 
     gateway: int = 1
     worker: int = 1
@@ -87,30 +120,32 @@ class Slice:
 
 def path_of(figures: Figures, habits: Habits) -> list[Slice]:
     """The slices of one reply, in their order."""
-    cpu = figures.cpu
-    each = {part: cpu[part] * (1 - _ACCEPT - _CLAIM - _END) / figures.pieces for part in PARTS}
+    station = {part: cost.fixed / _STATIONS for part, cost in figures.cpu.items()}
+    each = {part: cost.each for part, cost in figures.cpu.items()}
     path = [
-        Slice(GATEWAY, cpu[GATEWAY] * _ACCEPT / 2),
-        Slice(POSTGRES, cpu[POSTGRES] * (_ACCEPT + (1 - _ACCEPT - _CLAIM - _END) / 2)),
-        Slice(GATEWAY, cpu[GATEWAY] * _ACCEPT / 2, mark="accepted"),
-        Slice(VALKEY, cpu[VALKEY] * _ACCEPT),
-        Slice(WORKER, cpu[WORKER] * _CLAIM),
-        Slice(POSTGRES, cpu[POSTGRES] * _CLAIM),
-        Slice(VALKEY, cpu[VALKEY] * _CLAIM, mark="asked"),
+        Slice(GATEWAY, station[GATEWAY] / 2),
+        Slice(POSTGRES, station[POSTGRES]),
+        Slice(GATEWAY, station[GATEWAY] / 2, mark="accepted"),
+        Slice(VALKEY, station[VALKEY]),
+        Slice(WORKER, station[WORKER]),
+        Slice(POSTGRES, station[POSTGRES]),
+        Slice(VALKEY, station[VALKEY]),
+        Slice(GATEWAY, station[GATEWAY], mark="asked"),
     ]
-    gap = habits.streaming / figures.pieces
-    for number in range(figures.pieces):
+    pieces = habits.pieces(figures)
+    for number in range(pieces):
         path += [
-            Slice(WORKER, each[WORKER], after=habits.first_token + number * gap),
+            Slice(WORKER, each[WORKER], after=habits.first_token + number * figures.gap),
             Slice(VALKEY, each[VALKEY]),
             Slice(GATEWAY, each[GATEWAY], mark="" if number else "first"),
+            Slice(POSTGRES, each[POSTGRES]),
         ]
     return [
         *path,
-        Slice(WORKER, cpu[WORKER] * (_ACCEPT + _END)),
-        Slice(POSTGRES, cpu[POSTGRES] * (_END + (1 - _ACCEPT - _CLAIM - _END) / 2)),
-        Slice(VALKEY, cpu[VALKEY] * _END),
-        Slice(GATEWAY, cpu[GATEWAY] * (_CLAIM + _END)),
+        Slice(WORKER, 2 * station[WORKER]),
+        Slice(POSTGRES, station[POSTGRES]),
+        Slice(VALKEY, station[VALKEY]),
+        Slice(GATEWAY, station[GATEWAY]),
     ]
 
 
@@ -127,17 +162,18 @@ class _Reply:
 @dataclass
 class _Run:
     """The machines of one simulated stretch; a process is the times at which its processors are
-    free."""
+    free, `anyhow` the share of them that is not free for replies."""
 
     processes: Mapping[str, list[list[float]]]
     chance: random.Random
+    anyhow: Mapping[str, float]
     used: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
 
     def serve(self, part: str, process: list[float], now: float, seconds: float) -> float:
         """Let a process work for about so long; when it is done."""
         first = min(range(len(process)), key=process.__getitem__)
         service = self.chance.expovariate(1 / seconds) if seconds else 0.0
-        process[first] = max(process[first], now) + service
+        process[first] = max(process[first], now) + service / (1 - self.anyhow[part])
         self.used[part] += service
         return process[first]
 
@@ -148,17 +184,35 @@ class _Run:
         )
 
 
+def _anyhow(figures: Figures, plan: Plan, sockets: float) -> dict[str, float]:
+    """The share of a process' processors that goes without any reply: timers, and idle sockets."""
+    shares = {part: figures.idle[part] / PROCESSORS[part] for part in PARTS}
+    shares[GATEWAY] += sockets / plan.gateway * figures.socket_cpu
+    return {part: min(share, _FULL) for part, share in shares.items()}
+
+
 def _processes(plan: Plan) -> dict[str, list[list[float]]]:
-    cpus = {GATEWAY: 1, WORKER: 1, POSTGRES: CPUS, VALKEY: 1}
-    return {part: [[0.0] * cpus[part] for _ in range(plan.count(part))] for part in PARTS}
+    return {part: [[0.0] * PROCESSORS[part] for _ in range(plan.count(part))] for part in PARTS}
 
 
 def simulate(
-    figures: Figures, habits: Habits, rate: float, plan: Plan, *, seconds: float, seed: int = 1
+    figures: Figures,
+    habits: Habits,
+    rate: float,
+    plan: Plan,
+    *,
+    seconds: float,
+    sockets: float = 0.0,
+    seed: int = 1,
 ) -> Outcome:
-    """Replies at `rate` a second for so many seconds, after a stretch that fills the pipes."""
+    """Replies at `rate` a second for so many seconds, after a stretch that fills the pipes.
+
+    Args:
+        sockets: open ones of all gateways.
+    """
     chance = random.Random(seed)
-    run = _Run(_processes(plan), chance)
+    anyhow = _anyhow(figures, plan, sockets)
+    run = _Run(_processes(plan), chance, anyhow)
     path = path_of(figures, habits)
     warm = habits.first_token + habits.streaming
     firsts: list[float] = []
@@ -189,7 +243,7 @@ def simulate(
             number += 1
             heapq.heappush(queue, (done, number, reply))
     room = {part: sum(len(one) for one in all_) * over for part, all_ in run.processes.items()}
-    busy = {part: run.used[part] / room[part] for part in PARTS}
+    busy = {part: run.used[part] / room[part] + anyhow[part] for part in PARTS}
     return Outcome(busy, percentiles(firsts), percentiles(accepts))
 
 

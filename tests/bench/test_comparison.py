@@ -1,3 +1,4 @@
+import argparse
 import asyncio
 import json
 import subprocess
@@ -17,6 +18,7 @@ from bench.load import play
 from bench.seeding import Seeded
 from bench.stalls import PROBE, Stalls
 from bench.workloads import UnknownNameError, Workload
+from deploy.local.model import ScriptedModelProcess
 from deploy.local.server import ROOT
 
 
@@ -62,6 +64,14 @@ def test_a_peer_with_its_environment_may_start(tmp_path: Path) -> None:
     (tmp_path / "v_agno" / "bin").mkdir(parents=True)
 
     assert targets.missing(targets.TARGETS["agno"], tmp_path) is None
+
+
+def test_a_round_that_takes_too_long_is_not_repeated() -> None:
+    entrant = comparison.Entrant(targets.TARGETS["naive"])
+    run = comparison.Comparison(argparse.Namespace(long=100.0), ScriptedModelProcess(log=Path()))
+    run.rows = {("B", "naive"): [{"wall_s": 124.0}], ("A", "naive"): [{"wall_s": 62.0}, {}]}
+
+    assert [run.took_long(entrant, name) for name in "ABC"] == [False, True, False]
 
 
 def test_names_are_read_once_each_in_their_order() -> None:

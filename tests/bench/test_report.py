@@ -18,7 +18,9 @@ def row(target: str = "fireside", workload: str = "A", **figures: Any) -> dict[s
         "turns": 200,
         "ok": 200,
         "errors": 0,
+        "wall_s": 6.0,
         "turns_s": 33.1,
+        "deltas_per_turn": 10.0,
         "accept_ms": [3.5, 5.0, 9.1],
         "ttft_over_ms": [15.0, 23.3, 38.7],
         "total_over_ms": [15.5, 23.3, 43.1],
@@ -31,6 +33,8 @@ def row(target: str = "fireside", workload: str = "A", **figures: Any) -> dict[s
         "pg_wal_kb_turn": 11.5,
         "redis_commands_turn": 45.5,
         "others_cores": 0.1,
+        "idle_split": {"gateway": 4.0, "worker": 16.0, "pg": 8.0, "redis": 2.0},
+        "idle_pss_mb": {"gateway": 90, "worker": 100, "pg": 60, "redis": 10},
         "err_sample": [],
         "at": "2026-01-01 10:00:00",
         **figures,
@@ -112,6 +116,7 @@ def test_the_documents_have_the_markers() -> None:
 
     for name, part in (
         ("performance.md", "comparison"),
+        ("performance.md", "goals"),
         ("performance.md", "growth"),
         ("scaling.md", "capacity"),
     ):
