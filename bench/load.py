@@ -237,12 +237,14 @@ async def measured(
     if running.stalls is not None:
         running.stalls.reset()
     before = await _counts(running, model_process)
+    began = time.time()
     async with _watched(running, model) as sizes:
         times, wall = await play(client, sessions, load, limit=limit)
     driver, machine = _driver_seconds(), busy_seconds()
     stalls = _stalls(running)
     stats = await asyncio.to_thread(model.stats)
     seen = await asyncio.to_thread(model.requests, min(stats.requests, SEEN_REQUESTS) or 1)
+    late = await asyncio.to_thread(_lateness, model, load, began)
     await asyncio.sleep(TRAILING_SECONDS)
     after = await _counts(running, model_process)
     return {
@@ -254,6 +256,7 @@ async def measured(
         "conc_peak": stats.peak,
         "conc_mean": round(sum(sizes.in_flight) / max(1, len(sizes.in_flight)), 1),
         "llm_requests": stats.requests,
+        "llm_late_ms": late,
         "roles_seen": sum(_roles(one.body.get("messages")) for one in seen),
         **stalls,
     }
@@ -385,6 +388,12 @@ def _stalls(running: Running) -> dict[str, Any]:
         "longest_stall_cpu_ms": {part: stall.busy for part, stall in found.items()},
         "longest_gc_ms": {part: stall.collecting for part, stall in found.items()},
     }
+
+
+def _lateness(model: ScriptedModel, load: Workload, since: float) -> list[float | None]:
+    """By how much the model itself was late, where the machine had no time for it."""
+    calls = [one for one in model.calls() if one.began >= since and one.ended is not None]
+    return percentiles((one.ended or 0.0) - one.began - load.reply_seconds for one in calls)
 
 
 def _roles(messages: Any) -> int:
