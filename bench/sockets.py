@@ -37,13 +37,17 @@ class ManyFollowed(Fireside):
     compress = 15
 
 
-def row(folder: Path, count: int) -> dict[str, Any]:
-    """Open so many sockets on one gateway; what they weigh once they are quiet."""
+def row(folder: Path, count: int, seconds: float = IDLE_SECONDS) -> dict[str, Any]:
+    """Open so many sockets on one gateway; what they weigh once they are quiet.
+
+    Args:
+        seconds: for how long their CPU is measured.
+    """
     _allow_files(count)
     limits = {"max_sockets": str(count + AT_ONCE), "max_sockets_per_user": str(count + AT_ONCE)}
     with server(folder, workers=0, model_path="direct", settings=limits) as running:
         seeded = seed(running.postgres_url, USER, sessions=count, history=2)
-        return uvloop.run(_idle_sockets(running, seeded))
+        return uvloop.run(_idle_sockets(running, seeded, seconds))
 
 
 def _allow_files(count: int) -> None:
@@ -53,7 +57,7 @@ def _allow_files(count: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-async def _idle_sockets(running: Server, seeded: Seeded) -> dict[str, Any]:
+async def _idle_sockets(running: Server, seeded: Seeded, idle: float) -> dict[str, Any]:
     gateway = running.parts["gateway"]
     async with connections(running) as http:
         client = ManyFollowed(running.url, http)
@@ -70,8 +74,8 @@ async def _idle_sockets(running: Server, seeded: Seeded) -> dict[str, Any]:
         seconds = time.perf_counter() - began
         await asyncio.sleep(SETTLING_SECONDS)
         after, cpu = pss_megabytes(gateway), cpu_seconds(gateway)
-        await asyncio.sleep(IDLE_SECONDS)
-        cpu = (cpu_seconds(gateway) - cpu) / IDLE_SECONDS
+        await asyncio.sleep(idle)
+        cpu = (cpu_seconds(gateway) - cpu) / idle
         alive = sum(not one.socket.closed for one in opened)
         stall = running.stalls.worst(gateway)
     return {
@@ -103,12 +107,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure once, and print the row; 1 where sockets did not stay open."""
     parser = argparse.ArgumentParser(prog="python -m bench.sockets", description=__doc__)
     parser.add_argument("--count", type=int, default=5000, help="sockets (5000)")
+    parser.add_argument("--idle", type=float, default=IDLE_SECONDS, help="seconds of CPU (10)")
     options = parser.parse_args(argv)
-    if options.count < 1:
-        parser.error("--count must be at least 1")
+    if options.count < 1 or options.idle <= 0:
+        parser.error("--count must be at least 1, --idle above 0")
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
-        found = row(Path(folder), options.count)
+        found = row(Path(folder), options.count, options.idle)
     print(json.dumps(found))
     return int(found["count"] < options.count)
 

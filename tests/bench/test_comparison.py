@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from bench import __main__ as comparison
-from bench import flames, targets, workloads
+from bench import flames, sockets, targets, workloads
 from bench.clients import TurnFailedError, server_sent
-from bench.growth import Cell, cells
+from bench.growth import AGAIN, KEPT, PHASES, Cell, cells
 from bench.growth import main as growth
 from bench.load import play
 from bench.seeding import Seeded
@@ -234,6 +234,41 @@ def test_a_graph_that_cannot_be_made_is_a_line(tmp_path: Path) -> None:
 
     assert len(lines) == 1
     assert lines[0].startswith("no flame graph")
+
+
+def test_idle_sockets_are_weighed() -> None:
+    argv = [sys.executable, "-m", "bench.sockets", "--count", "20", "--idle", "0.5"]
+
+    ran = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    found = json.loads(ran.stdout)
+    assert found["count"] == 20
+    assert found["empty_mb"] > 10
+
+
+def test_a_cell_of_growth_is_measured(tmp_path: Path) -> None:
+    out = tmp_path / "growth.jsonl"
+    argv = [sys.executable, "-m", "bench.growth", "--out", str(out), "--players", "2"]
+    argv += ["--workers", "1", "--sessions", "10", "--history", "4", "--batches", "1"]
+    argv += ["--sockets", "0", "--in-flight", "0"]
+
+    ran = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=180)
+
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    found = json.loads(out.read_text())
+    phases = {phase: (found[phase]["turns"], found[phase]["errors"]) for phase in PHASES}
+    assert phases == {"first": (2, 0), "again": (2 * AGAIN, 0), "pushed": (2 * AGAIN, 0)}
+    assert found["again"]["round_trips"] > 1
+    assert set(KEPT) == set(found["kept_kb_turn"])
+
+
+@pytest.mark.parametrize("arguments", [["--count", "0"], ["--idle", "0"], ["--count", "many"]])
+def test_impossible_sockets_are_refused(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        sockets.main(arguments)
+
+    assert ended.value.code == 2
 
 
 def test_a_comparison_writes_its_rows(tmp_path: Path) -> None:
