@@ -1,15 +1,18 @@
 # `make up` and `make test` do all of their own set-up; only Python >= 3.11, make and a C library are needed.
 .DEFAULT_GOAL := help
-.PHONY: help setup up test coverage chaos mutants check format story-check clean
+.PHONY: help setup up test coverage chaos mutants bench bench-growth figures check format story-check clean
 
 PYTHON ?= python3
+TARGETS ?= fireside,naive
+WORKLOADS ?= A,B,C
+REPEAT ?= 3
 UV_VERSION := 0.13.8
 # Most tests wait for processes of their own; each test process has its own servers.
 TEST_PROCESSES ?= 2
 BIN := .venv/bin
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 # uv lives in an environment of its own, so that it never changes the project's.
 .uv/bin/uv:
@@ -42,6 +45,18 @@ chaos: .venv/.ready  ## real processes under seeded faults (SEED=7 ACTIONS=240; 
 
 mutants: .venv/.ready  ## take each safeguard out of a copy; every test that watches it must fail
 	$(BIN)/python -m tests.failpoints.mutants --all
+
+# Other servers than ours and the textbook one need PEERS=DIR, the folder of their environments.
+bench: .venv/.ready  ## our server beside others: TARGETS=fireside,naive WORKLOADS=A,B,C REPEAT=3 PEERS=DIR
+	$(BIN)/python -m bench --targets $(TARGETS) --workloads $(WORKLOADS) --repeat $(REPEAT) \
+		$(if $(PEERS),--peers $(PEERS)) --docs docs $(ARGS)
+
+bench-growth: .venv/.ready  ## what a task costs on larger servers, and what many users need
+	$(BIN)/python -m bench.growth --docs docs $(ARGS)
+	$(BIN)/python -m bench.capacity --docs docs
+
+figures: .venv/.ready  ## all figures of the documents, in one go on a quiet machine (20 minutes)
+	@$(BIN)/python -m bench.figures --docs docs $(ARGS)
 
 check: .venv/.ready  ## format, lint, types and import rules
 	.uv/bin/uv lock --check --quiet

@@ -1,52 +1,38 @@
-"""`python -m bench.load`: players over HTTP and WebSocket against the real processes.
+"""One workload on one target: players in a closed loop, and what it cost the target's processes.
 
-Starts Postgres and Valkey as `make up` does (durable), the scripted model, gateways and workers as
-the README says, with API keys on. Each player sends an action, reads the stream to its end, and
-sends the next. One JSON row a workload goes to `--out`; times are milliseconds.
+The row that comes out has the fields of the neutral bench that the peers' figures come from; times
+are milliseconds [p50, p95, p99], sizes MB. Beside those: `app_split` (CPU by part of the
+application), `longest_stall_ms` of each part's event loop, and what reached Postgres and Redis.
 """
 
-import argparse
 import asyncio
-import json
-import sys
-import tempfile
+import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import aiohttp
-import uvloop
+import psycopg
+import redis
 
-from bench.processes import cpu_seconds, pss_megabytes
-from deploy.local.fleet import Fleet
+from bench.clients import Client, TurnFailedError
+from bench.processes import busy_seconds, cpu_seconds, pss_megabytes, rss_megabytes, tree
+from bench.targets import Running, Target
+from bench.workloads import ONE_TURN, WARM_UP, Workload
 from deploy.local.model import ScriptedModelProcess
-from deploy.local.postgres import EmbeddedPostgres
-from deploy.local.process import Command, run
-from deploy.local.server import ROOT
-from deploy.local.valkey import EmbeddedValkey
 from deploy.models.control import ScriptedModel
 
+TRAILING_SECONDS = 1.5
+"""Writes that trail behind a workload's end count as well."""
 
-@dataclass(frozen=True)
-class Workload:
-    """Players, actions of each, and the model: seconds to its first token, chunks, seconds."""
-
-    players: int
-    actions: int
-    ttft: float
-    chunks: int
-    duration: float
+SEEN_REQUESTS = 512
+"""How many requests the scripted model remembers."""
 
 
-WORKLOADS = {
-    "A": Workload(50, 4, 0.2, 50, 1.0),
-    "B": Workload(200, 2, 0.2, 50, 1.0),
-    "C": Workload(20, 20, 0.0, 50, 0.0),
-    "S": Workload(4, 2, 0.2, 50, 1.0),
-}
+class NotReadyError(Exception):
+    """A target was started, but no turn works."""
 
 
 @dataclass
@@ -60,237 +46,383 @@ class Times:
     deltas: int = 0
 
 
+@dataclass
+class Sizes:
+    """The largest of what was seen while a workload ran, in MB, and the model's requests."""
+
+    rss: float = 0.0
+    app_rss: float = 0.0
+    pss: float = 0.0
+    in_flight: list[int] = field(default_factory=list)
+
+
 @dataclass(frozen=True)
-class Server:
-    """The fleet, a key for it, the model, and the processes by part."""
+class Counts:
+    """What a target has used so far: CPU seconds by part, and what its servers count."""
 
-    fleet: Fleet
-    key: str
-    model: ScriptedModel
-    parts: dict[str, list[int]]
-
-    @property
-    def url(self) -> str:
-        """Where the first gateway answers."""
-        return self.fleet.url
+    cpu: Mapping[str, float]
+    driver: float
+    machine: float
+    transactions: int
+    log_bytes: int
+    commands: int
+    publishes: int
 
 
-@contextmanager
-def server(folder: Path, *, workers: int, model_path: str, gateways: int = 1) -> Iterator[Server]:
-    """Start everything; the key's user is `bench`."""
-    with ExitStack() as stack:
-        postgres = stack.enter_context(EmbeddedPostgres(folder / "postgres", database="fireside"))
-        valkey = stack.enter_context(EmbeddedValkey(folder / "valkey"))
-        model = stack.enter_context(ScriptedModelProcess(log=folder / "model.log"))
-        fleet = stack.enter_context(
-            Fleet(
-                folder,
-                postgres=postgres.url,
-                redis=valkey.url,
-                model=model.url,
-                auth="required",
-                model_path=model_path,
-            )
-        )
-        fleet.by_uvicorn = False
-        _run(folder, fleet.env, "shared.migrate")
-        key = _run(folder, fleet.env, "api.keys", "create", "bench")[-1].split()[-1]
-        for _ in range(gateways):
-            fleet.add_gateway()
-        for _ in range(workers):
-            fleet.add_worker()
-        yield Server(
-            fleet,
-            key,
-            ScriptedModel(model.url),
-            {
-                "gateway": [gateway.pid for gateway in fleet.gateways],
-                "worker": [worker.pid for worker in fleet.workers],
-                "postgres": [postgres.pid],
-                "valkey": [valkey.pid],
-                "model": [model.pid],
-            },
-        )
+async def take_turn(client: Client, session: Any, text: str, load: Workload, times: Times) -> None:
+    """One turn of a player; raises TurnFailedError where the text is not the model's."""
+    began = time.perf_counter()
+    accepted = first = None
+    pieces = []
+    async for piece in client.act(session, text):
+        if piece is None:
+            accepted = time.perf_counter()
+        else:
+            first = first or time.perf_counter()
+            pieces.append(piece)
+    ended = time.perf_counter()
+    said = "".join(pieces)
+    if said != load.expected or accepted is None or first is None:
+        raise TurnFailedError(f"the text differs: {len(said)} characters, {said[:60]!r}")
+    times.accept.append(accepted - began)
+    times.first_delta.append(first - began - load.ttft)
+    times.total.append(ended - began - load.reply_seconds)
+    times.deltas += len(pieces)
 
 
-def _run(folder: Path, env: Mapping[str, str], module: str, *arguments: str) -> list[str]:
-    argv = [sys.executable, "-m", module, *arguments]
-    log = folder / f"{module}.log"
-    code, output = run(Command(name=module, argv=argv, env=env, cwd=ROOT, log=log))
-    if code != 0:
-        raise SystemExit("\n".join(output))
-    return output
+async def play(
+    client: Client, sessions: Sequence[Any], load: Workload, *, limit: float
+) -> tuple[Times, float]:
+    """All players' turns; what they measured, and the seconds it took.
 
-
-class Player:
-    """One session, with its WebSocket."""
-
-    def __init__(self, http: aiohttp.ClientSession, server: Server) -> None:
-        self._http = http
-        self._server = server
-        self._socket: aiohttp.ClientWebSocketResponse
-
-    async def open(self) -> None:
-        async with self._http.post(
-            f"{self._server.url}/v1/sessions", json={"agent": "companion"}
-        ) as answer:
-            answer.raise_for_status()
-            session = await answer.json()
-        self._id = session["id"]
-        async with self._http.post(f"{self._server.url}/v1/ws-tickets") as answer:
-            ticket = (await answer.json())["ticket"]
-        self._socket = await self._http.ws_connect(
-            f"{self._server.url}/ws/sessions/{self._id}?after=0"
-        )
-        await self._socket.send_json({"type": "auth", "ticket": ticket})
-        async for frame in self._frames():
-            if frame["type"] == "task_completed" and frame["task_id"] == session["task_id"]:
-                return
-
-    async def act(self, text: str, workload: Workload, times: Times) -> None:
-        """Send, read the stream to its end, and keep the times over what the model took."""
-        began = time.perf_counter()
-        async with self._http.post(
-            f"{self._server.url}/v1/sessions/{self._id}/actions", json={"type": "say", "text": text}
-        ) as answer:
-            if answer.status != 202:
-                raise RuntimeError(f"{answer.status} {await answer.text()}")
-            task = (await answer.json())["task_id"]
-        times.accept.append(time.perf_counter() - began)
-        first, streamed = None, ""
-        async for frame in self._frames():
-            if frame.get("task_id") != task:
-                continue
-            if frame["type"] == "message_update":
-                first = first or time.perf_counter()
-                if frame["offset"] == len(streamed):
-                    streamed += frame["delta"]
-                times.deltas += 1
-            elif frame["type"] == "message_end" and frame["data"]["message"]["role"] == "assistant":
-                first = first or time.perf_counter()
-                streamed = frame["data"]["message"]["content"][0]["text"]
-            elif frame["type"].startswith("task_") and frame["type"] not in {
-                "task_queued",
-                "task_started",
-            }:
-                break
-        ended = time.perf_counter()
-        if frame["type"] != "task_completed" or streamed != expected(workload):
-            raise RuntimeError(f"{frame['type']}: {streamed[:60]!r}")
-        assert first is not None
-        times.first_delta.append(first - began - workload.ttft)
-        times.total.append(ended - began - workload.ttft - workload.duration)
-
-    async def _frames(self) -> Any:
-        async for message in self._socket:
-            if message.type is not aiohttp.WSMsgType.TEXT:
-                break
-            yield json.loads(message.data)
-        raise RuntimeError(f"the socket closed ({self._socket.close_code})")
-
-    async def close(self) -> None:
-        await self._socket.close()
-
-
-def expected(workload: Workload) -> str:
-    """What the scripted model streams."""
-    return "".join(f"tok{number} " for number in range(workload.chunks))
-
-
-async def play(server: Server, workload: Workload) -> dict[str, Any]:
-    """Run one workload; the row that is written."""
-    server.model.profile(
-        ttft=workload.ttft, chunks=workload.chunks, duration=workload.duration, tool=False
-    )
+    Args:
+        limit: seconds that one turn may take.
+    """
     times = Times()
-    connector = aiohttp.TCPConnector(limit=0)
-    headers = {"Authorization": f"Bearer {server.key}"}
-    async with aiohttp.ClientSession(connector=connector, headers=headers) as http:
-        players = [Player(http, server) for _ in range(workload.players)]
-        await asyncio.gather(*(player.open() for player in players))
-        await asyncio.sleep(1)
-        before = {part: cpu_seconds(pids) for part, pids in server.parts.items()}
-        began = time.perf_counter()
-        await asyncio.gather(
-            *(_play(number, player, workload, times) for number, player in enumerate(players))
-        )
-        wall = time.perf_counter() - began
-        memory = {part: round(pss_megabytes(pids)) for part, pids in server.parts.items()}
-        await asyncio.sleep(1.5)  # writes that trail behind count as well
-        after = {part: cpu_seconds(pids) for part, pids in server.parts.items()}
-        await asyncio.gather(*(player.close() for player in players))
-    done = max(1, len(times.total))
-    split = {part: round((after[part] - before[part]) / done * 1e3, 2) for part in after}
+    spread = load.reply_seconds if load.spread is None else load.spread
+
+    async def player(number: int, session: Any) -> None:
+        await asyncio.sleep(number / len(sessions) * spread)
+        for turn in range(load.turns):
+            try:
+                async with asyncio.timeout(limit):
+                    text = f"Question {turn} of player {number}."
+                    await take_turn(client, session, text, load, times)
+            except Exception as error:  # noqa: BLE001 - whatever a target does is a figure of its row
+                times.errors.append(f"{type(error).__name__}: {error}"[:300])
+
+    began = time.perf_counter()
+    await asyncio.gather(*(player(*one) for one in enumerate(sessions)))
+    return times, time.perf_counter() - began
+
+
+@asynccontextmanager
+async def connected(running: Running) -> AsyncIterator[Client]:
+    """The target's client, with as many connections as it wants."""
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=5),
+        headers=running.headers,
+        timeout=aiohttp.ClientTimeout(total=None),
+    ) as http:
+        yield running.client(http)
+
+
+@asynccontextmanager
+async def opened(client: Client, count: int) -> AsyncIterator[list[Any]]:
+    """So many sessions, closed at the end."""
+    sessions = await asyncio.gather(*(client.open(number) for number in range(count)))
+    try:
+        yield list(sessions)
+    finally:
+        await asyncio.gather(*(client.close(one) for one in sessions), return_exceptions=True)
+
+
+def _profile(model: ScriptedModel, load: Workload) -> None:
+    model.profile(ttft=load.ttft, chunks=load.chunks, duration=load.duration, tool=False)
+
+
+async def get_ready(running: Running, model: ScriptedModel, *, limit: float = 90) -> float:
+    """Wait until one whole turn works, then warm up; the seconds that the first part took.
+
+    Raises:
+        NotReadyError: no turn worked for `limit` seconds.
+    """
+    began = time.monotonic()
+    _profile(model, ONE_TURN)
+    async with connected(running) as client:
+        while True:
+            if not (errors := await _tried(client)):
+                break
+            if time.monotonic() - began > limit:
+                raise NotReadyError(f"no turn works: {errors[0]}")
+            await asyncio.sleep(0.3)
+        ready = time.monotonic() - began
+        async with opened(client, WARM_UP.sessions) as sessions:
+            await play(client, sessions, WARM_UP, limit=60)
+    return ready
+
+
+async def _tried(client: Client) -> list[str]:
+    try:
+        async with asyncio.timeout(20), opened(client, 1) as sessions:
+            return (await play(client, sessions, ONE_TURN, limit=20))[0].errors
+    except Exception as error:  # noqa: BLE001 - a server that is starting may do anything
+        return [f"{type(error).__name__}: {error}"[:300]]
+
+
+async def idle(running: Running, seconds: float) -> dict[str, Any]:
+    """What a target costs that nobody uses: CPU milliseconds a second, and MB; `seconds` 0 leaves
+    out the CPU."""
+    groups = {part: pids for part, pids in _groups(running).items() if pids}
+    found: dict[str, Any] = {
+        "idle_rss_mb": round(sum(rss_megabytes(tree(pid)) for pid in _server_pids(running))),
+        "idle_pss_mb": {part: round(pss_megabytes(pids)) for part, pids in groups.items()},
+    }
+    if not seconds:
+        return found
+    before = {part: cpu_seconds(pids) for part, pids in groups.items()}
+    await asyncio.sleep(seconds)
+    used = {part: (cpu_seconds(pids) - before[part]) / seconds for part, pids in groups.items()}
     return {
-        "tasks": workload.players * workload.actions,
-        "ok": len(times.total),
+        "idle_cpu_ms_s": round(sum(used.values()) * 1e3, 1),
+        "idle_split": {part: round(share * 1e3, 1) for part, share in used.items()},
+        **found,
+    }
+
+
+async def measure(
+    target: Target,
+    name: str,
+    load: Workload,
+    running: Running,
+    model_process: ScriptedModelProcess,
+    *,
+    limit: float = 200,
+) -> dict[str, Any]:
+    """Run one workload; its row. Whatever the target does wrong is in the row."""
+    async with connected(running) as client:
+        began = time.perf_counter()
+        try:
+            async with asyncio.timeout(limit):
+                sessions = await asyncio.gather(*(client.open(n) for n in range(load.sessions)))
+        except Exception as error:  # noqa: BLE001 - as above
+            return failed(target, name, load, f"{type(error).__name__}: {error}"[:300])
+        opening = time.perf_counter() - began
+        await asyncio.sleep(0.5)
+        row = await measured(client, sessions, load, running, model_process, limit=limit)
+        await asyncio.gather(*(client.close(one) for one in sessions), return_exceptions=True)
+    return {
+        "target": target.name,
+        "workload": name,
+        "turns": load.sessions * load.turns,
+        **row,
+        "open_ms_session": round(opening / load.sessions * 1e3, 1),
+        "note": target.note,
+        "at": time.strftime("%F %T"),
+    }
+
+
+async def measured(
+    client: Client,
+    sessions: Sequence[Any],
+    load: Workload,
+    running: Running,
+    model_process: ScriptedModelProcess,
+    *,
+    limit: float = 200,
+) -> dict[str, Any]:
+    """What so many turns in each of these sessions gave and cost."""
+    model = ScriptedModel(model_process.url)
+    await asyncio.to_thread(_profile, model, load)
+    if running.stalls is not None:
+        running.stalls.reset()
+    before = await _counts(running, model_process)
+    began = time.time()
+    async with _watched(running, model) as sizes:
+        times, wall = await play(client, sessions, load, limit=limit)
+    driver, machine = _driver_seconds(), busy_seconds()
+    stalls = _stalls(running)
+    stats = await asyncio.to_thread(model.stats)
+    seen = await asyncio.to_thread(model.requests, min(stats.requests, SEEN_REQUESTS) or 1)
+    late = await asyncio.to_thread(_lateness, model, load, began)
+    await asyncio.sleep(TRAILING_SECONDS)
+    after = await _counts(running, model_process)
+    return {
+        **_figures(times, wall),
+        **_costs(before, after, driver, machine, max(1, len(times.total)), wall),
+        "peak_rss_mb": round(sizes.rss),
+        "app_rss_mb": round(sizes.app_rss),
+        "peak_pss_mb": round(sizes.pss),
+        "conc_peak": stats.peak,
+        "conc_mean": round(sum(sizes.in_flight) / max(1, len(sizes.in_flight)), 1),
+        "llm_requests": stats.requests,
+        "llm_late_ms": late,
+        "roles_seen": sum(_roles(one.body.get("messages")) for one in seen),
+        **stalls,
+    }
+
+
+def failed(target: Target, name: str, load: Workload, reason: str) -> dict[str, Any]:
+    """The row of a target that could not even begin."""
+    turns = load.sessions * load.turns
+    return {
+        "target": target.name,
+        "workload": name,
+        "turns": turns,
+        "ok": 0,
+        "errors": turns,
+        "err_sample": [reason],
+        "note": target.note,
+        "at": time.strftime("%F %T"),
+    }
+
+
+def percentiles(values: Iterable[float]) -> list[float | None]:
+    """p50, p95 and p99 in milliseconds; None where nothing was measured."""
+    ordered = sorted(values)
+    if not ordered:
+        return [None, None, None]
+    places = [min(len(ordered) - 1, len(ordered) * share // 100) for share in (50, 95, 99)]
+    return [round(ordered[place] * 1e3, 1) for place in places]
+
+
+def _figures(times: Times, wall: float) -> dict[str, Any]:
+    done = len(times.total)
+    return {
+        "ok": done,
         "errors": len(times.errors),
         "wall_s": round(wall, 2),
-        "tasks_s": round(done / wall, 1),
+        "turns_s": round(done / wall, 1),
         "accept_ms": percentiles(times.accept),
-        "first_delta_over_ms": percentiles(times.first_delta),
+        "ttft_over_ms": percentiles(times.first_delta),
         "total_over_ms": percentiles(times.total),
-        "cpu_ms_task": round(sum(ms for part, ms in split.items() if part != "model"), 2),
-        "cpu_split": split,
-        "pss_mb": memory,
-        "deltas_per_task": round(times.deltas / done, 1),
-        "error_sample": sorted(set(times.errors))[:2],
+        "deltas_per_turn": round(times.deltas / max(1, done), 1),
+        "err_sample": sorted(set(times.errors))[:2],
     }
 
 
-async def _play(number: int, player: Player, workload: Workload, times: Times) -> None:
-    # Starts are spread over one reply, so that players are in all of its phases.
-    await asyncio.sleep(number / workload.players * (workload.ttft + workload.duration))
-    for action in range(workload.actions):
-        try:
-            async with asyncio.timeout(60):
-                await player.act(f"Question {action} of player {number}.", workload, times)
-        except (RuntimeError, TimeoutError, aiohttp.ClientError) as error:
-            times.errors.append(f"{type(error).__name__} {error}"[:200])
-            return
-
-
-def percentiles(values: Sequence[float]) -> dict[str, float]:
-    """p50, p95 and p99 in milliseconds."""
-    ordered = sorted(values)
+def _costs(
+    before: Counts, after: Counts, driver: float, machine: float, done: int, wall: float
+) -> dict[str, Any]:
+    """CPU and traffic per turn. The driver's and the machine's CPU end with the last turn."""
+    used = {part: after.cpu[part] - before.cpu[part] for part in before.cpu}
+    driver -= before.driver
+    split = {part: round(seconds / done * 1e3, 2) for part, seconds in used.items()}
+    app = {part: ms for part, ms in split.items() if part not in {"llm", "pg", "redis"}}
+    stores = {part: split[part] for part in ("pg", "redis") if part in split}
+    others = (machine - before.machine - sum(used.values()) - driver) / wall
     return {
-        f"p{share}": round(ordered[min(len(ordered) - 1, len(ordered) * share // 100)] * 1e3, 1)
-        for share in (50, 95, 99)
-        if ordered
+        "cpu_ms_turn": round(sum(app.values()) + sum(stores.values()), 2),
+        "cpu_split": {
+            "llm": split["llm"],
+            **stores,
+            "app": round(sum(app.values()), 2),
+            "driver": round(driver / done * 1e3, 2),
+        },
+        "app_split": app,
+        "pg_transactions_turn": round((after.transactions - before.transactions) / done, 2),
+        "pg_wal_kb_turn": round((after.log_bytes - before.log_bytes) / done / 1e3, 2),
+        "redis_commands_turn": round((after.commands - before.commands) / done, 2),
+        "redis_publishes_turn": round((after.publishes - before.publishes) / done, 2),
+        "others_cores": round(max(0.0, others), 2),
     }
 
 
-async def bench(options: argparse.Namespace, folder: Path) -> None:
-    with server(folder, workers=options.workers, model_path=options.model_path) as running:
-        await play(running, Workload(16, 3, 0, 50, 0))  # warms up
-        for _ in range(options.repeat):
-            for name in options.workloads.split(","):
-                row = {
-                    "target": "fireside",
-                    "workload": name,
-                    "workers": options.workers,
-                    "model_path": options.model_path,
-                    **await play(running, WORKLOADS[name]),
-                    "at": time.strftime("%F %T"),
-                }
-                print(json.dumps(row))
-                if options.out is not None:
-                    with options.out.open("a") as out:
-                        out.write(json.dumps(row) + "\n")
+def _server_pids(running: Running) -> list[int]:
+    return [*running.app_pids, *running.postgres, *running.redis]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.load", description=__doc__)
-    parser.add_argument("workloads", nargs="?", default="A,C", help="of A, B, C, S (A,C)")
-    parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--model-path", choices=["litellm", "direct"], default="litellm")
-    parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        uvloop.run(bench(options, Path(folder)))
+def _groups(running: Running) -> dict[str, list[int]]:
+    """The target's processes by part; `pg` and `redis` are not the application's."""
+    return {**running.app, "pg": running.postgres, "redis": running.redis}
 
 
-if __name__ == "__main__":
-    main()
+def _driver_seconds() -> float:
+    times = os.times()
+    return times.user + times.system
+
+
+async def _counts(running: Running, model: ScriptedModelProcess) -> Counts:
+    transactions, log_bytes = await asyncio.to_thread(_postgres_counts, running.postgres_url)
+    commands, publishes = await asyncio.to_thread(_redis_counts, running.redis_url)
+    groups = {**_groups(running), "llm": [model.pid]}
+    cpu = {part: cpu_seconds(pids) for part, pids in groups.items() if pids}
+    return Counts(
+        cpu, _driver_seconds(), busy_seconds(), transactions, log_bytes, commands, publishes
+    )
+
+
+def _postgres_counts(url: str | None) -> tuple[int, int]:
+    """Transactions that wrote, and bytes of write-ahead log, since the cluster was made.
+
+    The statistics views would lag by seconds behind what backends have done; these do not.
+    """
+    if url is None:
+        return 0, 0
+    with psycopg.connect(url, autocommit=True) as connection:
+        row = connection.execute(
+            "select pg_snapshot_xmax(pg_current_snapshot())::text::bigint,"
+            " pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint"
+        ).fetchone()
+    assert row is not None
+    return int(row[0]), int(row[1])
+
+
+def _redis_counts(url: str | None) -> tuple[int, int]:
+    """Commands so far, and how many of them published."""
+    if url is None:
+        return 0, 0
+    with redis.Redis.from_url(url) as client:
+        commands = sum(one["calls"] for one in client.info("commandstats").values())
+        publishes = client.info("commandstats").get("cmdstat_publish", {}).get("calls", 0)
+    return int(commands), int(publishes)
+
+
+def _stalls(running: Running) -> dict[str, Any]:
+    if running.stalls is None:
+        return {}
+    worst = {part: running.stalls.worst(pids) for part, pids in running.app.items()}
+    found = {part: stall for part, stall in worst.items() if stall is not None}
+    return {
+        "longest_stall_ms": {part: stall.late for part, stall in found.items()},
+        "longest_stall_cpu_ms": {part: stall.busy for part, stall in found.items()},
+        "longest_gc_ms": {part: stall.collecting for part, stall in found.items()},
+    }
+
+
+def _lateness(model: ScriptedModel, load: Workload, since: float) -> list[float | None]:
+    """By how much the model itself was late, where the machine had no time for it."""
+    calls = [one for one in model.calls() if one.began >= since and one.ended is not None]
+    return percentiles((one.ended or 0.0) - one.began - load.reply_seconds for one in calls)
+
+
+def _roles(messages: Any) -> int:
+    return sum("role" in one for one in messages) if isinstance(messages, list) else 0
+
+
+@asynccontextmanager
+async def _watched(running: Running, model: ScriptedModel) -> AsyncIterator[Sizes]:
+    """Look at sizes once a second, in a thread: the players' clocks must not wait for it."""
+    sizes = Sizes()
+    watching = asyncio.create_task(_watch(running, model, sizes))
+    try:
+        yield sizes
+        await asyncio.to_thread(_weigh, running, sizes)
+    finally:
+        watching.cancel()
+
+
+async def _watch(running: Running, model: ScriptedModel, sizes: Sizes) -> None:
+    for second in range(10_000):
+        await asyncio.sleep(0.5)
+        sizes.in_flight.append((await asyncio.to_thread(model.stats)).in_flight)
+        if second % 8 == 4:  # PSS costs the measured processes a moment
+            await asyncio.to_thread(_weigh, running, sizes)
+
+
+def _weigh(running: Running, sizes: Sizes) -> None:
+    app = sum(rss_megabytes(tree(pid)) for pid in running.app_pids)
+    stores = sum(rss_megabytes(tree(pid)) for pid in (*running.postgres, *running.redis))
+    sizes.app_rss = max(sizes.app_rss, app)
+    sizes.rss = max(sizes.rss, app + stores)
+    sizes.pss = max(sizes.pss, pss_megabytes(_server_pids(running)))

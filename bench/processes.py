@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 _TICKS = os.sysconf("SC_CLK_TCK")
+_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def tree(pid: int) -> list[int]:
@@ -43,6 +44,24 @@ def pss_megabytes(roots: Iterable[int]) -> float:
             lines = (line.split() for line in rollup.splitlines())
             kilobytes += sum(int(line[1]) for line in lines if line[0] == "Pss:")
     return kilobytes * 1024 / 1e6
+
+
+def rss_megabytes(pids: Iterable[int]) -> float:
+    """Resident size of these processes alone: pages that they share are counted for each, in MB."""
+    pages = 0
+    for pid in pids:
+        try:
+            pages += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        except OSError:
+            continue
+    return pages * _PAGE / 1e6
+
+
+def busy_seconds() -> float:
+    """What all processors of the machine have worked so far, in seconds."""
+    ticks = [int(value) for value in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    idle, waiting = ticks[3:5]
+    return (sum(ticks) - idle - waiting) / _TICKS
 
 
 def _stat(pid: int) -> list[str]:

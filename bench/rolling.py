@@ -19,7 +19,8 @@ import aiohttp
 import psycopg
 import uvloop
 
-from bench.load import Server, percentiles, server
+from bench.load import percentiles
+from bench.servers import Server, server
 from deploy.local.process import Child
 
 CALM_SECONDS = 10.0

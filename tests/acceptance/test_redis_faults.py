@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import httpx
+import psycopg
 import pytest
 from redis.asyncio import Redis
 
@@ -175,6 +176,36 @@ async def test_nobody_waits_for_redis(stand: Stand, fault: Fault) -> None:
         assert [event["seq"] for event in player.events] == list(range(1, len(player.events) + 1))
         assert {len(found) for found in ended(player.events).values()} == {1}
         assert {found[0]["type"] for found in ended(player.events).values()} == {"task_completed"}
+
+
+@pytest.mark.parametrize("end", [EmbeddedValkey.stop, EmbeddedValkey.kill])
+async def test_a_restart_repeats_no_running_task(
+    stand: Stand,
+    end: Callable[[EmbeddedValkey], None],
+    scripted_model: ScriptedModel,
+    postgres_url: str,
+) -> None:
+    """Under load: all players have a task that runs, and act again while Redis is away.
+
+    It comes back empty, with neither hints nor subscriptions.
+    """
+    before = len(scripted_model.calls())
+    running, _ = await stand.act('[[script: {"chunks": ["a", "b", "c"], "duration": 3.0}]]')
+    await scripted_model.until(in_flight=PLAYERS)
+
+    await asyncio.to_thread(end, stand.valkey)
+    meanwhile, slowest = await stand.act(QUICK)
+    assert slowest < ACCEPT_SECONDS
+    await asyncio.to_thread(stand.valkey.start)
+    afterwards, _ = await stand.act(QUICK)
+
+    for tasks in (running, meanwhile, afterwards):
+        await stand.until_ended(tasks, 20)
+    assert len(scripted_model.calls()) - before == 3 * PLAYERS
+    with psycopg.connect(postgres_url) as connection:
+        starts = connection.execute("select distinct claims, attempts from tasks").fetchall()
+    assert starts == [(1, 1)]
+    assert stand.sockets_stand()
 
 
 @pytest.mark.parametrize("fault", [silent, away])

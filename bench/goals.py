@@ -1,0 +1,187 @@
+"""`python -m bench.goals`: what the rows of the last runs say about what was asked for."""
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench import report
+from bench.growth import cells_of
+
+RESULTS = Path(__file__).parent / "results"
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The rows of `python -m bench` and of `python -m bench.growth`."""
+
+    rows: Sequence[Row]
+    weights: Sequence[Row]
+
+    def of(self, target: str, workload: str) -> Row:
+        """A target's row; KeyError where there is none that worked."""
+        for row in self.rows:
+            if (row["target"], row["workload"]) == (target, workload) and row["ok"]:
+                return row
+        raise KeyError(target)
+
+    def weight(self, kind: str, model_path: str | None = None) -> Row:
+        """The row of what weighs something; KeyError where there is none."""
+        for row in self.weights:
+            if row["kind"] == kind and row.get("model_path") == model_path:
+                return row
+        raise KeyError(kind)
+
+    def worst_ratio(self, way: str) -> float:
+        """What a turn costs at the worst in the cells that are larger than the base in one way,
+        against the base; KeyError where there are no such cells."""
+        base, larger = cells_of(self.weights, way)
+        return float(
+            max(row["again"]["cpu_ms_net"] for row in larger) / base["again"]["cpu_ms_net"]
+        )
+
+
+@dataclass(frozen=True)
+class Goal:
+    """One line: `figure` raises KeyError where it was not measured; `limit` None is for a figure
+    that only stands beside."""
+
+    what: str
+    figure: Callable[[Measured], float]
+    limit: float | None = None
+    at_least: bool = False
+
+    def line(self, measured: Measured) -> list[object]:
+        """What it is, the goal, the figure and whether it was met."""
+        goal = "-" if self.limit is None else f"{'>=' if self.at_least else '<='} {self.limit:g}"
+        try:
+            found = self.figure(measured)
+        except KeyError:
+            return [self.what, goal, "not measured", "-"]
+        if self.limit is None:
+            return [self.what, goal, f"{found:.3g}", "-"]
+        met = found >= self.limit if self.at_least else found <= self.limit
+        return [self.what, goal, f"{found:.3g}", "yes" if met else "**no**"]
+
+
+def _share(workload: str) -> Callable[[Measured], float]:
+    """Of the turns a second that the model alone gives."""
+
+    def figure(measured: Measured) -> float:
+        ours, alone = measured.of("fireside", workload), measured.of("direct", workload)
+        return float(ours["turns_s"] / alone["turns_s"])
+
+    return figure
+
+
+def _times(name: str, workload: str, *, less: bool = False) -> Callable[[Measured], float]:
+    """How many times as good as the textbook server."""
+
+    def figure(measured: Measured) -> float:
+        ours, other = measured.of("fireside", workload), measured.of("naive", workload)
+        return float(other[name] / ours[name] if less else ours[name] / other[name])
+
+    return figure
+
+
+def _ours(
+    name: str, place: int | str | None = None, target: str = "fireside"
+) -> Callable[..., float]:
+    """A figure of workload A; `place` is one of a list, or of a mapping."""
+
+    def figure(measured: Measured) -> float:
+        found = measured.of(target, "A")[name]
+        return float(found if place is None else found[place])
+
+    return figure
+
+
+P50, P99 = 0, 2
+GOALS = (
+    Goal("A: turns/s, of the model alone", _share("A"), 0.9, at_least=True),
+    Goal("B: turns/s, of the model alone", _share("B"), 0.75, at_least=True),
+    Goal("C: turns/s", lambda all_: float(all_.of("fireside", "C")["turns_s"]), 100, at_least=True),
+    Goal("A: CPU of all server processes, ms a turn", _ours("cpu_ms_turn"), 15),
+    Goal("the same by way of litellm", _ours("cpu_ms_turn", target="fireside-litellm")),
+    Goal("A: first delta over the model, p50, ms", _ours("ttft_over_ms", P50), 30),
+    Goal("A: first delta over the model, p99, ms", _ours("ttft_over_ms", P99), 120),
+    Goal("A: total over the model, p50, ms", _ours("total_over_ms", P50), 50),
+    Goal("A: accept, p50, ms", _ours("accept_ms", P50), 8),
+    Goal("A: accept, p99, ms", _ours("accept_ms", P99), 40),
+    Goal("A: longest stall of the gateway, ms", _ours("longest_stall_ms", "gateway"), 50),
+    Goal("A: longest stall of the worker, ms", _ours("longest_stall_ms", "worker"), 50),
+    Goal("A: turns/s, times the textbook server", _times("turns_s", "A"), 1, at_least=True),
+    Goal(
+        "A: CPU, times less than the textbook server",
+        _times("cpu_ms_turn", "A", less=True),
+        1,
+        at_least=True,
+    ),
+    Goal(
+        "A: memory, times less than the textbook server",
+        _times("peak_pss_mb", "A", less=True),
+        1,
+        at_least=True,
+    ),
+    Goal(
+        "tasks in flight in one worker process, by way of litellm",
+        lambda all_: float(all_.weight("in flight", "litellm")["count"]),
+        1000,
+        at_least=True,
+    ),
+    Goal(
+        "that process, MB (PSS)",
+        lambda all_: float(all_.weight("in flight", "litellm")["total_mb"]),
+        350,
+    ),
+    Goal(
+        "the same, the direct way, MB (PSS)",
+        lambda all_: float(all_.weight("in flight", "direct")["total_mb"]),
+    ),
+    Goal(
+        "idle sockets on one gateway process",
+        lambda all_: float(all_.weight("idle sockets")["count"]),
+        5000,
+        at_least=True,
+    ),
+    Goal("each of them, KB (PSS)", lambda all_: float(all_.weight("idle sockets")["each_kb"]), 40),
+    Goal(
+        "CPU a turn, most sessions against fewest",
+        lambda all_: all_.worst_ratio("sessions"),
+        1.15,
+    ),
+    Goal(
+        "CPU a turn, longest history against shortest",
+        lambda all_: all_.worst_ratio("history"),
+        1.15,
+    ),
+)
+
+
+def table(measured: Measured) -> str:
+    """All goals and what was measured, in Markdown."""
+    return report.table(
+        ("what", "goal", "measured", "met"), (goal.line(measured) for goal in GOALS)
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the table, or put it into docs/performance.md."""
+    parser = argparse.ArgumentParser(prog="python -m bench.goals", description=__doc__)
+    parser.add_argument("--rows", type=Path, default=RESULTS / "latest.jsonl")
+    parser.add_argument("--weights", type=Path, default=RESULTS / "growth.jsonl")
+    parser.add_argument("--docs", type=Path, help="folder whose performance.md gets the table")
+    options = parser.parse_args(argv)
+    measured = Measured(report.read_rows(options.rows), report.read_rows(options.weights))
+    body = table(measured)
+    print(body)
+    if options.docs is not None:
+        report.replace_in_file(options.docs / "performance.md", "goals", body)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,377 @@
+"""`python -m bench.growth`: whether a task costs the same on a large server as on a small one.
+
+Each cell starts the real processes over a database of its own, seeded with sessions that have a
+past, and lets players take turns in some of them: first one turn each (nothing of the session is in
+the worker yet), then several (it may be), then several without any delay of the model, as fast as
+the server can. The first value of each list is the base; the others are varied one list at a time.
+Besides, what an idle socket and a task in flight weigh.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import psycopg
+import uvloop
+
+from bench import in_flight, report, sockets
+from bench.clients import Client, Fireside
+from bench.load import TRAILING_SECONDS, connected, get_ready, idle, measured
+from bench.seeding import Seeded, seed
+from bench.servers import MANY_SOCKETS, USER, Server, server
+from bench.targets import Running, as_running
+from bench.workloads import Workload
+from deploy.local.model import ScriptedModelProcess
+
+ROOT = Path(__file__).parents[1]
+COUNTED = {"shared_preload_libraries": "pg_stat_statements"}
+IDLE_SECONDS = 4.0
+AGAIN = 4
+"""Turns that each player takes after the first."""
+
+PHASES: Mapping[str, Callable[[int], Workload]] = {
+    "first": lambda players: Workload(players, 1),
+    "again": lambda players: Workload(players, AGAIN),
+    "pushed": lambda players: Workload(players, AGAIN, ttft=0.0, duration=0.0),
+}
+"""What players do one after the other: a turn in a session that no worker has seen yet, turns after
+it, and the same as fast as the server can."""
+
+IDENTITY = ("kind", "model_path", "workers", "sessions", "history")
+"""What tells a row from others: a new one takes the place of its forerunner."""
+
+KEPT = ("sessions", "tasks", "events", "messages", "steps")
+"""The tables to which each task adds."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One size of server."""
+
+    workers: int
+    sessions: int
+    history: int
+
+
+def cells(workers: Sequence[int], sessions: Sequence[int], history: Sequence[int]) -> list[Cell]:
+    """The base, and what differs from it in one way."""
+    base = Cell(workers[0], sessions[0], history[0])
+    return [
+        base,
+        *(replace(base, workers=count) for count in workers[1:]),
+        *(replace(base, sessions=count) for count in sessions[1:]),
+        *(replace(base, history=count) for count in history[1:]),
+    ]
+
+
+class InSeeded(Fireside):
+    """Plays in sessions that are there already."""
+
+    def __init__(
+        self, url: str, http: aiohttp.ClientSession, ids: Sequence[str], head: int
+    ) -> None:
+        super().__init__(url, http)
+        self._ids, self._head = ids, head
+
+    async def open(self, number: int) -> Any:
+        """Follow the session of that number from its last event on."""
+        return await self.follow(self._ids[number], self._head)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A running server with its seeded sessions; `idle_ms` is the CPU that it uses a second anyhow,
+    in milliseconds."""
+
+    fireside: Server
+    seeded: Seeded
+    model: ScriptedModelProcess
+    players: int
+    idle_ms: float = 0.0
+
+    def batches(self, count: int) -> dict[str, list[dict[str, Any]]]:
+        """The rows of each phase, each batch in other sessions."""
+        rows: dict[str, list[dict[str, Any]]] = {phase: [] for phase in PHASES}
+        for batch in range(count):
+            for phase, row in uvloop.run(self._batch(batch)).items():
+                rows[phase].append(row)
+        return rows
+
+    async def _batch(self, batch: int) -> dict[str, dict[str, Any]]:
+        ids = self.seeded.spread(self.players, batch)
+        url = self.fireside.url
+
+        def client(http: aiohttp.ClientSession) -> Client:
+            return InSeeded(url, http, ids, self.seeded.head)
+
+        running = as_running(self.fireside, client)
+        found = {}
+        async with connected(running) as playing:
+            sessions = [await playing.open(number) for number in range(self.players)]
+            for phase, load in PHASES.items():
+                found[phase] = await self._phase(running, playing, sessions, load(self.players))
+            for one in sessions:
+                await playing.close(one)
+        return found
+
+    async def _phase(
+        self, running: Running, client: Client, sessions: Sequence[Any], load: Workload
+    ) -> dict[str, Any]:
+        before = statements(self.fireside.postgres_url)
+        row = await measured(client, sessions, load, running, self.model)
+        after = statements(self.fireside.postgres_url)
+        row["round_trips"] = round((after - before) / max(1, row["ok"]), 2)
+        # Phases differ in length: what the processes use anyhow is not the turns'.
+        anyhow = self.idle_ms * (row["wall_s"] + TRAILING_SECONDS) / max(1, row["ok"])
+        row["cpu_ms_net"] = round(row["cpu_ms_turn"] - anyhow, 2)
+        return row
+
+
+def statements(url: str) -> int:
+    """How many statements Postgres has been sent, `begin` and `commit` included."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("create extension if not exists pg_stat_statements")
+        row = connection.execute(
+            "select sum(calls)::bigint from pg_stat_statements"
+            " where dbid = (select oid from pg_database where datname = current_database())"
+        ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def kept_bytes(url: str) -> dict[str, int]:
+    """How large the tables to which tasks add are, with their indexes."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        rows = connection.execute(
+            "select relname, pg_total_relation_size(oid) from pg_class"
+            " where relname = any(%s) and relnamespace = 'public'::regnamespace",
+            [list(KEPT)],
+        ).fetchall()
+    return {str(name): int(size) for name, size in rows}
+
+
+def _as_seen(running: Server) -> Running:
+    return as_running(running, lambda http: Fireside(running.url, http))
+
+
+def measure(cell: Cell, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """The row of one cell."""
+    with (
+        ScriptedModelProcess(log=folder / "model.log") as model,
+        server(
+            folder,
+            workers=cell.workers,
+            model_path=options.model_path,
+            model=model,
+            postgres_settings=COUNTED,
+            settings=MANY_SOCKETS,
+        ) as running,
+    ):
+        seeded = seed(running.postgres_url, USER, sessions=cell.sessions, history=cell.history)
+        uvloop.run(get_ready(_as_seen(running), running.model))
+        resting = uvloop.run(idle(_as_seen(running), IDLE_SECONDS))
+        before = kept_bytes(running.postgres_url)
+        bench = Bench(running, seeded, model, options.players, resting["idle_cpu_ms_s"])
+        rows = bench.batches(options.batches)
+        after = kept_bytes(running.postgres_url)
+    turns = max(1, sum(row["ok"] for found in rows.values() for row in found))
+    return {
+        "kind": "cost",
+        "workers": cell.workers,
+        "sessions": cell.sessions,
+        "history": cell.history,
+        **{phase: _summary(found) for phase, found in rows.items()},
+        "idle_cpu_ms_s": resting["idle_cpu_ms_s"],
+        "kept_kb_turn": {
+            name: round((size - before.get(name, 0)) / turns / 1e3, 2)
+            for name, size in after.items()
+        },
+        "at": time.strftime("%F %T"),
+    }
+
+
+def _summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def median(figure: str) -> float:
+        return round(float(statistics.median(row[figure] for row in rows)), 2)
+
+    parts = {part: [row["app_split"][part] for row in rows] for part in ("gateway", "worker")}
+    parts |= {part: [row["cpu_split"][part] for row in rows] for part in ("pg", "redis")}
+    return {
+        "turns": sum(row["ok"] for row in rows),
+        "errors": sum(row["errors"] for row in rows),
+        "turns_s": median("turns_s"),
+        "cpu_ms_turn": median("cpu_ms_turn"),
+        "cpu_ms_net": median("cpu_ms_net"),
+        "cpu_split": {part: round(statistics.median(all_), 2) for part, all_ in parts.items()},
+        "round_trips": median("round_trips"),
+        "redis_commands_turn": median("redis_commands_turn"),
+        "pg_wal_kb_turn": median("pg_wal_kb_turn"),
+        "ttft_over_ms": round(statistics.median(row["ttft_over_ms"][0] or 0 for row in rows), 1),
+        "others_cores": median("others_cores"),
+    }
+
+
+_SIZE = itemgetter("workers", "sessions", "history")
+
+
+def cells_of(
+    rows: Sequence[Mapping[str, Any]], way: str
+) -> tuple[Mapping[str, Any], list[Mapping[str, Any]]]:
+    """The row of the base, and those that differ from it only in `workers`, `sessions` or
+    `history`; KeyError where there are none."""
+    costs = sorted((row for row in rows if row["kind"] == "cost"), key=_SIZE)
+    others = [name for name in ("workers", "sessions", "history") if name != way]
+    larger = [row for row in costs[1:] if all(row[name] == costs[0][name] for name in others)]
+    if not larger:
+        raise KeyError(way)
+    return costs[0], larger
+
+
+def tables(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows for docs/performance.md."""
+    costs = sorted((row for row in rows if row["kind"] == "cost"), key=_SIZE)
+    parts = []
+    if costs:
+        base = costs[0]["again"]["cpu_ms_net"]
+        parts.append(
+            report.table(
+                (
+                    "workers",
+                    "sessions",
+                    "messages each",
+                    "CPU, ms a turn",
+                    "against the base",
+                    "of it gateway / worker / Postgres / Valkey",
+                    "round trips to Postgres",
+                    "first turn: CPU",
+                    "first turn: round trips",
+                    "pushed: turns/s",
+                    "pushed: CPU",
+                    "idle: CPU, ms/s",
+                    "errors",
+                ),
+                (_cost_line(row, base) for row in costs),
+            )
+        )
+    weights = [row for row in rows if row["kind"] != "cost"]
+    if weights:
+        parts.append(
+            report.table(
+                (
+                    "what",
+                    "how many",
+                    "process, MB (PSS)",
+                    "of it empty",
+                    "KB each",
+                    "CPU while idle, ms/s",
+                    "longest stall of its loop, ms",
+                ),
+                (_weight_line(row) for row in weights),
+            )
+        )
+    return "\n".join(parts)
+
+
+def _cost_line(row: Mapping[str, Any], base: float) -> list[object]:
+    first, again, pushed = (row[phase] for phase in PHASES)
+    split = again["cpu_split"]
+    return [
+        row["workers"],
+        f"{row['sessions']:,}",
+        f"{row['history']:,}",
+        f"{again['cpu_ms_net']:.1f}",
+        f"{again['cpu_ms_net'] / base:.2f}" if base > 0 else "-",
+        " / ".join(f"{split[part]:.1f}" for part in ("gateway", "worker", "pg", "redis")),
+        f"{again['round_trips']:.1f}",
+        f"{first['cpu_ms_net']:.1f}",
+        f"{first['round_trips']:.1f}",
+        f"{pushed['turns_s']:.0f}",
+        f"{pushed['cpu_ms_net']:.1f}",
+        f"{row['idle_cpu_ms_s']:.0f}",
+        sum(row[phase]["errors"] for phase in PHASES),
+    ]
+
+
+def _weight_line(row: Mapping[str, Any]) -> list[object]:
+    names = ("total_mb", "empty_mb", "each_kb", "idle_cpu_ms_s", "longest_stall_ms")
+    return [row["what"], f"{row['count']:,}", *(row[name] for name in names)]
+
+
+def run(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """All rows, one after the other."""
+    if options.batches:
+        for cell in cells(options.workers, options.sessions, options.history):
+            with _folder() as folder:
+                yield measure(cell, folder, options)
+    if options.sockets:
+        with _folder() as folder:
+            yield sockets.row(folder, options.sockets)
+    if options.in_flight:
+        for model_path in ("direct", "litellm"):
+            with _folder() as folder:
+                yield in_flight.row(folder, options.in_flight, model_path)
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """A folder for servers; Postgres may have to run as somebody else."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+def _numbers(text: str) -> list[int]:
+    found = [int(part) for part in text.split(",")]
+    if not found or min(found) < 1:
+        raise ValueError(text)
+    return found
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.growth", description=__doc__)
+    parser.add_argument("--workers", type=_numbers, default=[1, 2, 4])
+    parser.add_argument("--sessions", type=_numbers, default=[100, 1000, 10_000])
+    parser.add_argument("--history", type=_numbers, default=[10, 100, 1000])
+    parser.add_argument("--players", type=int, default=30, help="sessions played in at once (30)")
+    parser.add_argument(
+        "--batches", type=int, default=3, help="of other sessions; medians; 0: none"
+    )
+    parser.add_argument("--model-path", choices=["litellm", "direct"], default="direct")
+    parser.add_argument("--sockets", type=int, default=5000, help="idle ones; 0 for none")
+    parser.add_argument("--in-flight", type=int, default=1000, help="tasks of one worker; 0: none")
+    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results" / "growth.jsonl")
+    parser.add_argument("--docs", type=Path, help="folder whose performance.md gets the tables")
+    options = parser.parse_args(argv)
+    if any(count % 2 for count in options.history):
+        parser.error("--history: a question and its answer are two messages")
+    if options.players * options.batches > min(options.sessions):
+        parser.error("--players times --batches must fit into the smallest number of --sessions")
+    return options
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, keep the rows, and write the tables."""
+    options = _arguments(argv)
+    rows = []
+    old = report.read_rows(options.out)
+    for row in run(options):
+        print(f"growth: {row}", flush=True)
+        rows.append(row)
+        report.write_rows(options.out, report.keep_others(old, rows, *IDENTITY))
+    rows = report.read_rows(options.out)
+    if options.docs is not None:
+        report.replace_in_file(options.docs / "performance.md", "growth", tables(rows))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

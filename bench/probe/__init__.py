@@ -1,0 +1,1 @@
+"""Put on PYTHONPATH of a process, this folder makes it tell the longest stall of its loop."""

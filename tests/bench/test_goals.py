@@ -1,0 +1,111 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import figures, goals, report
+from bench.goals import GOALS, Measured
+from tests.bench.test_report import row
+
+
+def cell(cpu: float, *, sessions: int = 100, history: int = 10, workers: int = 1) -> dict[str, Any]:
+    return {
+        "kind": "cost",
+        "workers": workers,
+        "sessions": sessions,
+        "history": history,
+        "again": {"cpu_ms_net": cpu},
+    }
+
+
+ROWS = [
+    row("direct", turns_s=33.5),
+    row("direct", "B", turns_s=111.0),
+    row(turns_s=33.0, longest_stall_ms={"gateway": 8.0, "worker": 61.0}),
+    row("fireside", "B", turns_s=70.0),
+    row("naive", turns_s=3.3, cpu_ms_turn=90.0, peak_pss_mb=1200),
+]
+WEIGHTS = [
+    cell(10.0),
+    cell(10.5, sessions=1000),
+    cell(12.0, sessions=10_000),
+    cell(11.0, history=100),
+    cell(30.0, workers=4),
+    {"kind": "idle sockets", "count": 5000, "each_kb": 35.0},
+    {"kind": "in flight", "model_path": "direct", "count": 1000, "total_mb": 160},
+]
+
+
+def lines(rows: list[dict[str, Any]], weights: list[dict[str, Any]]) -> dict[str, list[object]]:
+    measured = Measured(rows, weights)
+    return {goal.what: goal.line(measured)[1:] for goal in GOALS}
+
+
+def test_each_goal_is_compared_with_what_was_measured() -> None:
+    found = lines(ROWS, WEIGHTS)
+
+    assert found["A: turns/s, of the model alone"] == [">= 0.9", "0.985", "yes"]
+    assert found["B: turns/s, of the model alone"] == [">= 0.75", "0.631", "**no**"]
+    assert found["A: accept, p50, ms"] == ["<= 8", "3.5", "yes"]
+    assert found["A: longest stall of the worker, ms"] == ["<= 50", "61", "**no**"]
+    assert found["A: turns/s, times the textbook server"] == [">= 1", "10", "yes"]
+    assert found["A: CPU, times less than the textbook server"] == [">= 1", "4", "yes"]
+    assert found["CPU a turn, most sessions against fewest"] == ["<= 1.15", "1.2", "**no**"]
+    assert found["CPU a turn, longest history against shortest"] == ["<= 1.15", "1.1", "yes"]
+    assert found["each of them, KB (PSS)"] == ["<= 40", "35", "yes"]
+    assert found["the same, the direct way, MB (PSS)"] == ["-", "160", "-"]
+
+
+def test_what_was_not_measured_is_no_success() -> None:
+    found = lines(ROWS, WEIGHTS)
+
+    assert found["C: turns/s"] == [">= 100", "not measured", "-"]
+    assert found["tasks in flight in one worker process, by way of litellm"][1] == "not measured"
+    assert {one[2] for one in lines([], []).values()} == {"-"}
+
+
+def test_a_target_that_failed_was_not_measured() -> None:
+    found = lines([row(ok=0), row("direct")], [cell(10.0)])
+
+    assert found["A: turns/s, of the model alone"][1] == "not measured"
+    assert found["CPU a turn, most sessions against fewest"][1] == "not measured"
+
+
+def test_the_table_goes_into_the_document(tmp_path: Path) -> None:
+    report.write_rows(tmp_path / "rows", ROWS)
+    report.write_rows(tmp_path / "weights", WEIGHTS)
+    (tmp_path / "performance.md").write_text("<!-- goals: begin -->\n<!-- goals: end -->")
+    files = ["--rows", str(tmp_path / "rows"), "--weights", str(tmp_path / "weights")]
+
+    assert goals.main([*files, "--docs", str(tmp_path)]) == 0
+
+    text = (tmp_path / "performance.md").read_text()
+    assert "| A: turns/s, of the model alone | >= 0.9 | 0.985 | yes |" in text
+
+
+def test_the_plan_of_all_figures_says_how_long_it_takes(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert figures.main(["--plan"]) == 0
+
+    said = capsys.readouterr().out
+    assert "4 steps, about 20 minutes" in said
+    assert "python -m bench.growth" in said
+
+
+def test_steps_go_on_after_one_that_failed(capfd: pytest.CaptureFixture[str]) -> None:
+    broken = figures.Step("bench.goals", ("--no-such-option",), 1)
+    whole = figures.Step("bench.goals", ("--rows", "/none", "--weights", "/none"), 1)
+
+    assert figures.run([broken, whole], None) == 1
+
+    said = capfd.readouterr().out
+    assert "exit code 2" in said
+    assert "exit code 0" in said
+
+
+def test_an_unknown_step_is_refused() -> None:
+    with pytest.raises(SystemExit) as ended:
+        figures.main(["--only", "bench.nothing"])
+
+    assert ended.value.code == 2
