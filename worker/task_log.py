@@ -76,7 +76,8 @@ class TaskLog:
         on_lost: called once when the attempt may write no more; the run must then stop.
 
     `ending` says that the terminal event is on its way: nothing else decides the task any more.
-    `lost_to` is what kept the attempt from writing more, or None.
+    `lost_to` is what kept the attempt from writing more, or None. `committed` are the messages that
+    the task's end has put into the transcript, None until it has.
     """
 
     def __init__(self, claim: Claim, store: TaskStore, *, on_lost: Callable[[], None]) -> None:
@@ -102,6 +103,7 @@ class TaskLog:
         self._lost: AttemptLostError | None = None
         self.ending = False
         self.lost_to: BaseException | None = None
+        self.committed: Sequence[JsonObject] | None = None
         self.usage = Usage()
 
     # -- events -------------------------------------------------------------------------------
@@ -366,6 +368,7 @@ class TaskLog:
             except Exception as error:
                 raise self._lose(error) from error
             self._lost = AttemptLostError("the task has ended")
+            self.committed = outcome.messages
             await self._store.tell(self._claim, _numbered(entries, self._claim.task_id, written))
             return written
 
