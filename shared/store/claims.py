@@ -20,6 +20,7 @@ from shared.records import (
     Event,
     Fence,
     Joined,
+    Known,
     Step,
 )
 from shared.store.database import AnyRow, Database, Parameters
@@ -37,7 +38,7 @@ _LEASE = """
         hint_at = least(hint_at, clock_timestamp() + make_interval(secs => :lease_seconds))"""
 
 _LEASED = """s.id, s.epoch, s.lease_token, s.open_tasks, s.user_id, s.agent, s.story, s.story_hash,
-        s.metadata, s.state, s.view, s.next_message, s.head_message,
+        s.metadata, s.state, s.view, s.next_message, s.head_message, s.generation,
         (select jsonb_build_object('id', c.id, 'name', c.name, 'soul', c.soul,
                                    'soul_version', c.soul_version)
          from characters c where c.id = s.character_id and c.user_id = s.user_id) as character"""
@@ -123,12 +124,13 @@ _PATH = text(
     with recursive path as (
         select no, parent, message, 1 as depth from messages
         where session_id = :session and no = :head
+            and no is distinct from cast(:known as bigint)
         union all
         select m.no, m.parent, m.message, p.depth + 1
         from path p join messages m on m.session_id = :session and m.no = p.parent
-        where p.depth < :limit
+        where p.depth < :limit and m.no is distinct from cast(:known as bigint)
     )
-    select message from path order by no
+    select parent, message from path order by no
     """
 )
 
@@ -199,6 +201,7 @@ async def claim(
     history: int,
     back_off: float = 0.0,
     quarantine_after: int | None = None,
+    known: Known | None = None,
 ) -> Claim | None:
     """Take the session's lease and its head-of-line task, or None where there is nothing to take.
 
@@ -209,6 +212,8 @@ async def claim(
             session waits so many seconds after its lease for the next one; then twice as many.
         quarantine_after: a task that has lost so many attempts without a finished step is not
             taken; its session is put into quarantine instead. None takes any.
+        known: what the caller holds of the transcript. Where that is the current branch or its
+            beginning, only what follows is read, and `after` of the claim says so.
 
     Raises:
         NewerRelease: an earlier attempt was of a newer release; a worker of that one takes it.
@@ -223,7 +228,7 @@ async def claim(
         if suspect and task.cancel_requested_at is None:
             await connection.execute(_QUARANTINE, {"session": session_id, "task_seq": task.seq})
             return None
-        return await _claimed(connection, lease, task, history)
+        return await _claimed(connection, lease, task, history, known)
 
 
 async def claim_quarantined(
@@ -259,8 +264,16 @@ async def _take_task(connection: AsyncConnection, lease: AnyRow, back_off: float
     return task
 
 
-async def _claimed(connection: AsyncConnection, lease: AnyRow, task: AnyRow, history: int) -> Claim:
+async def _claimed(
+    connection: AsyncConnection,
+    lease: AnyRow,
+    task: AnyRow,
+    history: int,
+    known: Known | None = None,
+) -> Claim:
     """All that a run starts from, of a session and a task that were just taken."""
+    same = known is not None and known.generation == lease.generation
+    held = known.head if known is not None and same else None
     of_task = {
         "session": lease.id,
         "task": task.id,
@@ -268,8 +281,10 @@ async def _claimed(connection: AsyncConnection, lease: AnyRow, task: AnyRow, his
         "queued_seq": task.queued_seq,
         "head": lease.head_message,
         "limit": history,
+        "known": held,
     }
-    messages = (await connection.execute(_PATH, of_task)).scalars().all()
+    path = (await connection.execute(_PATH, of_task)).all()
+    root = path[0].parent if path else lease.head_message
     steps: list[Step] = []
     events: list[Event] = []
     joined: Sequence[Joined] = ()
@@ -299,11 +314,13 @@ async def _claimed(connection: AsyncConnection, lease: AnyRow, task: AnyRow, his
         attempt=task.claims,
         attempts=task.attempts,
         cancel_requested=task.cancel_requested_at is not None,
-        messages=messages,
+        messages=[row.message for row in path],
         steps=steps,
         events=events,
         joined=joined,
         open_tasks=lease.open_tasks,
+        generation=lease.generation,
+        after=held if held is not None and held == root else None,
     )
 
 
