@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import itertools
 import os
 import socket
+from collections import Counter
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -38,6 +40,11 @@ BEGIN_POOLED = "; ".join(
     ["begin", *(f"set local {name} = '{value}'" for name, value in _LIMITS.items())]
 )
 
+# The same where statements are sent together, which no `begin` precedes.
+SET_LIMITS = "select " + ", ".join(
+    f"set_config('{name}', '{value}', true)" for name, value in _LIMITS.items()
+)
+
 ANSWER_SECONDS = 12.0
 """The longest wait for an answer. Above the server's own limits, for where those can't help: it
 is frozen, the network is gone without a word, or a pooler keeps a limit from being set."""
@@ -51,6 +58,15 @@ class Connection(psycopg.AsyncConnection[Any]):
 
     _late = False
     _cutting: asyncio.TimerHandle | None = None
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.prepared: dict[tuple[bytes, tuple[int, ...]], bytes] = {}
+        """Names of prepared statements, by their text and their parameters' types."""
+        self.uses: Counter[tuple[bytes, tuple[int, ...]]] = Counter()
+        """How often statements were carried out before they were prepared."""
+        self.names = itertools.count()
+        """Numbers for further names: one that was used may be taken, whatever became of it."""
 
     async def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
         """Wait for an answer; every statement, commit and rollback comes by here.
