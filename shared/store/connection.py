@@ -61,6 +61,8 @@ class Connection(psycopg.AsyncConnection[Any]):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self.prepares = False
+        """Whether statements may be kept prepared (see `exchange`)."""
         self.prepared: dict[tuple[bytes, tuple[int, ...]], bytes] = {}
         """Names of prepared statements, by their text and their parameters' types."""
         self.uses: Counter[tuple[bytes, tuple[int, ...]]] = Counter()
@@ -164,7 +166,8 @@ async def _connect(*arguments: Any, **options: Any) -> Connection:
     Were it switched for each use, a caller that is cancelled at the switch would leave its
     connection lent out until the garbage collector comes by.
     """
-    connection = await Connection.connect(*arguments, autocommit=True, **options)
+    connection = await _bare(*arguments, **options)
+    connection.prepares = True
     try:
         await connection.execute(_ON_CONNECT)
     except BaseException:
@@ -174,12 +177,16 @@ async def _connect(*arguments: Any, **options: Any) -> Connection:
 
 
 async def _connect_pooled(*arguments: Any, **options: Any) -> Connection:
-    connection = await Connection.connect(
-        *arguments, autocommit=True, prepare_threshold=None, **options
-    )
+    connection = await _bare(*arguments, **options)
     if connection.info.parameter_status("TimeZone") not in {"UTC", "Etc/UTC"}:
         connection.adapters.register_loader("timestamptz", _Utc)
     return connection
+
+
+async def _bare(*arguments: Any, **options: Any) -> Connection:
+    """A connection on which the driver prepares nothing: after a rollback it would have Postgres
+    forget all prepared statements, and ours with them."""
+    return await Connection.connect(*arguments, autocommit=True, prepare_threshold=None, **options)
 
 
 def _drop(making: asyncio.Task[Connection]) -> None:

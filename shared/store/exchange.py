@@ -129,7 +129,7 @@ def _positional(text: str) -> tuple[bytes, tuple[str, ...]]:
 
 def _prepared(connection: Connection, sql: bytes, types: tuple[int, ...]) -> tuple[bytes, bool]:
     """The name under which the statement is prepared, empty where it is not; whether it is new."""
-    if connection.prepare_threshold is None:
+    if not connection.prepares:
         return b"", False
     key = (sql, types)
     known = connection.prepared.get(key)
