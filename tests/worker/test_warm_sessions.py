@@ -157,7 +157,7 @@ class Witness:
     async def _run(self, statement: TextClause, parameters: dict[str, object]) -> list[Any]:
         query = re.sub(r":(\w+)", r"%(\1)s", statement.text)
         async with await psycopg.AsyncConnection.connect(self.url, autocommit=True) as connection:
-            cursor = await connection.execute(query, parameters)  # type: ignore[call-overload]
+            cursor = await connection.execute(query, parameters)
             return await cursor.fetchall() if cursor.description else []
 
     def _lost(self, task: RunningTask) -> bool:
