@@ -126,7 +126,7 @@ def test_a_history_is_a_sequence() -> None:
     assert [one.content for one in history[1:4:2]] == ["1", "3"]
     assert [one.content for one in reversed(history)][:2] == ["4", "3"]
     assert history[-1] is history[4]
-    assert (len(history), history[5:]) == (5, [])
+    assert (len(history), len(history[5:]), list(history[3:][1:])) == (5, 0, [history[4]])
     with pytest.raises(IndexError):
         history[5]
 
