@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import importlib
 import threading
 
 import structlog
@@ -31,6 +32,8 @@ def start_host(settings: Settings) -> Host:
     """
     agents = load_agents(settings)
     asyncio.run(_announce(settings, list(agents.values())))
+    if settings.model_path == "direct":
+        importlib.import_module("aiohttp")  # the first model call would hold up the loop with it
     share = share_of(settings, resident=resident_bytes(), container=container_bytes())
     host = Host(settings, agents, model_of(settings), key_of(settings), watched=True, share=share)
     if settings.worker_metrics is not None:

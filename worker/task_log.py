@@ -288,6 +288,8 @@ class TaskLog:
     async def _write_out(self) -> None:
         async with self._lock:
             self._next_flush = None
+            if self.committed is not None:
+                return  # the end has written it all
             self._check()
             entries, steps = self._take()
             events = [entry for entry in entries if isinstance(entry, NewEvent)]
@@ -391,11 +393,16 @@ class TaskLog:
         return self._lost
 
     async def close(self) -> None:
-        """Wait for the writes that are on their way; whoever gives up the lease comes after."""
+        """Wait for the writes that are on their way; whoever gives up the lease comes after.
+
+        The run is over then, and is let go of: all that belongs to it would otherwise wait for the
+        garbage collector, in a circle.
+        """
         if self._timer is not None:
             self._timer.cancel()
         while self._writes:
             await asyncio.wait(self._writes)
+        self._on_lost = _nothing
 
     def message_ids(self) -> list[int]:
         """The ids that the messages will have in the transcript."""
@@ -420,6 +427,10 @@ class TaskLog:
                 self._timer.cancel()
             self._on_lost()
         return self._lost
+
+
+def _nothing() -> None:
+    """Nobody is left to stop."""
 
 
 @dataclass(slots=True)

@@ -1,8 +1,10 @@
 """Sessions that a worker holds: what their tasks see, where their hints go, and who takes over."""
 
 import asyncio
+import gc
 import random
 import re
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -297,6 +299,30 @@ async def test_without_a_cache_all_is_as_it_was(
     assert witness.shown == witness.stood
 
 
+async def test_a_task_that_has_ended_leaves_nothing_to_the_garbage_collector(
+    hosts: Hosts, db: Database
+) -> None:
+    """All that a task had would else live until a pass over everything, which stops the loop."""
+    runs: list[weakref.ref[object]] = []
+
+    async def run(task: RunningTask) -> Answer:
+        runs.append(weakref.ref(task.journal))
+        return say(task, "bye")
+
+    host = hosts.start(run)
+    session = await new_session(db)
+    gc.disable()
+    try:
+        await run_to_end(db, host, session)
+
+        async def is_gone() -> bool:
+            return [one() for one in runs] == [None]
+
+        await until(is_gone)
+    finally:
+        gc.enable()
+
+
 # -- large sessions -----------------------------------------------------------------------------
 
 
@@ -319,21 +345,6 @@ async def grow(db: Database, session: UUID, messages: int, characters: int = 100
         ),
         {"s": session, "n": messages, "characters": characters},
     )
-
-
-class Ticks:
-    """The longest time for which a loop was kept from going on."""
-
-    def __init__(self) -> None:
-        self.longest = 0.0
-
-    async def count(self) -> None:
-        loop = asyncio.get_running_loop()
-        last = loop.time()
-        while True:
-            await asyncio.sleep(0.002)
-            self.longest = max(self.longest, loop.time() - last - 0.002)
-            last = loop.time()
 
 
 async def test_a_session_of_ten_thousand_messages_costs_no_more_than_its_newest(
