@@ -267,6 +267,25 @@ async def test_what_another_worker_has_added_is_all_that_is_read(
     assert witness.shown == witness.stood
 
 
+@pytest.mark.parametrize("put_back", [[FORGET, LIFT], [UNDO]])
+async def test_numbers_that_are_of_other_messages_now_are_no_hit(
+    hosts: Hosts, postgres_url: str, db: Database, put_back: list[TextClause]
+) -> None:
+    """A backup is put back, or a turn undone, and another worker goes on from there."""
+    witness = Witness(postgres_url)
+    one, other = hosts.start(witness.run), hosts.start(witness.run)
+    session = await new_session(db)
+    for host, words in ((one, "a"), (one, "b"), (other, "c"), (one, "d")):
+        await accept(db, session, words)
+        await run_to_end(db, host, session)
+        if words == "b":
+            for statement in put_back:
+                await db.run(statement, {"s": session, "head": 4})
+
+    assert read(one) == {"hit": 2, "miss": 1}
+    assert witness.shown == witness.stood
+
+
 @pytest.mark.parametrize("action", ["lose", "fail"])
 async def test_an_attempt_that_is_lost_leaves_nothing_behind(
     hosts: Hosts, postgres_url: str, db: Database, action: str
