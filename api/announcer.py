@@ -93,7 +93,7 @@ class Announcer:
                 # that see a number too high read the log for the one that is still on its way.
                 await self._publisher.events_of_many((n.session_id, n.events) for n in batch)
                 levels = _levels(batch)
-                await self._hints.send(levels, levels)
+                await self._hints.send(levels, levels, home=True)
                 for news in batch:
                     if news.cancelled is not None:
                         await self._publisher.cancel(news.session_id, news.cancelled)

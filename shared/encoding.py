@@ -12,17 +12,22 @@ JsonObject: TypeAlias = dict[str, Any]
 _NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
 
 
-def dumps(value: object) -> bytes:
+def dumps(value: object, *, in_order: bool = False) -> bytes:
     """Encode as UTF-8 JSON.
 
     Models give NUL characters and halves of surrogate pairs now and then. jsonb refuses the
     first and UTF-8 the second, so both become U+FFFD instead of losing the whole message.
     Raises TypeError for what has no form in JSON.
+
+    Args:
+        in_order: have an object's members in the order of their names, however they came: equal
+            values are then equal bytes.
     """
+    option = orjson.OPT_SORT_KEYS if in_order else None
     try:
-        encoded = orjson.dumps(value)
+        encoded = orjson.dumps(value, option=option)
     except TypeError:
-        encoded = orjson.dumps(_all_well_formed(value))
+        encoded = orjson.dumps(_all_well_formed(value), option=option)
     return _NUL.sub(rb"\1\\ufffd", encoded) if b"\\u0000" in encoded else encoded
 
 

@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 
 from shared.encoding import JsonObject, dumps, loads
 from shared.errors import QueueUnavailable
+from shared.homes import Homes
 from shared.levels import BACKGROUND, FIRST, LEVELS, as_level, key_of
 from shared.settings import Settings
 
@@ -105,6 +106,7 @@ class Hints:
     def __init__(self, settings: Settings, redis: Redis) -> None:
         self._queue = settings.queue
         self._redis = redis
+        self._homes = Homes(redis, settings.queue)
         self._celery = make_celery(settings) if _own_broker(settings) else None
         if self._celery is not None:
             # The sweep tries again; six seconds of kombu's own tries would only keep threads busy.
@@ -112,20 +114,28 @@ class Hints:
             self._reversed = urlsplit(self._celery.conf.broker_url).scheme in _AMQP
 
     async def send(
-        self, session_ids: Iterable[UUID], levels: Mapping[UUID, int] | None = None
+        self,
+        session_ids: Iterable[UUID],
+        levels: Mapping[UUID, int] | None = None,
+        *,
+        home: bool = False,
     ) -> None:
         """Hint that each of these sessions has something to do.
 
         Args:
             levels: where each is to wait; one that is missing waits on the first level.
+            home: tell the worker that may have the session in memory, where it has room; any other
+                one may take what does not reach it.
 
         Raises:
             QueueUnavailable: the broker did not answer; the sweep hints again.
         """
         hints = [(one, (levels or {}).get(one, FIRST)) for one in session_ids]
-        if not hints:
-            return
         try:
+            if home:
+                hints = list(await self._homes.send(hints))
+            if not hints:
+                return
             if self._celery is None:
                 await self._push(hints)
             else:

@@ -225,8 +225,23 @@ class Joined:
 
 
 @dataclass(frozen=True, slots=True)
+class Known:
+    """How much of a session's transcript a caller holds: the branch up to the message `head`.
+
+    `generation` is that of the claim it is from: after a restore the same number may be of another
+    message, and the generation is a new one.
+    """
+
+    generation: int
+    head: int
+
+
+@dataclass(frozen=True, slots=True)
 class Claim:
     """A session under lease, and its head-of-line task: all that a run starts from.
+
+    `messages` are the newest of the current branch; where `after` is a number they follow at once
+    on that message, which the caller said it holds, and may be none.
 
     `steps`, `events` and `joined` are those that earlier attempts of the task left behind; the
     texts of joined tasks with the number 0 are in `action` already. `open_tasks` counts all of the
@@ -255,6 +270,8 @@ class Claim:
     events: Sequence[Event] = ()
     joined: Sequence[Joined] = ()
     open_tasks: int = 1
+    generation: int = 1
+    after: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -181,6 +181,29 @@ class Settings(BaseSettings):
     max_in_flight: int = Field(
         default=1000, ge=1, le=100_000, description="tasks that one worker process runs at once"
     )
+    worker_memory: int | None = Field(
+        default=None,
+        ge=1,
+        description="bytes that a worker process may take: above them it lets in one task at a "
+        "time; without it, nine tenths of its container's memory",
+    )
+    cache_agents: int = Field(
+        default=10_000,
+        ge=0,
+        le=1_000_000,
+        description="sessions that a worker holds in memory between their tasks; 0: none",
+    )
+    cache_idle_seconds: float = Field(
+        default=1800, gt=0, le=86_400, description="how long it holds one that has nothing to do"
+    )
+    cache_bytes: int = Field(
+        default=67_108_864, ge=0, description="bytes that all sessions it holds take together"
+    )
+    worker_metrics: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9_.:\[\]-]*:[0-9]{1,5}$",
+        description="`address:port` at which a worker shows its figures to Prometheus",
+    )
     stuck_seconds: float = Field(
         default=30,
         ge=1,

@@ -1,18 +1,19 @@
 """One attempt of a task, from its first event to its last: the only place that judges outcomes."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import structlog
 
-from agent_core import AbortSignal, JournalError, StepMismatchError, message_from_dict
+from agent_core import AbortSignal, JournalError, Message, StepMismatchError
 from shared.encoding import JsonObject, dumps
 from shared.errors import FiresideError, StoreUnavailable
 from shared.records import Claim, Written
 from worker.agents import Answer, RegisteredAgent, Resources, RunningTask, TaskFailed
 from worker.deadlines import Deadlines
 from worker.task_log import AttemptLostError, TaskLog
+from worker.transcript import claimed
 
 log = structlog.get_logger(__name__)
 
@@ -40,10 +41,14 @@ async def run_attempt(
     signal: AbortSignal,
     task_seconds: float,
     max_attempts: int,
+    history: Sequence[Message] | None = None,
 ) -> Written:
     """Run a claimed task to its one terminal event.
 
     Whatever goes wrong in an agent ends this task as failed and leaves the session as it was.
+
+    Args:
+        history: the newest messages of the branch; without it, those that the claim has read.
 
     Raises:
         AttemptLostError: the attempt may write no more; another one will end the task.
@@ -60,7 +65,10 @@ async def run_attempt(
         deadlines = Deadlines()
         resources = resources.for_user(claim.user_id, deadlines.stopped)
         async with deadlines.within(task_seconds):
-            answer = await _answer(claim, task_log, agents, resources, signal, deadlines)
+            if history is None:
+                history = claimed(claim, None).history
+            task = _running_task(claim, history, task_log, resources, signal, deadlines)
+            answer = await _answer(claim.agent, agents, task)
             view: JsonObject = {"state": answer.public, "choices": list(answer.choices)}
             result = {"text": answer.text, "decision": answer.decision, **view}
             dumps([answer.state, result])  # what is no JSON is the agent's failure, not Postgres's
@@ -89,20 +97,11 @@ async def run_attempt(
     return await task_log.end("completed", data=data, state=answer.state, view=view)
 
 
-async def _answer(
-    claim: Claim,
-    task_log: TaskLog,
-    agents: Mapping[str, RegisteredAgent],
-    resources: Resources,
-    signal: AbortSignal,
-    deadlines: Deadlines,
-) -> Answer:
-    agent = agents.get(claim.agent)
+async def _answer(name: str, agents: Mapping[str, RegisteredAgent], task: RunningTask) -> Answer:
+    agent, signal = agents.get(name), task.signal
     if agent is None:
-        raise TaskFailed("agent_unknown", f"this worker has no agent {claim.agent!r}")
-    running = asyncio.ensure_future(
-        _run_agent(agent, _running_task(claim, task_log, resources, signal, deadlines))
-    )
+        raise TaskFailed("agent_unknown", f"this worker has no agent {name!r}")
+    running = asyncio.ensure_future(_run_agent(agent, task))
     cancelled = asyncio.ensure_future(signal.wait())
     try:
         await asyncio.wait({running, cancelled}, return_when=asyncio.FIRST_COMPLETED)
@@ -150,6 +149,7 @@ def _retrieve(running: asyncio.Future[Answer]) -> None:
 
 def _running_task(
     claim: Claim,
+    history: Sequence[Message],
     task_log: TaskLog,
     resources: Resources,
     signal: AbortSignal,
@@ -166,12 +166,12 @@ def _running_task(
         metadata=claim.metadata,
         state=claim.state,
         view=claim.view,
-        history=[message_from_dict(message) for message in claim.messages],
+        history=history,
         resources=resources,
         emit=task_log,
         journal=task_log,
         signal=signal,
-        earlier=max(0, claim.next_message - 1 - len(claim.messages)),
+        earlier=max(0, claim.next_message - 1 - len(history)),
         steering=partial(task_log.take_in, "steer"),
         follow_ups=partial(task_log.take_in, "steer", "follow_up"),
         deadlines=deadlines,

@@ -35,10 +35,14 @@ from shared.settings import Settings
 from shared.store import catalog, claims, leases, turns
 from shared.store.database import Database
 from shared.sweep import sweep_for_ever
+from worker.agent_cache import AgentCache
 from worker.agents import RegisteredAgent, Resources
 from worker.attempt import run_attempt
+from worker.figures import Figures
 from worker.holding import Held, Holding
+from worker.home import Home
 from worker.keeper import Keeper
+from worker.memory import MemoryWatch, Share
 from worker.outage import Outage
 from worker.outlived import OutlivedAttempts
 from worker.postgres_tasks import PostgresTasks
@@ -46,6 +50,7 @@ from worker.provider_limits import ProviderLimits
 from worker.slots import Slots
 from worker.task_log import AttemptLostError, TaskLog
 from worker.telling import Telling
+from worker.transcript import HISTORY_MESSAGES, Transcript, claimed
 from worker.watchdog import watch_for_ever
 
 log = structlog.get_logger(__name__)
@@ -69,9 +74,6 @@ LAST_NEWS_SECONDS = 2.0
 _EXCHANGE_SECONDS = 5.0
 """How long a hint waits to be exchanged, should the loop or Redis hang."""
 
-HISTORY_MESSAGES = 200
-"""How many messages of a session an attempt starts with at the most."""
-
 
 class Host:
     """Runs sessions until it is told to stop.
@@ -80,8 +82,10 @@ class Host:
         agents: what this worker can run, by name.
         model, api_key: what agents call, and with which key.
         watched: end the process where the loop stands still; of a process' one host only.
+        share: what of the machine's memory it may use; without it, as much as it likes.
 
     `failure` is what ended its work without being asked to; the process is then told to end.
+    `figures` are what it counts.
     """
 
     def __init__(
@@ -92,6 +96,7 @@ class Host:
         api_key: str | None,
         *,
         watched: bool = False,
+        share: Share | None = None,
     ) -> None:
         self._watched = watched
         self._stuck_seconds = max(settings.stuck_seconds, 2 * settings.lease_seconds)
@@ -102,7 +107,15 @@ class Host:
         # Where no start would be left for the quarantine, the task is given up at once.
         after = settings.quarantine_after
         self._quarantine_after = after if after < settings.max_attempts else None
-        self._slots = Slots(settings.max_in_flight)
+        share = share or Share(None, settings.max_in_flight, settings.cache_bytes)
+        self._slots = Slots(share.slots)
+        self._cache = AgentCache(
+            most=settings.cache_agents,
+            most_bytes=share.cache_bytes,
+            idle_seconds=settings.cache_idle_seconds,
+        )
+        self._memory_limit = share.limit
+        self.figures = Figures(self._cache, self._slots)
         self._holding: Holding
         self._advancing: dict[UUID, asyncio.Task[None]] = {}
         self._beside: set[asyncio.Task[None]] = set()
@@ -216,6 +229,9 @@ class Host:
         self._hints = Hints(settings, self._redis)
         self._limits = ProviderLimits.from_settings(settings, self._redis)
         self._pace = Pace(self._redis)
+        self._home = Home(
+            self._redis, settings.queue, has_room=self._has_room, begin=self._begin_here
+        )
         self._resources = Resources(
             self._model,
             self._api_key,
@@ -256,6 +272,7 @@ class Host:
         try:
             done, _ = await asyncio.wait(services, return_when=asyncio.FIRST_COMPLETED)
             left = self._settings.drain_seconds - (time.monotonic() - self._closed_at)
+            services.append(asyncio.create_task(self._home.leave()))
             if not self._stop.is_set():
                 error = next((one.exception() for one in done), None)
                 log.error("a service of the worker ended", exc_info=error)
@@ -292,7 +309,16 @@ class Host:
             ),
             self._keeper.keep_for_ever(),
             prune_for_ever(self._db, self._settings),
+            self._home.hear_for_ever(),
+            self._home.announce_for_ever(),
+            self._cache.drop_idle_for_ever(),
+            *self._memory_chores(),
         ]
+
+    def _memory_chores(self) -> Sequence[Coroutine[Any, Any, object]]:
+        if self._memory_limit is None:
+            return []
+        return [MemoryWatch(self._memory_limit, self._slots, self._cache).watch_for_ever()]
 
     async def _exchange(self, session_id: UUID, level: int, answer: Future[UUID]) -> None:
         """Give a hint back for a better one; it was read while no slot was free."""
@@ -312,11 +338,11 @@ class Host:
         if session_id in self._advancing:
             self._hinted_again.add(session_id)
         elif not self._closing.is_set():
-            self._do_beside(self._hint({session_id: level}))
+            self._do_beside(self._hint({session_id: level}, home=not self._slots.scarce))
 
-    async def _hint(self, levels: Mapping[UUID, int]) -> None:
+    async def _hint(self, levels: Mapping[UUID, int], *, home: bool = False) -> None:
         try:
-            await self._hints.send(levels, levels)
+            await self._hints.send(levels, levels, home=home)
         except FiresideError as error:
             log.warning("not hinted", error=str(error))  # the sweep does
 
@@ -325,6 +351,25 @@ class Host:
         self._beside.add(task)
         task.add_done_callback(self._beside.discard)
         return task
+
+    def _has_room(self) -> bool:
+        """Whether a hint that comes to this worker begins at once and takes nobody's turn."""
+        return not (
+            self._closing.is_set()
+            or self._outage.lasts
+            or self._slots.scarce
+            or self._slots.all_taken
+            or not self._cache.holds_any
+        )
+
+    def _begin_here(self, session_id: UUID, level: int) -> None:
+        """Take a hint that came to this worker; without room here it is anyone's, in its turn."""
+        if session_id in self._advancing:
+            self._hint_again(session_id, level)
+        elif self._has_room() and self._slots.take_free():
+            self._begin(session_id)
+        else:
+            self._do_beside(self._hint({session_id: level}))
 
     def _begin(self, session_id: UUID) -> None:
         if session_id in self._advancing:
@@ -362,6 +407,7 @@ class Host:
             while more and not self._closing.is_set():
                 self._hinted_again.discard(session_id)
                 began = time.monotonic()
+                held = self._cache.take(session_id)
                 claim = await claims.claim(
                     self._db,
                     session_id,
@@ -369,14 +415,17 @@ class Host:
                     history=HISTORY_MESSAGES,
                     back_off=BACK_OFF_SECONDS,
                     quarantine_after=self._quarantine_after,
+                    known=None if held is None else held.known,
                 )
+                if claim is None and held is not None:
+                    self._cache.keep(session_id, held)
                 if claim is not None and self._closing.is_set():
                     await self._release(claim)
                     return
                 beside = set()
                 if claim is not None and self._slots.scarce:
                     beside.add(self._do_beside(self._withdraw(session_id)))
-                more = claim is not None and await self._run(claim, began)
+                more = claim is not None and await self._run(claim, began, held)
                 if claim is not None and self._slots.wanted:
                     if beside:
                         await asyncio.wait(beside)  # or it would take back the hints that follow
@@ -403,12 +452,16 @@ class Host:
         """Send a session that has more to the back of the queue, and its user's next one ahead."""
         await self._hint(await turns.levels(self._db, [session_id], and_first=True))
 
-    async def _run(self, claim: Claim, began: float) -> bool:
+    async def _run(self, claim: Claim, began: float, kept: Transcript | None = None) -> bool:
         """Run one claimed task; whether the session has more.
 
         Args:
             began: when the lease was asked for, so that it is never believed to last too long.
+            kept: what the cache had of the session, when the claim was made with it.
         """
+        if claim.head_message is not None:
+            self._cache.count(kept, after=claim.after, read=len(claim.messages))
+        transcript = claimed(claim, kept)
         signal = AbortSignal()
         if claim.cancel_requested:
             signal.set()
@@ -425,6 +478,7 @@ class Host:
                     signal=signal,
                     task_seconds=self._settings.task_seconds,
                     max_attempts=self._settings.max_attempts,
+                    history=transcript.history,
                 )
             )
             await asyncio.wait({held.run})
@@ -436,6 +490,8 @@ class Host:
             await self._lost(held, held.run)
             return False
         self._pace.ended()
+        if task_log.committed is not None:
+            self._cache.keep(claim.fence.session_id, transcript.ended(claim, task_log.committed))
         return held.run.result().open_tasks > 0
 
     async def _lost(self, held: Held, run: asyncio.Task[Written]) -> None:

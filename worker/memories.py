@@ -27,12 +27,13 @@ def _start(task: RunningTask) -> int:
     """Where in the history the window starts: at a number of the session divisible by STEP."""
     total = task.earlier + len(task.history)
     start = max(0, -(-(total - MOST) // STEP) * STEP - task.earlier)
-    sizes = [len(_text(message)) for message in task.history]
-    while sum(sizes[start:]) > CHARACTERS and len(sizes) - start > STEP:
-        start += STEP
-    while sum(sizes[start:]) > CHARACTERS and len(sizes) - start > 1:
-        start += 1
-    return start
+    sizes = [len(_text(message)) for message in task.history[start:]]
+    lost = 0
+    while sum(sizes[lost:]) > CHARACTERS and len(sizes) - lost > STEP:
+        lost += STEP
+    while sum(sizes[lost:]) > CHARACTERS and len(sizes) - lost > 1:
+        lost += 1
+    return start + lost
 
 
 class Memories:

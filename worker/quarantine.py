@@ -21,8 +21,9 @@ from shared.logs import set_up_logs
 from shared.settings import get_settings
 from shared.store import claims
 from worker.agents import load_agents
-from worker.host import BACK_OFF_SECONDS, HISTORY_MESSAGES, Host
+from worker.host import BACK_OFF_SECONDS, Host
 from worker.start import key_of, model_of
+from worker.transcript import HISTORY_MESSAGES
 
 log = structlog.get_logger(__name__)
 

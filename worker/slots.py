@@ -11,10 +11,16 @@ _LOOK_SECONDS = 0.5
 
 
 class Slots:
-    """Places for sessions; taken in Celery's threads, given back on the loop."""
+    """Places for sessions; taken in Celery's threads, given back on the loop.
+
+    While they are `held_back` one session is let in at a time: the process is short of memory, and
+    must nevertheless come to the end of what waits for it.
+    """
 
     def __init__(self, count: int) -> None:
+        self._count = count
         self._free = count
+        self._held_back = False
         self._change = threading.Condition()
         self._waiting = 0
         self._waited_at = float("-inf")
@@ -22,7 +28,12 @@ class Slots:
     @property
     def all_taken(self) -> bool:
         """Whether whoever comes has to wait."""
-        return self._free == 0
+        return not self._has_one
+
+    @property
+    def taken(self) -> int:
+        """How many are taken."""
+        return self._count - self._free
 
     @property
     def wanted(self) -> bool:
@@ -37,7 +48,7 @@ class Slots:
     def take(self, stop: threading.Event) -> bool:
         """Take a place, wait for one where there is none; False where `stop` was set meanwhile."""
         with self._change:
-            if self._free == 0 and not self._wait(stop):
+            if not self._has_one and not self._wait(stop):
                 return False
             self._free -= 1
             return True
@@ -45,15 +56,25 @@ class Slots:
     def take_free(self) -> bool:
         """Take a place if there is one."""
         with self._change:
-            if self._free == 0:
+            if not self._has_one:
                 return False
             self._free -= 1
             return True
 
+    def hold_back(self, held_back: bool) -> None:
+        """Let in one session at a time from now on, or as many as there are places again."""
+        with self._change:
+            self._held_back = held_back
+            self._change.notify_all()
+
+    @property
+    def _has_one(self) -> bool:
+        return self._free > 0 and (not self._held_back or self._free == self._count)
+
     def _wait(self, stop: threading.Event) -> bool:
         self._waiting += 1
         try:
-            while self._free == 0:
+            while not self._has_one:
                 if stop.is_set():
                     return False
                 self._change.wait(_LOOK_SECONDS)

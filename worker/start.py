@@ -1,6 +1,8 @@
 """Starting a worker: agents and stories are announced, then the host runs."""
 
 import asyncio
+import gc
+import importlib
 import threading
 
 import structlog
@@ -13,7 +15,10 @@ from shared.settings import Settings
 from shared.store import catalog
 from shared.store.database import Database
 from worker.agents import RegisteredAgent, load_agents
+from worker.figures import show
+from worker.garbage import steady_garbage
 from worker.host import Host
+from worker.memory import container_bytes, resident_bytes, share_of
 from worker.publish import publish_stories
 
 log = structlog.get_logger(__name__)
@@ -27,13 +32,24 @@ def start_host(settings: Settings) -> Host:
     """
     agents = load_agents(settings)
     asyncio.run(_announce(settings, list(agents.values())))
-    host = Host(settings, agents, model_of(settings), key_of(settings), watched=True)
+    if settings.model_path == "direct":
+        importlib.import_module("aiohttp")  # the first model call would hold up the loop with it
+    share = share_of(settings, resident=resident_bytes(), container=container_bytes())
+    host = Host(settings, agents, model_of(settings), key_of(settings), watched=True, share=share)
+    if settings.worker_metrics is not None:
+        show(host.figures, settings.worker_metrics)
+    steady_garbage()
     host.start()
     if settings.model_path == "litellm":
         # Seconds of CPU: beside the first tasks, so that a worker which came back after a crash
         # takes over at once. Only a model call waits for it.
-        threading.Thread(target=preload, name="preload", daemon=True).start()
+        threading.Thread(target=_preload, name="preload", daemon=True).start()
     return host
+
+
+def _preload() -> None:
+    preload()
+    gc.freeze()  # a full collection would walk through all of it
 
 
 def model_of(settings: Settings) -> Model:

@@ -76,7 +76,8 @@ class TaskLog:
         on_lost: called once when the attempt may write no more; the run must then stop.
 
     `ending` says that the terminal event is on its way: nothing else decides the task any more.
-    `lost_to` is what kept the attempt from writing more, or None.
+    `lost_to` is what kept the attempt from writing more, or None. `committed` are the messages that
+    the task's end has put into the transcript, None until it has.
     """
 
     def __init__(self, claim: Claim, store: TaskStore, *, on_lost: Callable[[], None]) -> None:
@@ -102,6 +103,7 @@ class TaskLog:
         self._lost: AttemptLostError | None = None
         self.ending = False
         self.lost_to: BaseException | None = None
+        self.committed: Sequence[JsonObject] | None = None
         self.usage = Usage()
 
     # -- events -------------------------------------------------------------------------------
@@ -286,6 +288,8 @@ class TaskLog:
     async def _write_out(self) -> None:
         async with self._lock:
             self._next_flush = None
+            if self.committed is not None:
+                return  # the end has written it all
             self._check()
             entries, steps = self._take()
             events = [entry for entry in entries if isinstance(entry, NewEvent)]
@@ -366,6 +370,7 @@ class TaskLog:
             except Exception as error:
                 raise self._lose(error) from error
             self._lost = AttemptLostError("the task has ended")
+            self.committed = outcome.messages
             await self._store.tell(self._claim, _numbered(entries, self._claim.task_id, written))
             return written
 
@@ -388,11 +393,16 @@ class TaskLog:
         return self._lost
 
     async def close(self) -> None:
-        """Wait for the writes that are on their way; whoever gives up the lease comes after."""
+        """Wait for the writes that are on their way; whoever gives up the lease comes after.
+
+        The run is over then, and is let go of: all that belongs to it would otherwise wait for the
+        garbage collector, in a circle.
+        """
         if self._timer is not None:
             self._timer.cancel()
         while self._writes:
             await asyncio.wait(self._writes)
+        self._on_lost = _nothing
 
     def message_ids(self) -> list[int]:
         """The ids that the messages will have in the transcript."""
@@ -417,6 +427,10 @@ class TaskLog:
                 self._timer.cancel()
             self._on_lost()
         return self._lost
+
+
+def _nothing() -> None:
+    """Nobody is left to stop."""
 
 
 @dataclass(slots=True)

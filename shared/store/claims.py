@@ -4,6 +4,7 @@ Each statement begins with its name, as operators see it in pg_stat_activity.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -20,6 +21,7 @@ from shared.records import (
     Event,
     Fence,
     Joined,
+    Known,
     Step,
 )
 from shared.store.database import AnyRow, Database, Parameters
@@ -37,10 +39,62 @@ _LEASE = """
         hint_at = least(hint_at, clock_timestamp() + make_interval(secs => :lease_seconds))"""
 
 _LEASED = """s.id, s.epoch, s.lease_token, s.open_tasks, s.user_id, s.agent, s.story, s.story_hash,
-        s.metadata, s.state, s.view, s.next_message, s.head_message,
+        s.metadata, s.state, s.view, s.next_message, s.head_message, s.generation,
         (select jsonb_build_object('id', c.id, 'name', c.name, 'soul', c.soul,
                                    'soul_version', c.soul_version)
          from characters c where c.id = s.character_id and c.user_id = s.user_id) as character"""
+
+_HEAD_OF_LINE = """select seq from tasks
+            where session_id = :session and status in ('queued', 'running')
+            order by (status = 'running') desc, (on_busy = 'interrupt') desc, seq
+            limit 1"""
+
+# Before all others, so that their snapshots are newer than the lock: what the last one to hold the
+# session wrote is seen, and a task that was accepted while this claim waited for the row.
+_LOCK = text("/* claim lock */ select from sessions where id = :session for no key update")
+
+# A session of which nobody has begun the head of line, as it mostly is: all in one. Where more is
+# to be done (a takeover, a collect) it changes nothing and says so.
+_CLAIM = text(
+    f"""/* claim */
+    with recursive free as materialized (
+        select (
+            select bool_or(status = 'running' or on_busy = 'collect') from tasks
+            where session_id = :session and status in ('queued', 'running')) as more
+        from sessions where id = :session and not quarantined and {FREE}
+    ), lease as (
+        update sessions s set {_LEASE}
+        from free where s.id = :session and not free.more
+        returning {_LEASED}
+    ), task as (
+        update tasks t set
+            status = 'running',
+            epoch = lease.epoch,
+            claims = claims + 1,
+            attempts = attempts + 1,
+            started_at = coalesce(started_at, clock_timestamp())
+        from lease
+        where session_id = :session and seq = (
+            {_HEAD_OF_LINE})
+        returning t.id as task_id, seq, action, claims, attempts, cancel_requested_at
+    ), path as (
+        select m.no, m.parent, m.message, 1 as depth, known.head
+        from lease
+            cross join lateral (select case when lease.generation = :generation
+                                            then cast(:known as bigint) end as head) as known
+            join messages m on m.session_id = :session and m.no = lease.head_message
+        where m.no is distinct from known.head
+        union all
+        select m.no, m.parent, m.message, p.depth + 1, p.head
+        from path p join messages m on m.session_id = :session and m.no = p.parent
+        where p.depth < :limit and m.no is distinct from p.head
+    )
+    select free.more, lease.*, task.*,
+        (select json_agg(message order by no) from path) as messages,
+        (select parent from path order by no limit 1) as root
+    from free left join lease on true left join task on true
+    """
+)
 
 _TAKE_LEASE = text(
     f"""/* claim lease */
@@ -73,7 +127,7 @@ _LOCK_QUARANTINE = text("/* claim quarantine lock */ select pg_try_advisory_xact
 # A statement of its own, so that its snapshot is newer than the lease: a task that was accepted
 # while this claim waited for the row is seen.
 _TAKE_TASK = text(
-    """/* claim task */
+    f"""/* claim task */
     with done as (
         select count(*)::int as steps from steps
         where session_id = :session and status = 'done' and task_seq = (
@@ -88,11 +142,8 @@ _TAKE_TASK = text(
             started_at = coalesce(started_at, clock_timestamp())
         from done
         where session_id = :session and seq = (
-            select seq from tasks
-            where session_id = :session and status in ('queued', 'running')
-            order by (status = 'running') desc, (on_busy = 'interrupt') desc, seq
-            limit 1)
-        returning id, seq, action, claims, attempts, cancel_requested_at, queued_seq
+            {_HEAD_OF_LINE})
+        returning id as task_id, seq, action, claims, attempts, cancel_requested_at, queued_seq
     ), next_attempt as (
         update sessions set ready_at = lease_until
             + make_interval(secs => least(:back_off * power(2, task.attempts - 3), :longest))
@@ -123,12 +174,13 @@ _PATH = text(
     with recursive path as (
         select no, parent, message, 1 as depth from messages
         where session_id = :session and no = :head
+            and no is distinct from cast(:known as bigint)
         union all
         select m.no, m.parent, m.message, p.depth + 1
         from path p join messages m on m.session_id = :session and m.no = p.parent
-        where p.depth < :limit
+        where p.depth < :limit and m.no is distinct from cast(:known as bigint)
     )
-    select message from path order by no
+    select parent, message from path order by no
     """
 )
 
@@ -199,6 +251,7 @@ async def claim(
     history: int,
     back_off: float = 0.0,
     quarantine_after: int | None = None,
+    known: Known | None = None,
 ) -> Claim | None:
     """Take the session's lease and its head-of-line task, or None where there is nothing to take.
 
@@ -209,21 +262,43 @@ async def claim(
             session waits so many seconds after its lease for the next one; then twice as many.
         quarantine_after: a task that has lost so many attempts without a finished step is not
             taken; its session is put into quarantine instead. None takes any.
+        known: what the caller holds of the transcript. Where that is the current branch or its
+            beginning, only what follows is read, and `after` of the claim says so.
 
     Raises:
         NewerRelease: an earlier attempt was of a newer release; a worker of that one takes it.
     """
+    of_session = {
+        "session": session_id,
+        "lease_seconds": lease_seconds,
+        "limit": history,
+        "generation": known.generation if known is not None else None,
+        "known": known.head if known is not None else None,
+    }
+    _, answer = await db.together((_LOCK, of_session), (_CLAIM, of_session))
+    if (row := answer.first) is None:
+        return None
+    if row.more is None:
+        raise _no_task(session_id)
+    if row.more:
+        return await _take_over(db, of_session, back_off, quarantine_after)
+    return _claim_of(row, row, row.messages or [], row.root, of_session)
+
+
+async def _take_over(
+    db: Database, of_session: Parameters, back_off: float, quarantine_after: int | None
+) -> Claim | None:
+    """Claim a session in several steps, since what is to be done depends on what is found."""
     async with db.transaction() as connection:
-        parameters = {"session": session_id, "lease_seconds": lease_seconds}
-        lease = (await connection.execute(_TAKE_LEASE, parameters)).first()
+        lease = (await connection.execute(_TAKE_LEASE, of_session)).first()
         if lease is None:
             return None
         task = await _take_task(connection, lease, back_off)
         suspect = quarantine_after is not None and task.attempts > quarantine_after
         if suspect and task.cancel_requested_at is None:
-            await connection.execute(_QUARANTINE, {"session": session_id, "task_seq": task.seq})
+            await connection.execute(_QUARANTINE, {"session": lease.id, "task_seq": task.seq})
             return None
-        return await _claimed(connection, lease, task, history)
+        return await _claimed(connection, lease, task, of_session)
 
 
 async def claim_quarantined(
@@ -237,12 +312,12 @@ async def claim_quarantined(
         locked = await connection.execute(_LOCK_QUARANTINE, {"lock": QUARANTINE_LOCK})
         if not locked.scalar():
             return None
-        parameters = {"lease_seconds": lease_seconds}
+        parameters = {"lease_seconds": lease_seconds, "limit": history, "known": None}
         lease = (await connection.execute(_TAKE_QUARANTINED, parameters)).first()
         if lease is None:
             return None
         return await _claimed(
-            connection, lease, await _take_task(connection, lease, back_off), history
+            connection, lease, await _take_task(connection, lease, back_off), parameters
         )
 
 
@@ -255,21 +330,28 @@ async def _take_task(connection: AsyncConnection, lease: AnyRow, back_off: float
     }
     task = (await connection.execute(_TAKE_TASK, parameters)).first()
     if task is None:
-        raise AssertionError(f"session {lease.id} counts open tasks but has none")
+        raise _no_task(lease.id)
     return task
 
 
-async def _claimed(connection: AsyncConnection, lease: AnyRow, task: AnyRow, history: int) -> Claim:
+def _no_task(session_id: UUID) -> AssertionError:
+    return AssertionError(f"session {session_id} counts open tasks but has none")
+
+
+async def _claimed(
+    connection: AsyncConnection, lease: AnyRow, task: AnyRow, of_session: Parameters
+) -> Claim:
     """All that a run starts from, of a session and a task that were just taken."""
     of_task = {
         "session": lease.id,
-        "task": task.id,
+        "task": task.task_id,
         "task_seq": task.seq,
         "queued_seq": task.queued_seq,
         "head": lease.head_message,
-        "limit": history,
+        "limit": of_session["limit"],
+        "known": _held(lease, of_session),
     }
-    messages = (await connection.execute(_PATH, of_task)).scalars().all()
+    path = (await connection.execute(_PATH, of_task)).all()
     steps: list[Step] = []
     events: list[Event] = []
     joined: Sequence[Joined] = ()
@@ -281,6 +363,31 @@ async def _claimed(connection: AsyncConnection, lease: AnyRow, task: AnyRow, his
         await _check_versions(connection, of_task)
         steps = [Step(*row) for row in await connection.execute(_STEPS_OF_TASK, of_task)]
         events = [Event(*row) for row in await connection.execute(_EVENTS_OF_TASK, of_task)]
+    return replace(
+        _claim_of(
+            lease,
+            task,
+            [row.message for row in path],
+            path[0].parent if path else None,
+            of_session,
+        ),
+        action=_with_collected(task.action, joined),
+        steps=steps,
+        events=events,
+        joined=joined,
+    )
+
+
+def _claim_of(
+    lease: AnyRow,
+    task: AnyRow,
+    messages: Sequence[JsonObject],
+    root: int | None,
+    of_session: Parameters,
+) -> Claim:
+    """The record of a claim; `root` is the number of the message that the first one follows."""
+    held = _held(lease, of_session)
+    before = root if messages else lease.head_message
     return Claim(
         fence=Fence(lease.id, lease.epoch, lease.lease_token),
         user_id=lease.user_id,
@@ -293,18 +400,25 @@ async def _claimed(connection: AsyncConnection, lease: AnyRow, task: AnyRow, his
         view=lease.view,
         next_message=lease.next_message,
         head_message=lease.head_message,
-        task_id=task.id,
+        task_id=task.task_id,
         task_seq=task.seq,
-        action=_with_collected(task.action, joined),
+        action=task.action,
         attempt=task.claims,
         attempts=task.attempts,
         cancel_requested=task.cancel_requested_at is not None,
         messages=messages,
-        steps=steps,
-        events=events,
-        joined=joined,
+        steps=[],
+        events=[],
         open_tasks=lease.open_tasks,
+        generation=lease.generation,
+        after=held if held is not None and held == before else None,
     )
+
+
+def _held(lease: AnyRow, of_session: Parameters) -> int | None:
+    """The number of the last message that the caller holds, where it is of this lineage."""
+    same = of_session["known"] is not None and of_session["generation"] == lease.generation
+    return of_session["known"] if same else None
 
 
 def _collecting(of_task: dict[str, Any], action: JsonObject) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import itertools
 import os
 import socket
+from collections import Counter
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -38,6 +40,11 @@ BEGIN_POOLED = "; ".join(
     ["begin", *(f"set local {name} = '{value}'" for name, value in _LIMITS.items())]
 )
 
+# The same where statements are sent together, which no `begin` precedes.
+SET_LIMITS = "select " + ", ".join(
+    f"set_config('{name}', '{value}', true)" for name, value in _LIMITS.items()
+)
+
 ANSWER_SECONDS = 12.0
 """The longest wait for an answer. Above the server's own limits, for where those can't help: it
 is frozen, the network is gone without a word, or a pooler keeps a limit from being set."""
@@ -51,6 +58,17 @@ class Connection(psycopg.AsyncConnection[Any]):
 
     _late = False
     _cutting: asyncio.TimerHandle | None = None
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.prepares = False
+        """Whether statements may be kept prepared (see `exchange`)."""
+        self.prepared: dict[tuple[bytes, tuple[int, ...]], bytes] = {}
+        """Names of prepared statements, by their text and their parameters' types."""
+        self.uses: Counter[tuple[bytes, tuple[int, ...]]] = Counter()
+        """How often statements were carried out before they were prepared."""
+        self.names = itertools.count()
+        """Numbers for further names: one that was used may be taken, whatever became of it."""
 
     async def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
         """Wait for an answer; every statement, commit and rollback comes by here.
@@ -148,7 +166,8 @@ async def _connect(*arguments: Any, **options: Any) -> Connection:
     Were it switched for each use, a caller that is cancelled at the switch would leave its
     connection lent out until the garbage collector comes by.
     """
-    connection = await Connection.connect(*arguments, autocommit=True, **options)
+    connection = await _bare(*arguments, **options)
+    connection.prepares = True
     try:
         await connection.execute(_ON_CONNECT)
     except BaseException:
@@ -158,12 +177,16 @@ async def _connect(*arguments: Any, **options: Any) -> Connection:
 
 
 async def _connect_pooled(*arguments: Any, **options: Any) -> Connection:
-    connection = await Connection.connect(
-        *arguments, autocommit=True, prepare_threshold=None, **options
-    )
+    connection = await _bare(*arguments, **options)
     if connection.info.parameter_status("TimeZone") not in {"UTC", "Etc/UTC"}:
         connection.adapters.register_loader("timestamptz", _Utc)
     return connection
+
+
+async def _bare(*arguments: Any, **options: Any) -> Connection:
+    """A connection on which the driver prepares nothing: after a rollback it would have Postgres
+    forget all prepared statements, and ours with them."""
+    return await Connection.connect(*arguments, autocommit=True, prepare_threshold=None, **options)
 
 
 def _drop(making: asyncio.Task[Connection]) -> None:

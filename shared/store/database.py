@@ -1,5 +1,6 @@
 """Connections to Postgres: the pool, single statements, transactions, and what goes wrong."""
 
+import asyncio
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -7,17 +8,26 @@ from dataclasses import dataclass
 from typing import Any, Self, TypeAlias
 
 import psycopg
-from sqlalchemy import Row, TextClause, text
+from sqlalchemy import Row as SqlRow
+from sqlalchemy import TextClause, text
 from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from shared.errors import InvalidRequest, StoreUnavailable
 from shared.settings import Settings
-from shared.store.connection import BEGIN, BEGIN_POOLED, connect, connect_pooled
+from shared.store.connection import (
+    BEGIN,
+    BEGIN_POOLED,
+    SET_LIMITS,
+    Connection,
+    connect,
+    connect_pooled,
+)
+from shared.store.exchange import Answer, Row, exchange
 
 Parameters = Mapping[str, Any]
-AnyRow: TypeAlias = Row[*tuple[Any, ...]]
+AnyRow: TypeAlias = Row | SqlRow[*tuple[Any, ...]]
 Rows = Sequence[AnyRow]
 RawConnection: TypeAlias = psycopg.AsyncConnection[Any]
 
@@ -94,20 +104,64 @@ class Database:
 
     async def rows(self, statement: TextClause, parameters: Parameters | None = None) -> Rows:
         """Run one statement as its own transaction; all rows that it gives."""
-        async with _translated(), self._connection() as connection:
-            return (await connection.execute(statement, parameters or {})).fetchall()
+        return (await self._one(statement, parameters)).rows
 
     async def row(
         self, statement: TextClause, parameters: Parameters | None = None
     ) -> AnyRow | None:
         """Run one statement as its own transaction; its first row, or None."""
-        async with _translated(), self._connection() as connection:
-            return (await connection.execute(statement, parameters or {})).first()
+        return (await self._one(statement, parameters)).first
 
     async def run(self, statement: TextClause, parameters: Parameters | None = None) -> int:
         """Run one statement as its own transaction; the number of rows it touched."""
+        return (await self._one(statement, parameters)).touched
+
+    async def together(self, *statements: tuple[TextClause, Parameters]) -> Sequence[Answer]:
+        """Run statements as one transaction, in one round trip; what each of them gave.
+
+        Each sees what was committed until it begins. None can depend on what the client makes of
+        the one before it: a statement reads that from the tables.
+        """
+        texts = [(statement.text, parameters) for statement, parameters in statements]
+        if self._pooled:
+            return (await self._exchange([(SET_LIMITS, {}), *texts]))[1:]
+        return await self._exchange(texts)
+
+    async def _one(self, statement: TextClause, parameters: Parameters | None) -> Answer:
+        return (await self._exchange([(statement.text, parameters or {})]))[0]
+
+    async def _exchange(self, statements: Sequence[tuple[str, Parameters]]) -> list[Answer]:
         async with _translated(), self._connection() as connection:
-            return (await connection.execute(statement, parameters or {})).rowcount
+            lent = await connection.get_raw_connection()
+            driver = lent.driver_connection
+            assert isinstance(driver, Connection)
+            try:
+                return await exchange(driver, statements)
+            except psycopg.Error as error:
+                raise await self._failed(connection, error, statements[-1][0]) from error
+            except asyncio.CancelledError:
+                # The request to stop what runs may come late, and hit what would be next here.
+                await connection.invalidate()
+                raise
+
+    async def _failed(
+        self, connection: AsyncConnection, error: psycopg.Error, statement: str
+    ) -> Exception:
+        """The error as SQLAlchemy raises it; a connection that is gone takes all others along."""
+        lent = await connection.get_raw_connection()
+        driver = lent.driver_connection
+        assert isinstance(driver, Connection)
+        if gone := driver.closed:
+            self._engine.sync_engine.pool._invalidate(lent, error, _checkin=False)  # noqa: SLF001 - as the engine does it, for which it has no public name
+            await connection.invalidate(error)
+        return DBAPIError.instance(
+            statement,
+            None,
+            error,
+            psycopg.Error,
+            hide_parameters=True,
+            connection_invalidated=gone,
+        )
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:

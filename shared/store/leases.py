@@ -331,12 +331,11 @@ async def heartbeat(db: Database, fences: Sequence[Fence], *, lease_seconds: flo
         "tokens": [fence.token for fence in fences],
         "lease_seconds": lease_seconds,
     }
-    await db.run(_HEARTBEAT, parameters)
-    rows = await db.rows(_STILL_MINE, parameters)
+    _, mine = await db.together((_HEARTBEAT, parameters), (_STILL_MINE, parameters))
     return Pulse(
-        held=frozenset(row.id for row in rows),
-        cancelled=frozenset(row.id for row in rows if row.cancel),
-        queued=frozenset(row.id for row in rows if row.queued),
+        held=frozenset(row.id for row in mine.rows),
+        cancelled=frozenset(row.id for row in mine.rows if row.cancel),
+        queued=frozenset(row.id for row in mine.rows if row.queued),
     )
 
 

@@ -48,6 +48,19 @@ HEAD_START = text(
 )
 """The worker that is to be struck gets the task before any sweep offers it to others."""
 
+HAND_OVER = text(
+    """
+    with released as (
+        update sessions set lease_token = null, lease_until = null,
+            hint_at = clock_timestamp() + interval '2.5 s'
+        where id = :session returning id
+    )
+    update tasks set attempts = 0 from released
+    where session_id = released.id and status = 'running'
+    """
+)
+"""What a release does, but that the worker that is to be struck gets the task."""
+
 SETTINGS = {
     "agent_modules": "tests.failpoints.effects_agent",
     "model_path": "direct",
@@ -66,7 +79,8 @@ class Point:
     """A place on a worker's way through a task: before or after something passes.
 
     `event` and `step` say what it must carry. `parked`: the task waits at the gate before, and
-    until the worker is struck; `drained`: and the worker is told to stop then. `unknown`: here
+    until the worker is struck; `drained`: and the worker is told to stop then. `begun`: another
+    worker had the task before, and gave it back. `unknown`: here
     nobody can know whether a tool with effects elsewhere has run; None: the tool may have got there
     or not.
     """
@@ -78,6 +92,7 @@ class Point:
     step: str = ""
     parked: bool = False
     drained: bool = False
+    begun: bool = False
     unknown: bool | None = False
 
     def wanted(self, passing: Passing) -> bool:
@@ -93,9 +108,10 @@ def _around(name: str, *carriers: str, **more: Any) -> list[Point]:
 
 
 POINTS = [
-    *_around("the lease is taken", "claim lease"),
-    Point("the task is taken", "after", ("claim task",)),
-    *_around("the claim commits", "commit claim path"),
+    *_around("the session is claimed", "claim"),
+    *_around("the lease is taken over", "claim lease", begun=True),
+    Point("the task is taken over", "after", ("claim task",), begun=True),
+    *_around("the takeover commits", "commit claim events", begun=True),
     *_around("the start is written", "write", event="task_started"),
     *_around("the start is told", "PUBLISH", event="task_started", unknown=None),
     Point("the tool begins", "before", ("write",), step="tool"),
@@ -213,7 +229,7 @@ class Played:
         if not self.trap.sprung.is_set():
             return True
         _, first, *later = [row.claims for row in await self.rows(CLAIMS)]
-        return first > 2 or any(more > 1 for more in later)
+        return first > 2 + self.case.point.begun or any(more > 1 for more in later)
 
     async def _play(self) -> None:
         point = self.case.point
@@ -300,6 +316,9 @@ class Played:
             accepted = await actions.accept_within(connection, "local", self.session, new)
             await connection.execute(HEAD_START, {"session": self.session})
         self.task = accepted.task_id
+        if self.case.point.begun:
+            await claims.claim(stage.db, self.session, lease_seconds=30, history=1)
+            await stage.db.run(HAND_OVER, {"session": self.session})
         hints = Hints(stage.settings.model_copy(update={"queue": self.queue}), stage.redis)
         await hints.send([self.session])
 
@@ -498,8 +517,10 @@ class Verdict:
         """How often a step may have run whose end was journalled in this epoch.
 
         Once in each attempt up to that one; the opening task had the first epoch. A zombie that
-        is awake again may get to it once more, before it finds its lease gone.
+        is awake again may get to it once more, before it finds its lease gone. An attempt that was
+        given back ran nothing.
         """
+        epoch -= self.case.point.begun
         return epoch - 1 + (1 if self.case.fault == "freeze" and epoch > 2 else 0)
 
     def no_journalled_call_was_paid_again(self, model: ScriptedModel) -> None:

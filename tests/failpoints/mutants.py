@@ -101,6 +101,7 @@ _RENEWED = "lease_until = clock_timestamp() + make_interval(secs => :lease_secon
 _TERMINAL_INDEX = """CREATE UNIQUE INDEX events_one_terminal ON events (task_id)
     WHERE type IN ('task_completed', 'task_failed', 'task_cancelled', 'task_dead');
 """
+_UNLOCKED = (Change(CLAIMS, 'where id = :session for no key update")', 'where id = :session")'),)
 _SEQUENCE = "CREATE SEQUENCE event_numbers;\n"
 _TELL_FIRST = """row = await self._db.row(
             __import__("sqlalchemy").text("select next_event, now() from sessions where id = :s"),
@@ -172,6 +173,7 @@ MUTANTS = [
     Mutant(
         "the state is read before the lease is held",
         (
+            *_UNLOCKED,
             Change(
                 CLAIMS,
                 "s.metadata, s.state, s.view,",
@@ -180,6 +182,22 @@ MUTANTS = [
             ),
         ),
         (f"{STORE} state_is_read_under_the_lease",),
+    ),
+    Mutant(
+        "a claim looks before it has the row",
+        (
+            Change(
+                CLAIMS,
+                'where id = :session for no key update")',
+                'where id = :session")',
+            ),
+        ),
+        (f"{STORE} accepted_while_a_claim_waits",),
+    ),
+    Mutant(
+        "a task that another has begun is claimed like a new one",
+        (Change(CLAIMS, "s.id = :session and not free.more", "s.id = :session"),),
+        (f"{STORE} what_a_takeover_finds", MACHINE),
     ),
     Mutant(
         "a task that runs is overtaken",
@@ -237,12 +255,15 @@ MUTANTS = [
                 "while found := []:",
             ),
         ),
-        ("tests/shared/test_sweep.py", f"{FAILPOINTS} kill-after-the-claim-commits"),
+        ("tests/shared/test_sweep.py", f"{FAILPOINTS} kill-after-the-session-is-claimed"),
     ),
     Mutant(
         "a frozen transaction is not ended",
         (Change(CONNECTION, 'session_timeout": "3s"', 'session_timeout": "300s"'),),
-        (f"{STORE} frozen_with_a_session_locked", f"{FAILPOINTS} freeze-after-the-lease-is-taken"),
+        (
+            f"{STORE} frozen_with_a_session_locked",
+            f"{FAILPOINTS} freeze-after-the-lease-is-taken-over",
+        ),
     ),
     Mutant(
         "what is journalled is not looked up",

@@ -35,7 +35,8 @@ Moment = Literal["before", "after"]
 class Passing:
     """What passes: a statement by the name in its comment, or a Redis command.
 
-    A commit is called after the transaction's last statement, `commit claim path`. `events` are
+    A commit is called after the transaction's last statement, `commit claim events`; statements
+    that are sent together are also carried out together. `events` are
     the types of the events in it, of deltas `message_update`; `steps` say `tool started`.
     """
 
@@ -65,13 +66,12 @@ class Trap:
     sprung: asyncio.Event = field(default_factory=asyncio.Event)
     resume: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def wants(self, passing: Passing | None, moment: Moment) -> bool:
-        """Whether this is it."""
+    def wants(self, passing: Sequence[Passing], moment: Moment) -> bool:
+        """Whether it is among these, which pass together."""
         return (
-            passing is not None
-            and moment == self.moment
+            moment == self.moment
             and not self.sprung.is_set()
-            and self.wanted(passing)
+            and any(self.wanted(one) for one in passing)
         )
 
     async def spring(self) -> None:
@@ -142,9 +142,10 @@ class Proxy:
     ) -> Sequence[Coroutine[Any, Any, None]]:
         raise NotImplementedError
 
-    async def _catch(self, passing: Passing | None, moment: Moment) -> None:
-        if moment == "before" and passing is not None:
-            self.passed[passing.name].set()
+    async def _catch(self, passing: Sequence[Passing], moment: Moment) -> None:
+        if moment == "before":
+            for one in passing:
+                self.passed[one.name].set()
         if self.trap.wants(passing, moment):
             await self.trap.spring()
 
@@ -164,7 +165,7 @@ class PostgresProxy(Proxy):
         return [talk.requests(worker, to, to_server), talk.answers(server, to)]
 
 
-Catch = Callable[[Passing | None, Moment], Coroutine[Any, Any, None]]
+Catch = Callable[[Sequence[Passing], Moment], Coroutine[Any, Any, None]]
 
 
 class _PostgresTalk:
@@ -174,13 +175,14 @@ class _PostgresTalk:
         self._catch = catch
         self._trap = trap
         self._texts: dict[bytes, bytes] = {}
-        self._unanswered: deque[Passing | None] = deque()
+        self._unanswered: deque[Sequence[Passing]] = deque()
         self._last = ""
 
     async def requests(self, worker: StreamReader, to: StreamWriter, server: StreamWriter) -> None:
         """Pass on whole requests, each up to the message that asks for an answer."""
         await self._log_in(worker, to, server)
-        held, passing = b"", None
+        held: bytes = b""
+        passing: list[Passing] = []
         while True:
             kind, body, raw = await _message(worker)
             held += raw
@@ -189,16 +191,16 @@ class _PostgresTalk:
                 self._texts[name] = text
             elif kind == b"B":
                 _, statement, rest = body.split(b"\0", 2)
-                passing = self._named(self._texts.get(statement, b""), _parameters(rest))
+                passing.append(self._named(self._texts.get(statement, b""), _parameters(rest)))
             elif kind == b"Q":
-                passing = self._named(body[:-1], [])
+                passing.append(self._named(body[:-1], []))
             if kind in {b"Q", b"S"}:
                 await self._catch(passing, "before")
                 self._unanswered.append(passing)
             if kind in {b"Q", b"S", b"p", b"X", b"H"}:
                 server.write(held)
                 await server.drain()
-                held, passing = b"", None
+                held, passing = b"", []
 
     async def _log_in(self, worker: StreamReader, to: StreamWriter, server: StreamWriter) -> None:
         while True:
@@ -210,7 +212,7 @@ class _PostgresTalk:
             to.write(b"N")
         server.write(head + body)
         if code != CANCEL_REQUEST:
-            self._unanswered.append(None)
+            self._unanswered.append(())
 
     async def answers(self, server: StreamReader, to: StreamWriter) -> None:
         """Pass on answers; one that the trap wants is held until it is whole."""
@@ -218,7 +220,7 @@ class _PostgresTalk:
         while True:
             kind, _, raw = await _message(server)
             held += raw
-            first = self._unanswered[0] if self._unanswered else None
+            first = self._unanswered[0] if self._unanswered else ()
             if kind == b"Z":
                 await self._catch(first, "after")
                 self._unanswered.popleft()
@@ -297,8 +299,8 @@ class RedisProxy(Proxy):
             commands.feed(chunk)
             while (command := commands.gets()) is not False:
                 passing = _command(command)
-                await self._catch(passing, "before")
-                if self.trap.wants(passing, "after"):
+                await self._catch([passing], "before")
+                if self.trap.wants([passing], "after"):
                     unanswered.append(passing)
             to_server.write(chunk)
             await to_server.drain()
@@ -308,7 +310,7 @@ class RedisProxy(Proxy):
     ) -> None:
         while chunk := await server.read(CHUNK):
             while unanswered:
-                await self._catch(unanswered.popleft(), "after")
+                await self._catch([unanswered.popleft()], "after")
             to.write(chunk)
             await to.drain()
 

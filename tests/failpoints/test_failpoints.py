@@ -170,8 +170,8 @@ async def test_a_gateway_that_dies_around_an_acceptance(
 @pytest.mark.parametrize(
     ("fault", "moment", "statement"),
     [
-        pytest.param("kill", "after", "commit claim path", id="kill"),
-        pytest.param("freeze", "after", "claim lease", id="freeze-within-the-claim"),
+        pytest.param("kill", "after", "claim", id="kill"),
+        pytest.param("freeze", "after", "claim", id="freeze"),
     ],
 )
 async def test_how_soon_a_task_goes_on_with_the_lease_as_it_comes(

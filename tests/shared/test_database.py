@@ -121,6 +121,77 @@ async def test_a_transaction_holds_together(db: Database) -> None:
     assert await db.rows(hashes) == [("a",), ("b",)]
 
 
+INSERT = text("insert into stories (hash, name, compiled) values (:hash, '', '')")
+HASHES = text("select hash from stories order by 1")
+
+
+async def test_what_is_sent_together_holds_together(db: Database) -> None:
+    first, found, both = await db.together(
+        (INSERT, {"hash": "a"}), (HASHES, {}), (text("select :n + 1 as a, 2 as a"), {"n": 1})
+    )
+    assert (first.rows, first.touched, first.first) == ((), 1, None)
+    assert (list(found.rows), both.rows[0]) == ([("a",)], (2, 2))
+
+    with pytest.raises(IntegrityError):
+        await db.together((INSERT, {"hash": "b"}), (INSERT, {"hash": "a"}), (HASHES, {}))
+    with pytest.raises(InvalidRequest):
+        await db.together((INSERT, {"hash": "b"}), (INSERT, {"hash": "\0"}))
+
+    assert await db.rows(HASHES) == [("a",)]
+    assert checked_out(db) == 0
+
+
+async def test_each_statement_sees_what_was_committed_before_it(
+    db: Database, watcher: psycopg.AsyncConnection[Any]
+) -> None:
+    await db.run(INSERT, {"hash": "a"})
+    lock = text("select from stories where hash = 'a' for update")
+    async with watcher.transaction():
+        await watcher.execute("update stories set name = 'new' where hash = 'a'")
+        running = asyncio.create_task(
+            db.together((lock, {}), (text("select name from stories"), {}))
+        )
+        await lock_waiters(watcher)
+
+    assert (await running)[1].first == ("new",)
+
+
+async def test_a_statement_is_prepared_when_it_was_needed_a_few_times(small: Database) -> None:
+    names = text("select name from pg_prepared_statements order by 1")
+    one, other = text("select :n + 1"), text("select :n + 2")
+    for n in range(5):
+        await small.together((one, {"n": n}), (other, {"n": n}))
+    assert await small.rows(names) == []
+    for n in range(2):
+        assert [x.first for x in await small.together((one, {"n": n}), (other, {"n": n}))] == [
+            (n + 1,),
+            (n + 2,),
+        ]
+    # Nothing makes Postgres forget them: neither a failure beside them nor what is rolled back.
+    with pytest.raises(InvalidRequest):
+        await small.together((one, {"n": 1}), (text("select 1 / :n"), {"n": 0}))
+    with pytest.raises(IntegrityError):
+        async with small.transaction() as connection:
+            await connection.execute(text("insert into souls select gen_random_uuid(), 1, ''"))
+    assert await small.row(one, {"n": 7}) == (8,)
+    assert [row.name for row in await small.rows(names)] == ["fireside_0", "fireside_1"]
+
+
+async def test_a_parameter_without_a_value(db: Database) -> None:
+    with pytest.raises(KeyError, match="hash"):
+        await db.run(INSERT)
+
+    assert checked_out(db) == 0
+
+
+async def test_a_row_has_its_columns_for_attributes(db: Database) -> None:
+    row = await db.row(text(r"select 1 as one, '{\:a}'\:\:text[] as more, '12:30' as at"))
+
+    assert row == (1, [":a"], "12:30")
+    assert (row.one, row.more, row.at) == (1, [":a"], "12:30")
+    assert row._asdict() == {"one": 1, "more": [":a"], "at": "12:30"}
+
+
 async def test_a_database_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", f"postgresql://me:hunter2@127.0.0.1:{free_port()}/none")
     db = Database.from_settings(load_settings())

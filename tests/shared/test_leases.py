@@ -17,6 +17,7 @@ from shared.records import (
     Claim,
     Event,
     Fence,
+    Known,
     Message,
     NewAction,
     NewEvent,
@@ -359,6 +360,63 @@ async def test_a_claim_loads_the_newest_messages(db: Database) -> None:
         7,
         6,
     )
+
+
+async def with_messages(db: Database, *counts: int) -> UUID:
+    """A session in which one task waits, after ended ones that left so many messages each."""
+    session = await new_session(db)
+    for count in counts:
+        outcome = replace(completed(), messages=[{"n": number} for number in range(count)])
+        await leases.end(db, await claimed(db, session), outcome)
+        await say(db, session)
+    return session
+
+
+@pytest.mark.parametrize(
+    ("known", "history", "found", "after"),
+    [
+        (None, 9, 5, None),
+        (Known(1, 5), 9, 0, 5),
+        (Known(1, 3), 9, 2, 3),
+        (Known(1, 3), 2, 2, 3),
+        (Known(1, 2), 2, 2, None),
+        (Known(1, 9), 9, 5, None),
+        (Known(2, 5), 9, 5, None),
+        (Known(1, 5), 0, 0, 5),
+    ],
+)
+async def test_a_claim_reads_only_what_the_caller_does_not_know(
+    db: Database, known: Known | None, history: int, found: int, after: int | None
+) -> None:
+    session = await with_messages(db, 3, 2)
+
+    claim = await claims.claim(db, session, lease_seconds=9, history=history, known=known)
+
+    assert claim is not None
+    assert (len(claim.messages), claim.after, claim.head_message) == (found, after, 5)
+    assert claim.generation == 1
+
+
+async def test_a_caller_that_knows_another_branch_is_given_this_one(db: Database) -> None:
+    session = await with_messages(db, 3, 2)
+    await db.run(
+        text("update messages set parent = 2 where no = 4 and session_id = :s"), {"s": session}
+    )
+
+    known = Known(1, 3)
+    claim = await claims.claim(db, session, lease_seconds=9, history=9, known=known)
+
+    assert claim is not None
+    assert (len(claim.messages), claim.after) == (4, None)
+
+
+async def test_a_session_without_messages_is_no_branch_of_what_is_known(db: Database) -> None:
+    session = await new_session(db)
+
+    claim = await claims.claim(db, session, lease_seconds=9, history=9, known=Known(1, 1))
+
+    assert claim is not None
+    assert (claim.messages, claim.after) == ([], None)
 
 
 Attempt = Callable[[Database, Claim], Awaitable[object]]

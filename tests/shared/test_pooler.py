@@ -44,6 +44,9 @@ async def test_a_transaction_has_its_limits_and_leaves_none_behind(pooled: Datab
         async with pooled.transaction() as connection:
             assert (await connection.execute(LIMITS)).one() == ("3s", "5s", "10s")
         assert await pooled.row(LIMITS) == ("0", "0", "0")
+        _, found = await pooled.together((text("select 1"), {}), (LIMITS, {}))
+        assert found.first == ("3s", "5s", "10s")
+        assert await pooled.row(LIMITS) == ("0", "0", "0")
 
 
 async def backends(watcher: psycopg.AsyncConnection[Any], state: str) -> int:
@@ -192,6 +195,10 @@ async def test_the_limits_cost_no_round_trip(
         async with db.transaction() as connection:
             await connection.execute(text("select 1"))
         after = wire.round_trips
+        session = await new_session(db)
+        created = wire.round_trips
+        await claimed(db, session)
+        claimed_at = wire.round_trips
         await db.close()
 
-    assert (single - before, after - single) == (1, 3)
+    assert (single - before, after - single, claimed_at - created) == (1, 3, 1)

@@ -53,6 +53,11 @@ DEFAULTS: dict[str, Any] = {
     "max_attempts": 5,
     "quarantine_after": 4,
     "max_in_flight": 1000,
+    "worker_memory": None,
+    "cache_agents": 10_000,
+    "cache_idle_seconds": 1800.0,
+    "cache_bytes": 67_108_864,
+    "worker_metrics": None,
     "stuck_seconds": 30.0,
     "drain_seconds": 25.0,
     "event_days": 30,
@@ -82,6 +87,11 @@ WRONG = [
         ]
     ),
     ("FIRESIDE_QUEUE", f"{SECRET} ", "String should match pattern '^[A-Za-z0-9_.-]{1,64}$'"),
+    (
+        "FIRESIDE_WORKER_METRICS",
+        SECRET,
+        "String should match pattern '^[A-Za-z0-9_.:\\[\\]-]*:[0-9]{1,5}$'",
+    ),
     ("FIRESIDE_DATABASE_POOLER", SECRET, "Input should be 'none' or 'transaction'"),
     ("FIRESIDE_AUTH", SECRET, "Input should be 'required' or 'none'"),
     ("FIRESIDE_LOG_FORMAT", SECRET, "Input should be 'json' or 'text'"),
@@ -107,14 +117,14 @@ WRONG = [
                 "DATABASE_POOL TICKET_SECONDS MAX_SOCKETS MAX_SOCKETS_PER_USER MODEL_RETRIES "
                 "MODEL_REQUESTS_PER_MINUTE MODEL_TOKENS_PER_MINUTE MODEL_CONCURRENCY "
                 "MAX_QUEUED_PER_USER MAX_QUEUED MAX_ATTEMPTS QUARANTINE_AFTER MAX_IN_FLIGHT "
-                "EVENT_DAYS STEP_DAYS",
+                "EVENT_DAYS STEP_DAYS WORKER_MEMORY CACHE_AGENTS CACHE_BYTES",
             ),
             (
                 "number",
                 "a",
                 "PING_SECONDS POLL_SECONDS MODEL_FIRST_TOKEN_SECONDS MODEL_STALL_SECONDS "
                 "TOOL_SECONDS TASK_SECONDS LEASE_SECONDS HEARTBEAT_SECONDS SWEEP_SECONDS "
-                "STUCK_SECONDS DRAIN_SECONDS",
+                "STUCK_SECONDS DRAIN_SECONDS CACHE_IDLE_SECONDS",
             ),
         ]
         for name in (f"FIRESIDE_{one}" for one in names.split())
@@ -145,6 +155,10 @@ WRONG = [
             ("QUARANTINE_AFTER", "0", "or equal to 1"),
             ("OUTAGE_SECONDS", "-1", "or equal to 0"),
             ("MAX_IN_FLIGHT", "0", "or equal to 1"),
+            ("WORKER_MEMORY", "0", "or equal to 1"),
+            ("CACHE_AGENTS", "-1", "or equal to 0"),
+            ("CACHE_IDLE_SECONDS", "0", "0"),
+            ("CACHE_BYTES", "-1", "or equal to 0"),
             ("STUCK_SECONDS", "0.9", "or equal to 1"),
             ("DRAIN_SECONDS", "-1", "or equal to 0"),
             ("EVENT_DAYS", "-1", "or equal to 0"),
@@ -166,6 +180,8 @@ WRONG = [
             ("QUARANTINE_AFTER", "101", "100"),
             ("OUTAGE_SECONDS", "601", "600"),
             ("MAX_IN_FLIGHT", "100001", "100000"),
+            ("CACHE_AGENTS", "1000001", "1000000"),
+            ("CACHE_IDLE_SECONDS", "86401", "86400"),
             ("STUCK_SECONDS", "3601", "3600"),
             ("DRAIN_SECONDS", "601", "600"),
             ("EVENT_DAYS", "36501", "36500"),
@@ -268,6 +284,11 @@ def test_each_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         "max_attempts": 1,
         "quarantine_after": 2,
         "max_in_flight": 2,
+        "worker_memory": 500_000_000,
+        "cache_agents": 100,
+        "cache_idle_seconds": 60.0,
+        "cache_bytes": 1_000_000,
+        "worker_metrics": "0.0.0.0:9100",
         "stuck_seconds": 2.0,
         "drain_seconds": 0.0,
         "event_days": 0,

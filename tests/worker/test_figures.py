@@ -1,0 +1,64 @@
+"""What a worker shows to Prometheus."""
+
+import urllib.request
+from uuid import UUID
+
+import pytest
+
+from deploy.local.ports import free_port
+from shared.errors import SettingsError
+from shared.records import Known
+from worker.agent_cache import AgentCache, size_of
+from worker.figures import Figures, show
+from worker.slots import Slots
+from worker.transcript import Transcript
+
+
+def figures() -> Figures:
+    cache, slots = AgentCache(most=1, most_bytes=1 << 20, idle_seconds=60), Slots(3)
+    for number in (1, 2):
+        cache.keep(UUID(int=number), Transcript(Known(1, 1), (b"x",)))
+    cache.count(None, after=None, read=3)
+    slots.take_free()
+    return Figures(cache, slots)
+
+
+def test_prometheus_is_shown_what_the_cache_does() -> None:
+    port = free_port()
+    stop = show(figures(), f":{port}")
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+            lines = answer.read().decode().splitlines()
+    finally:
+        stop()
+
+    size = float(size_of(Transcript(Known(1, 1), (b"x",))))
+    assert [line for line in lines if line.startswith("fireside_")] == [
+        'fireside_agent_cache_lookups_total{result="hit"} 0.0',
+        'fireside_agent_cache_lookups_total{result="part"} 0.0',
+        'fireside_agent_cache_lookups_total{result="miss"} 1.0',
+        'fireside_agent_cache_evictions_total{reason="count"} 1.0',
+        'fireside_agent_cache_evictions_total{reason="bytes"} 0.0',
+        'fireside_agent_cache_evictions_total{reason="idle"} 0.0',
+        'fireside_agent_cache_evictions_total{reason="memory"} 0.0',
+        "fireside_agent_cache_sessions 1.0",
+        f"fireside_agent_cache_bytes {size}",
+        "fireside_sessions_in_flight 1.0",
+    ]
+    assert any(line.startswith("process_resident_memory_bytes ") for line in lines)
+
+
+def test_a_port_that_is_taken_is_said() -> None:
+    port = free_port()
+    stop = show(figures(), f"127.0.0.1:{port}")
+    try:
+        with pytest.raises(SettingsError, match="FIRESIDE_WORKER_METRICS: "):
+            show(figures(), f"127.0.0.1:{port}")
+    finally:
+        stop()
+
+
+@pytest.mark.parametrize("where", ["127.0.0.1:99999", "no.such.host.invalid:1"])
+def test_an_address_that_is_none_is_said(where: str) -> None:
+    with pytest.raises(SettingsError, match="FIRESIDE_WORKER_METRICS: "):
+        show(figures(), where)

@@ -1,0 +1,71 @@
+"""What a worker process counts, for Prometheus."""
+
+from collections.abc import Callable, Iterator
+
+from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
+from prometheus_client import start_http_server as listen
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from shared.errors import SettingsError
+from worker.agent_cache import AgentCache
+from worker.slots import Slots
+
+_LOOKUPS = ("hit", "part", "miss")
+_EVICTIONS = ("count", "bytes", "idle", "memory")
+
+
+class Figures(Collector):
+    """Reads what the parts of a worker have counted when it is asked, and costs nothing before."""
+
+    def __init__(self, cache: AgentCache, slots: Slots) -> None:
+        self._cache = cache
+        self._slots = slots
+
+    def collect(self) -> Iterator[Metric]:
+        """All figures as they are now."""
+        counts = self._cache.counts
+        lookups = CounterMetricFamily(
+            "fireside_agent_cache_lookups",
+            "Claims of sessions with messages, by what the cache knew of them",
+            labels=["result"],
+        )
+        for result in _LOOKUPS:
+            lookups.add_metric([result], counts[result])
+        yield lookups
+        evictions = CounterMetricFamily(
+            "fireside_agent_cache_evictions",
+            "Sessions that the cache holds no more, by what they were too much for",
+            labels=["reason"],
+        )
+        for reason in _EVICTIONS:
+            evictions.add_metric([reason], counts[f"evicted_{reason}"])
+        yield evictions
+        for name, text, value in (
+            ("agent_cache_sessions", "Sessions that the cache holds", len(self._cache)),
+            ("agent_cache_bytes", "Bytes that they take", self._cache.bytes),
+            ("sessions_in_flight", "Sessions that run here", self._slots.taken),
+        ):
+            yield GaugeMetricFamily(f"fireside_{name}", text, value=value)
+
+
+def show(figures: Figures, where: str) -> Callable[[], None]:
+    """Answer Prometheus at `address:port` from a thread of its own; gives back how to stop it.
+
+    Raises:
+        SettingsError: nobody can listen there.
+    """
+    registry = CollectorRegistry()
+    for collector in (ProcessCollector(registry=None), PlatformCollector(registry=None), figures):
+        registry.register(collector)
+    address, _, port = where.rpartition(":")
+    try:
+        server, _ = listen(int(port), address.strip("[]") or "127.0.0.1", registry)
+    except (OSError, OverflowError) as error:
+        raise SettingsError(f"FIRESIDE_WORKER_METRICS: {error}") from error
+
+    def stop() -> None:
+        server.shutdown()
+        server.server_close()
+
+    return stop

@@ -1,0 +1,91 @@
+"""A worker as the home of sessions: it says that it has room, and hears the hints for it."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
+from uuid import UUID, uuid4
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from shared.homes import ANNOUNCE_SECONDS, Homes, heard
+
+log = structlog.get_logger(__name__)
+
+_AGAIN_SECONDS = 1.0
+"""How long it waits before it listens again, after Redis was away."""
+
+
+class Home:
+    """What one worker process is to the sessions that may be in its memory.
+
+    Args:
+        has_room: whether a hint that comes now would begin at once.
+        begin: takes a session and its hint's level.
+    """
+
+    def __init__(
+        self,
+        redis: Redis,
+        queue: str,
+        *,
+        has_room: Callable[[], bool],
+        begin: Callable[[UUID, int], None],
+    ) -> None:
+        self.worker = uuid4().hex
+        self._redis = redis
+        self._homes = Homes(redis, queue)
+        self._has_room = has_room
+        self._begin = begin
+        self._listens = False
+        self._announced = False
+
+    async def announce_for_ever(self) -> None:
+        """Say again and again that it is there, as long as it has room, until cancelled.
+
+        Who computes or is frozen for a second does not say it in time and is passed over.
+        """
+        while True:
+            try:
+                await self._announce()
+            except (RedisError, OSError):
+                self._announced = True  # who knows
+            await asyncio.sleep(ANNOUNCE_SECONDS)
+
+    async def _announce(self) -> None:
+        if self._listens and self._has_room():
+            self._announced = True
+            await self._homes.announce(self.worker)
+        elif self._announced:
+            await self._homes.leave(self.worker)
+            self._announced = False
+
+    async def leave(self) -> None:
+        """Say that it goes, or has no room any more; where Redis is away it is forgotten soon."""
+        try:
+            await self._homes.leave(self.worker)
+        except (RedisError, OSError) as error:
+            log.warning("still announced for a second", error=str(error))
+
+    async def hear_for_ever(self) -> None:
+        """Begin what is hinted here, until cancelled."""
+        while True:
+            try:
+                async with self._redis.pubsub() as pubsub:
+                    await pubsub.subscribe(**{self._homes.channel(self.worker): self._hear})
+                    self._listens = True
+                    async for _ in pubsub.listen():
+                        pass  # each message goes to the handler
+            except (RedisError, OSError) as error:
+                log.warning("hints come over the common queue only", error=str(error))
+            finally:
+                self._listens = False
+            await asyncio.sleep(_AGAIN_SECONDS)
+
+    def _hear(self, message: Mapping[str, Any]) -> None:
+        hint = heard(message["data"])
+        if hint is None:
+            log.warning("dropped a message that is no hint", channel="home")
+        else:
+            self._begin(*hint)
