@@ -127,9 +127,12 @@ def figures_from(
 
 def _ours(rows: Sequence[Mapping[str, Any]], workload: str) -> Mapping[str, Any]:
     for row in rows:
-        if (row["target"], row["workload"]) == ("fireside", workload) and row["ok"]:
+        ours = (row["target"], row["workload"]) == ("fireside", workload) and row["ok"]
+        if ours and "idle_split" in row:  # with --idle 0 it is not
             return row
-    raise FiguresMissingError(f"no row of fireside under workload {workload}: run `make bench`")
+    raise FiguresMissingError(
+        f"no row of fireside under workload {workload} with its idle CPU: run `make bench`"
+    )
 
 
 def _weight(weights: Sequence[Mapping[str, Any]], kind: str) -> Mapping[str, Any]:

@@ -13,11 +13,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import aiohttp
 import psycopg
@@ -31,6 +31,9 @@ from bench.servers import MANY_SOCKETS, USER, Server, server
 from bench.targets import Running, as_running
 from bench.workloads import Workload
 from deploy.local.model import ScriptedModelProcess
+
+Measurement: TypeAlias = Callable[..., dict[str, Any]]
+"""Makes one row, in a `folder`."""
 
 ROOT = Path(__file__).parents[1]
 COUNTED = {"shared_preload_libraries": "pg_stat_statements"}
@@ -306,27 +309,28 @@ def _weight_line(row: Mapping[str, Any]) -> list[object]:
     return [row["what"], f"{row['count']:,}", *(row[name] for name in names)]
 
 
-def run(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """All rows, one after the other."""
+def measurements(options: argparse.Namespace) -> Iterator[Measurement]:
+    """All that make a row, in their order."""
     if options.batches:
         for cell in cells(options.workers, options.sessions, options.history):
-            with _folder() as folder:
-                yield measure(cell, folder, options)
+            yield partial(measure, cell, options=options)
     if options.sockets:
-        with _folder() as folder:
-            yield sockets.row(folder, options.sockets)
+        yield partial(sockets.row, count=options.sockets)
     if options.in_flight:
         for model_path in ("direct", "litellm"):
-            with _folder() as folder:
-                yield in_flight.row(folder, options.in_flight, model_path)
+            yield partial(in_flight.row, count=options.in_flight, model_path=model_path)
 
 
-@contextmanager
-def _folder() -> Iterator[Path]:
-    """A folder for servers; Postgres may have to run as somebody else."""
+def row_of(measurement: Measurement) -> dict[str, Any] | None:
+    """The row, or None where the servers did not get there: the others are measured anyway."""
+    # Postgres may have to run as somebody else.
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
-        yield Path(folder)
+        try:
+            return measurement(folder=Path(folder))
+        except Exception as error:  # noqa: BLE001 - whatever it is, it costs one row
+            print(f"growth: failed: {type(error).__name__}: {error}"[:300], flush=True)
+            return None
 
 
 def _numbers(text: str) -> list[int]:
@@ -359,18 +363,22 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, keep the rows, and write the tables."""
+    """Measure, keep the rows, and write the tables; 1 where a row is missing."""
     options = _arguments(argv)
     rows = []
-    old = report.read_rows(options.out)
-    for row in run(options):
+    old, failed = report.read_rows(options.out), 0
+    for measurement in measurements(options):
+        row = row_of(measurement)
+        if row is None:
+            failed += 1
+            continue
         print(f"growth: {row}", flush=True)
         rows.append(row)
         report.write_rows(options.out, report.keep_others(old, rows, *IDENTITY))
     rows = report.read_rows(options.out)
     if options.docs is not None:
         report.replace_in_file(options.docs / "performance.md", "growth", tables(rows))
-    return 0
+    return int(failed > 0)
 
 
 if __name__ == "__main__":

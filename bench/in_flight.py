@@ -15,7 +15,7 @@ from bench.servers import USER, Server, server
 from bench.sockets import connections
 from deploy.models.control import ScriptedModel
 
-AT_ONCE = 50
+AT_ONCE = 20
 """Actions that are sent at the same time."""
 
 SETTLING_SECONDS = 3.0

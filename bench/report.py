@@ -56,7 +56,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 def keep_others(old: Iterable[Row], new: Sequence[Row], *key: str) -> list[Row]:
     """The new rows, before them the old ones that none of them replaces."""
-    replaced = {tuple(row[name] for name in key) for row in new}
+    replaced = {tuple(row.get(name) for name in key) for row in new}
     return [row for row in old if tuple(row.get(name) for name in key) not in replaced] + [*new]
 
 

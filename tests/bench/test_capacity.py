@@ -184,7 +184,14 @@ def test_a_longer_reply_never_costs_less() -> None:
 
 
 @pytest.mark.parametrize(
-    "rows", [[], [row("naive"), row("naive", **PUSHED)], [row(ok=0), row(**PUSHED)], [row()]]
+    "rows",
+    [
+        [],
+        [row("naive"), row("naive", **PUSHED)],
+        [row(ok=0), row(**PUSHED)],
+        [row()],
+        [{name: one for name, one in row().items() if name != "idle_split"}, row(**PUSHED)],
+    ],
 )
 def test_no_costs_are_made_up(rows: list[dict[str, Any]]) -> None:
     with pytest.raises(capacity.FiguresMissingError, match="make bench"):

@@ -239,7 +239,7 @@ def test_a_graph_that_cannot_be_made_is_a_line(tmp_path: Path) -> None:
 def test_idle_sockets_are_weighed() -> None:
     argv = [sys.executable, "-m", "bench.sockets", "--count", "20", "--idle", "0.5"]
 
-    ran = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    ran = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
     assert ran.returncode == 0, ran.stdout + ran.stderr
     found = json.loads(ran.stdout)
@@ -253,7 +253,7 @@ def test_a_cell_of_growth_is_measured(tmp_path: Path) -> None:
     argv += ["--workers", "1", "--sessions", "10", "--history", "4", "--batches", "1"]
     argv += ["--sockets", "0", "--in-flight", "0"]
 
-    ran = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=180)
+    ran = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
     assert ran.returncode == 0, ran.stdout + ran.stderr
     found = json.loads(out.read_text())
@@ -277,7 +277,7 @@ def test_a_comparison_writes_its_rows(tmp_path: Path) -> None:
     argv = [sys.executable, "-m", "bench", "--targets", "fireside", "--workloads", "S"]
     argv += ["--repeat", "1", "--idle", "0", "--out", str(out)]
 
-    ran = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=180)
+    ran = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
     assert ran.returncode == 0, ran.stdout + ran.stderr
     ours = json.loads(out.read_text())

@@ -157,3 +157,14 @@ def test_a_logarithmic_chart_has_a_tick_for_each_power() -> None:
 def test_a_chart_of_nothing_is_a_chart() -> None:
     assert plots.throughput([]).startswith("<svg")
     assert plots.cpu([row(cpu_ms_turn=0.0)]).startswith("<svg")
+
+
+def test_new_rows_take_the_place_of_their_forerunners() -> None:
+    old: list[dict[str, Any]] = [
+        {"kind": "cost", "workers": 1},
+        {"kind": "cost", "workers": 2},
+        {"kind": "sockets"},
+    ]
+    new = [{"kind": "cost", "workers": 2, "cpu": 1}, {"kind": "sockets", "cpu": 2}]
+
+    assert report.keep_others(old, new, "kind", "workers") == [old[0], *new]
