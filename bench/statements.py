@@ -9,6 +9,7 @@ over the rounds; one JSON row goes to `--out`.
 
 import argparse
 import asyncio
+import importlib.util
 import json
 import os
 import statistics
@@ -26,7 +27,6 @@ from pydantic import SecretStr
 
 from agent_core import get_model
 from bench.durability import Bench, no_story
-from bench.line import CountingLine
 from deploy.local.model import ScriptedModelProcess
 from deploy.local.postgres import EmbeddedPostgres
 from deploy.local.server import ROOT
@@ -60,9 +60,19 @@ _OTHERS = """
 """
 
 
+def _counting_line(url: str) -> Any:
+    """This tree's `CountingLine`: the other checkout may have none."""
+    spec = importlib.util.spec_from_file_location("line", Path(__file__).with_name("line.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.CountingLine(url)
+
+
 async def inside(given: Mapping[str, Any]) -> dict[str, float]:
     """Measure in this process, with the code that it was started in."""
-    line = CountingLine(given["postgres"])
+    line = _counting_line(given["postgres"])
     async with line as url:
         counted = await _measured(given, url, COUNTED, line)
     before = await asyncio.to_thread(_noted, given["postgres"])
@@ -78,7 +88,7 @@ async def inside(given: Mapping[str, Any]) -> dict[str, float]:
 
 
 async def _measured(
-    given: Mapping[str, Any], postgres: str, tasks: int, line: CountingLine | None = None
+    given: Mapping[str, Any], postgres: str, tasks: int, line: Any = None
 ) -> dict[str, float]:
     settings = load_settings().model_copy(
         update={"database_url": SecretStr(postgres), "redis_url": SecretStr(given["redis"])}
