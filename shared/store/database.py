@@ -156,6 +156,8 @@ class Database:
         assert isinstance(driver, Connection)
         if gone := driver.closed:
             self._engine.sync_engine.pool._invalidate(lent, error, _checkin=False)  # noqa: SLF001 - as the engine does it, for which it has no public name
+        # What the driver says by itself leaves the connection in doubt.
+        if gone or (isinstance(error, psycopg.OperationalError) and error.sqlstate is None):
             await connection.invalidate(error)
         return DBAPIError.instance(
             statement,
