@@ -112,21 +112,26 @@ async def nobody_home(redis: Redis) -> AsyncIterator[None]:
         await end_all([emptying])
 
 
-async def hit_rates(town: Town, sessions: Sequence[str], turns: int) -> dict[str, Any]:
+async def hit_rates(town: Town, sessions: Sequence[str], turns: int, rounds: int) -> dict[str, Any]:
     """The part of tasks that read no transcript, and the time of a task, with homes and without."""
-    found: dict[str, Any] = {}
-    for name in ("homes", "queue"):
-        async with nobody_home(town.redis) if name == "queue" else contextlib.nullcontext():
-            before = await town.lookups()
-            took = await town.say_all(sessions, turns)
-            counts = await town.lookups() - before
-        found[name] = {
-            "hit_rate": round(counts["hit"] / counts.total(), 3),
-            "counts": dict(counts),
+    times: dict[str, list[float]] = {"homes": [], "queue": []}
+    counts: dict[str, Counter[str]] = {"homes": Counter(), "queue": Counter()}
+    for number in range(rounds):
+        for name in sorted(times, reverse=number % 2 == 1):
+            async with nobody_home(town.redis) if name == "queue" else contextlib.nullcontext():
+                before = await town.lookups()
+                times[name] += await town.say_all(sessions, turns)
+                counts[name] += await town.lookups() - before
+    return {
+        name: {
+            "hit_rate": round(counts[name]["hit"] / counts[name].total(), 3),
+            "counts": dict(counts[name]),
             "p50_ms": round(statistics.median(took) * 1e3, 1),
+            "p99_ms": round(sorted(took)[int(len(took) * 0.99)] * 1e3, 1),
             "max_ms": round(max(took) * 1e3, 1),
         }
-    return found
+        for name, took in times.items()
+    }
 
 
 async def losses(town: Town, sessions: Sequence[str]) -> dict[str, Any]:
@@ -188,7 +193,7 @@ async def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
                 await asyncio.sleep(1.0)
                 sessions = await town.sessions(options.sessions)
                 row = {"workers": options.workers, "sessions": options.sessions}
-                row |= await hit_rates(town, sessions, options.turns)
+                row |= await hit_rates(town, sessions, options.turns, options.rounds)
                 row |= await losses(town, sessions)
     return row
 
@@ -199,6 +204,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--sessions", type=int, default=24)
     parser.add_argument("--turns", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
