@@ -1,6 +1,6 @@
 """Homes: where a session is hinted at first, for that worker may have the session in memory.
 
-Each worker that has room says so in Redis every quarter of a second. A session's home is the one of
+Each worker that has room says so in Redis several times a second. A session's home is the one of
 these workers that a hash of both names chooses, so that nobody need keep who had which session: as
 long as the same workers are there it stays the same, and when one comes or goes, only the sessions
 of that one move. Losing Redis, or a hint on this way, loses nothing: the common queue and the sweep
@@ -16,11 +16,11 @@ from redis.exceptions import ResponseError
 
 from shared.levels import as_level
 
-ANNOUNCE_SECONDS = 0.25
+ANNOUNCE_SECONDS = 0.15
 """How often a worker says that it is there."""
 
-GONE_SECONDS = 1.0
-"""A worker that has not said so for this long is passed over."""
+GONE_SECONDS = 0.5
+"""Who has not said so for this long is passed over; what such a worker was told is told again."""
 
 Hint: TypeAlias = tuple[UUID, int]
 """A session, and the level of its hint."""
@@ -33,8 +33,7 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 _ANNOUNCE = f"""{_NOW}
 redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', '(' .. now)
-redis.call('PEXPIRE', KEYS[1], ARGV[2])
+return redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', '(' .. now)
 """
 
 # The highest of the hashes of session and worker wins: "rendezvous hashing".
@@ -83,9 +82,13 @@ class Homes:
             return hints  # a server that runs no scripts
         return [hints[place] for place in unheard]
 
-    async def announce(self, worker: str) -> None:
-        """Say that a worker is there and has room; raises what redis-py raises."""
-        await self._announce([self._key], [worker, int(GONE_SECONDS * 1000)])
+    async def announce(self, worker: str) -> bool:
+        """Say that a worker is there and has room; whether another one was found to be silent.
+
+        Only the first who could find it does. Raises what redis-py raises.
+        """
+        gone = await self._announce([self._key], [worker, int(GONE_SECONDS * 1000)])
+        return int(gone) > 0
 
     async def leave(self, worker: str) -> None:
         """Say that it has none; raises what redis-py raises."""

@@ -1,6 +1,7 @@
 """The sweep: sessions that wait without a worker are hinted again, whatever lost their hint."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
@@ -29,7 +30,13 @@ Take: TypeAlias = Callable[[Sequence[UUID]], Sequence[UUID]]
 
 
 async def sweep_for_ever(
-    db: Database, hints: Hints, *, every: float, grace: float = 0.0, take: Take | None = None
+    db: Database,
+    hints: Hints,
+    *,
+    every: float,
+    grace: float = 0.0,
+    take: Take | None = None,
+    lost: asyncio.Event | None = None,
 ) -> None:
     """Sweep until cancelled; a database or a queue that is away is tried again.
 
@@ -38,8 +45,10 @@ async def sweep_for_ever(
         grace: for so many seconds after its start Postgres gives the lease of a running task to
             nobody else: its worker could not renew it before.
         take: a worker's way to go on while no hint can be sent.
+        lost: set where hints of this moment may be lost; they are sent again at once.
     """
     task = asyncio.current_task()
+    lost = lost or asyncio.Event()
     mended_at = float("-inf")
     # Before Python 3.12 a cancellation that comes just as Redis takes a command is swallowed.
     while task is None or not task.cancelling():
@@ -48,10 +57,15 @@ async def sweep_for_ever(
                 if mended := await clock.mend(db):
                     log.warning("the database's clock was set back", sessions=mended)
                 mended_at = time.monotonic()
+            if lost.is_set():
+                lost.clear()
+                await sweeps.doubt_latest(db)
             await _sweep(db, hints, grace, take)
         except FiresideError as error:
             log.warning("sweep failed", error=str(error))
-        await asyncio.sleep(every)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(every):
+                await lost.wait()
 
 
 async def _sweep(db: Database, hints: Hints, grace: float, take: Take | None) -> None:

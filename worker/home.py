@@ -23,6 +23,8 @@ class Home:
     Args:
         has_room: whether a hint that comes now would begin at once.
         begin: takes a session and its hint's level.
+
+    `silent` is set where another worker has said nothing for too long: it may have swallowed hints.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class Home:
         begin: Callable[[UUID, int], None],
     ) -> None:
         self.worker = uuid4().hex
+        self.silent = asyncio.Event()
         self._redis = redis
         self._homes = Homes(redis, queue)
         self._has_room = has_room
@@ -44,7 +47,7 @@ class Home:
     async def announce_for_ever(self) -> None:
         """Say again and again that it is there, as long as it has room, until cancelled.
 
-        Who computes or is frozen for a second does not say it in time and is passed over.
+        Who computes or is frozen does not say it in time and is passed over.
         """
         while True:
             try:
@@ -56,7 +59,9 @@ class Home:
     async def _announce(self) -> None:
         if self._listens and self._has_room():
             self._announced = True
-            await self._homes.announce(self.worker)
+            if await self._homes.announce(self.worker):
+                log.warning("a worker is silent")
+                self.silent.set()
         elif self._announced:
             await self._homes.leave(self.worker)
             self._announced = False

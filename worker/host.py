@@ -306,6 +306,7 @@ class Host:
                 every=every,
                 grace=self._settings.lease_seconds,
                 take=self._take_on,
+                lost=self._home.silent,
             ),
             self._keeper.keep_for_ever(),
             prune_for_ever(self._db, self._settings),

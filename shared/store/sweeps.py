@@ -56,6 +56,20 @@ _DOUBT_HINTS = text(
     """
 )
 
+# Whoever accepted an action has hinted it within this second: it is not due before the second is
+# over, for mostly a worker has it by then.
+_DOUBT_LATEST = text(
+    f"""/* sweep latest hints */
+    with latest as materialized (
+        select id from sessions
+        where not quarantined and {FREE} and hints = 0 and hint_at > clock_timestamp()
+        limit :limit
+        for no key update skip locked
+    )
+    update sessions s set hint_at = clock_timestamp() from latest where s.id = latest.id
+    """
+)
+
 _DUE_AGAIN = text(
     """/* sweep unsent */
     update sessions set hints = greatest(hints - 1, 0), hint_at = clock_timestamp()
@@ -86,6 +100,11 @@ async def doubt_hints(db: Database, *, age: float, limit: int = 1000) -> None:
     """
     while await db.run(_DOUBT_HINTS, {"age": age, "limit": limit}) == limit:
         pass
+
+
+async def doubt_latest(db: Database, *, limit: int = 1000) -> None:
+    """Make the sessions due that wait for a worker and were hinted once, a moment ago."""
+    await db.run(_DOUBT_LATEST, {"limit": limit})
 
 
 async def due_again(db: Database, session_ids: Sequence[UUID]) -> None:
