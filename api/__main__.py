@@ -10,6 +10,7 @@ import uvicorn
 from api.app import create_app
 from api.origins import is_loopback_host
 from api.socket import MAX_FRAME
+from api.wire import Wire
 from shared.errors import SettingsError
 from shared.logs import set_up_logs
 from shared.settings import Settings, get_settings
@@ -73,7 +74,7 @@ def _server(settings: Settings) -> uvicorn.Server:
         create_app(settings),
         loop="uvloop",
         http="httptools",
-        ws="websockets-sansio",
+        ws=Wire,
         ws_max_size=MAX_FRAME,
         ws_per_message_deflate=False,
         access_log=False,

@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx
 import pytest
@@ -11,6 +12,7 @@ import uvicorn
 
 from api.app import create_app
 from api.socket import MAX_FRAME
+from api.wire import Wire
 from deploy.local.valkey import EmbeddedValkey
 from shared.records import CatalogEntry
 from shared.settings import Settings, load_settings
@@ -52,13 +54,17 @@ async def db(settings: Settings) -> AsyncIterator[Database]:
 
 
 @asynccontextmanager
-async def serving(settings: Settings) -> AsyncIterator[str]:
-    """A gateway in this process; its base URL."""
+async def serving(settings: Settings, ws: Any = Wire) -> AsyncIterator[str]:
+    """A gateway in this process; its base URL.
+
+    Args:
+        ws: what serves its WebSockets: as our own command has it, or uvicorn's.
+    """
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         config = uvicorn.Config(
             create_app(settings),
-            ws="websockets-sansio",
+            ws=ws,
             ws_max_size=MAX_FRAME,
             ws_per_message_deflate=False,
             log_config=None,
