@@ -1,9 +1,12 @@
 """A gateway on a free port for each test, on a database and a Redis of the test's own."""
 
 import asyncio
+import os
 import socket
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,12 +16,16 @@ import uvicorn
 from api.app import create_app
 from api.socket import MAX_FRAME
 from api.wire import Wire
+from deploy.local.ports import free_port
+from deploy.local.process import Command
+from deploy.local.server import ROOT
 from deploy.local.valkey import EmbeddedValkey
 from shared.records import CatalogEntry
 from shared.settings import Settings, load_settings
 from shared.store import catalog
 from shared.store.database import Database
 from tests.api.clients import Client
+from tests.api.processes import Gateway, Start
 from tests.api.worker import FakeWorker
 
 CATALOG = (
@@ -117,3 +124,30 @@ def own_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedVal
 def frail(settings: Settings, own_valkey: EmbeddedValkey) -> Settings:
     """Settings with that Valkey in them."""
     return type(settings)(REDIS_URL=own_valkey.url)
+
+
+@pytest.fixture
+def start(settings: Settings, db: Database, tmp_path: Path) -> Iterator[Start]:
+    """Start a gateway: `api`, or `uvicorn`."""
+    started: list[Gateway] = []
+
+    def begin(how: str = "api", **env: str) -> Gateway:
+        port = free_port()
+        commands = {
+            "api": [sys.executable, "-m", "api"],
+            "uvicorn": [sys.executable, "-m", "uvicorn", "api.app:app", "--port", str(port)],
+        }
+        command = Command(
+            name="gateway",
+            argv=commands[how],
+            env={**os.environ, "PORT": str(port), **env},
+            cwd=ROOT,
+            log=tmp_path / f"gateway-{port}.log",
+        )
+        gateway = Gateway(port, command)
+        started.append(gateway)
+        return gateway.start()
+
+    yield begin
+    for gateway in started:
+        gateway.stop()
