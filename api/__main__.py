@@ -1,5 +1,6 @@
 """`python -m api`: the gateway with the server's options as Fireside wants them."""
 
+import gc
 import os
 import socket
 import sys
@@ -35,7 +36,11 @@ def main() -> int:
     set_up_logs(settings)
     host, port = listener.getsockname()[:2]
     log.info("gateway listens", host=host, port=port, auth=settings.auth)
-    _server(settings).run(sockets=[listener])
+    server = _server(settings)
+    # What is there now stays: a collection that goes through it all would hold everyone up.
+    gc.collect()
+    gc.freeze()
+    server.run(sockets=[listener])
     return 0
 
 

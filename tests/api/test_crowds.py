@@ -19,7 +19,7 @@ from tests.api.processes import Gateway, Start
 from tests.api.worker import FakeWorker
 
 SILENT = 1000
-PIECES = 64
+PIECES = 40
 PIECE = "x" * 8192
 
 
@@ -94,8 +94,7 @@ async def _open(raw: sockets.socket, gateway: Gateway, session_id: str) -> None:
         "Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
         "Sec-WebSocket-Version: 13\r\n\r\n".encode(),
     )
-    answer = await loop.sock_recv(raw, 1024)
-    assert answer.startswith(b"HTTP/1.1 101")
+    assert await loop.sock_recv(raw, 12) == b"HTTP/1.1 101"
 
 
 async def rest_of(raw: sockets.socket) -> bytes:
@@ -152,7 +151,7 @@ async def test_500_sockets_a_second_that_come_and_go(
             with contextlib.suppress(OSError):
                 raw = await raw_socket(gateway, sessions[number % len(sessions)])
                 if number % 3 == 0:
-                    await asyncio.get_running_loop().sock_recv(raw, 1)
+                    await asyncio.get_running_loop().sock_recv(raw, 4096)
                 raw.close()
 
         async def round_of(count: int) -> None:
@@ -178,7 +177,7 @@ async def test_500_sockets_a_second_that_come_and_go(
         with redis.Redis.from_url(redis_url) as server:
 
             async def none_is_left() -> bool:
-                return server.pubsub_channels("fireside:session:*") == []
+                return not server.pubsub_channels("fireside:session:*")
 
             await until(none_is_left)
 
