@@ -14,7 +14,7 @@ from websockets.http11 import Request
 
 _EXTENSION = "fireside.wire"
 
-_CLOSE_SECONDS = 10.0
+_CLOSE_SECONDS = 5.0
 """How long a client that was dropped has for what is on its way to it, the close code included."""
 
 

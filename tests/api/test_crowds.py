@@ -6,7 +6,7 @@ import re
 import resource
 import socket as sockets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 import httpx
@@ -90,11 +90,20 @@ async def _open(raw: sockets.socket, gateway: Gateway, session_id: str) -> None:
     await loop.sock_connect(raw, ("127.0.0.1", gateway.port))
     await loop.sock_sendall(
         raw,
-        f"GET /ws/sessions/{session_id}?after=0 HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\n"
-        "Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
-        "Sec-WebSocket-Version: 13\r\n\r\n".encode(),
+        f"GET /ws/sessions/{session_id}?after=0 HTTP/1.1\r\n"
+        "Host: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n".encode(),
     )
     assert await loop.sock_recv(raw, 12) == b"HTTP/1.1 101"
+
+
+@asynccontextmanager
+async def silent_sockets(
+    gateway: Gateway, session_id: str, count: int
+) -> AsyncIterator[list[sockets.socket]]:
+    """So many sockets of a session that read nothing."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(await raw_socket(gateway, session_id)) for _ in range(count)]
 
 
 async def rest_of(raw: sockets.socket) -> bytes:
@@ -111,9 +120,11 @@ async def test_sockets_that_never_read(start: Start, worker: FakeWorker) -> None
     async with client_of(gateway) as client:
         session = await client.session()
         claim = await worker.start(session["id"])
-        async with client.socket(session["id"]) as reader:
+        async with (
+            client.socket(session["id"]) as reader,
+            silent_sockets(gateway, session["id"], SILENT) as silent,
+        ):
             await reader.joined()
-            silent = [await raw_socket(gateway, session["id"]) for _ in range(SILENT)]
             await until_figure(client, "fireside_streams_open", SILENT + 1)
             before = peak = megabytes(gateway)
             for number in range(PIECES):
@@ -125,9 +136,7 @@ async def test_sockets_that_never_read(start: Start, worker: FakeWorker) -> None
             await worker.stream(claim, 1, 0, "Still here")
             still = await reader.receive()
             told = await rest_of(silent[0])
-            for raw in silent:
-                raw.close()
-            await until_figure(client, "fireside_streams_open", 1)
+        await until_figure(client, "fireside_streams_open", 0)
 
         async def memory_is_back() -> bool:
             return megabytes(gateway) < before + 40
@@ -137,6 +146,26 @@ async def test_sockets_that_never_read(start: Start, worker: FakeWorker) -> None
     assert still["delta"] == "Still here"
     assert told.endswith((4408).to_bytes(2) + b"too slow")
     assert peak - before < SILENT * 0.25
+
+
+async def test_who_does_not_take_its_close_either_is_thrown_out(
+    start: Start, worker: FakeWorker
+) -> None:
+    gateway = start("api", FIRESIDE_SEND_SECONDS="0.3")
+    async with client_of(gateway) as client:
+        session = await client.session()
+        claim = await worker.start(session["id"])
+        async with silent_sockets(gateway, session["id"], 50):
+            await until_figure(client, "fireside_streams_open", 50)
+            files = open_files(gateway)
+            for number in range(PIECES):
+                await worker.stream(claim, 0, number * len(PIECE), PIECE)
+
+            async def all_are_out() -> bool:
+                return open_files(gateway) <= files - 40  # connections to servers come and go
+
+            await until(all_are_out)
+            assert await figure(client, 'fireside_sockets_closed_total{code="4408"}') == 50
 
 
 async def test_500_sockets_a_second_that_come_and_go(
