@@ -1,5 +1,6 @@
 """`python -m api`: the gateway with the server's options as Fireside wants them."""
 
+import gc
 import os
 import socket
 import sys
@@ -10,6 +11,7 @@ import uvicorn
 from api.app import create_app
 from api.origins import is_loopback_host
 from api.socket import MAX_FRAME
+from api.wire import Wire
 from shared.errors import SettingsError
 from shared.logs import set_up_logs
 from shared.settings import Settings, get_settings
@@ -18,6 +20,9 @@ log = structlog.get_logger(__name__)
 
 _DEFAULT_PORT = 8000
 _BACKLOG = 2048
+
+_SEND_BUFFER = 64 * 1024
+"""Bytes that the kernel keeps for a client; Linux takes twice as much."""
 
 
 def main() -> int:
@@ -31,7 +36,11 @@ def main() -> int:
     set_up_logs(settings)
     host, port = listener.getsockname()[:2]
     log.info("gateway listens", host=host, port=port, auth=settings.auth)
-    _server(settings).run(sockets=[listener])
+    server = _server(settings)
+    # What is there now stays: a collection that goes through it all would hold everyone up.
+    gc.collect()
+    gc.freeze()
+    server.run(sockets=[listener])
     return 0
 
 
@@ -54,8 +63,10 @@ def _listen(settings: Settings, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # Connections inherit both. By itself the kernel keeps megabytes for one that reads nothing.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
     if hasattr(socket, "TCP_USER_TIMEOUT"):
-        # Connections inherit it. A client that reads nothing keeps the server's closing from
+        # A client that reads nothing keeps the server's closing from
         # being sent, and without this its connection for a quarter of an hour.
         milliseconds = int(max(settings.send_seconds, settings.ping_seconds) * 2000)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
@@ -73,7 +84,7 @@ def _server(settings: Settings) -> uvicorn.Server:
         create_app(settings),
         loop="uvloop",
         http="httptools",
-        ws="websockets-sansio",
+        ws=Wire,
         ws_max_size=MAX_FRAME,
         ws_per_message_deflate=False,
         access_log=False,

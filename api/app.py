@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.types import Receive, Scope, Send
 
 from api import (
     actions,
@@ -27,7 +28,7 @@ from api.openapi import describe
 from api.origins import OriginGate, Origins
 from api.pages import serve_pages
 from api.problems import handle_problems
-from api.socket import serve_sockets
+from api.socket import Sockets
 from shared.errors import SettingsError
 from shared.logs import set_up_logs
 from shared.settings import Settings, get_settings
@@ -46,7 +47,20 @@ _ROUTERS = (
 )
 
 
-def create_app(settings: Settings) -> FastAPI:
+class Application(FastAPI):
+    """The HTTP application, with the sockets beside its layers; they are set once."""
+
+    sockets: Sockets
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request or a socket."""
+        if scope["type"] == "websocket" and self.sockets.serves(scope):
+            await self.sockets(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
+def create_app(settings: Settings) -> Application:
     """An application that has connected to nothing yet; it runs once."""
     gateway = Gateway.from_settings(settings)
 
@@ -55,12 +69,12 @@ def create_app(settings: Settings) -> FastAPI:
         async with gateway.running():
             yield
 
-    app = FastAPI(title="Fireside", docs_url=None, redoc_url=None, lifespan=lifespan)
+    app = Application(title="Fireside", docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.gateway = gateway
     for router in _ROUTERS:
         app.include_router(router)
     origins = Origins(settings.allowed_origins)
-    serve_sockets(app, origins)
+    app.sockets = Sockets(gateway, origins)
     serve_pages(app)
     handle_problems(app)
     describe(app)

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from uuid import UUID
 
@@ -40,31 +39,34 @@ async def relay(
         StoreUnavailable: Postgres did not answer.
     """
     async with parts.follower.follow(session_id) as subscription:
-        view = _View(parts, user_id, session_id, subscription)
+        view = View(parts, user_id, session_id, subscription)
         yield await view.join(after)
-        lines: Sequence[Line] = []
         while not parts.stopping:
-            if lines:
+            if lines := await view.next_lines():
                 yield lines
-            if subscription.take_stale():
-                lines = await view.rejoin()
-            elif view.is_behind():
-                lines = await view.page_of_log()
-            elif view.text_is_due():
-                lines = await view.unfinished_text()
-            elif (
-                not (lines := view.fresh_lines())
-                and not view.is_behind()
-                and not await subscription.wait(parts.settings.ping_seconds)
-            ):
+            elif not await subscription.wait(parts.settings.ping_seconds):
                 yield IDLE
 
 
-class _View:
+class View:
     """Where one client stands: the last number it has seen, and each task's newest attempt.
 
     While it is behind, the log has more, which goes before anything that was published.
     """
+
+    __slots__ = (
+        "_attempts",
+        "_behind",
+        "_head",
+        "_missed",
+        "_parts",
+        "_published",
+        "_seen",
+        "_session_id",
+        "_subscription",
+        "_text_is_due",
+        "_user_id",
+    )
 
     def __init__(
         self, parts: Gateway, user_id: str, session_id: UUID, subscription: Subscription
@@ -76,18 +78,33 @@ class _View:
         self._session_id = session_id
         self._subscription = subscription
         self._seen = 0
-        self._published: deque[Line] = deque()
+        self._published: list[Line] = []
         self._attempts: dict[str, int] = {}
         self._text_is_due = False
         self._missed = 0
 
-    def is_behind(self) -> bool:
-        """Whether `page_of_log` is the next thing to do."""
-        return self._behind
+    def has_to_ask(self) -> bool:
+        """Whether what comes next is not with us: `next_lines` has to wait for it."""
+        return self._behind or self._text_is_due or self._subscription.is_stale
 
-    def text_is_due(self) -> bool:
-        """Whether `unfinished_text` is the next thing to do, once the log is read."""
-        return self._text_is_due
+    async def next_lines(self) -> Sequence[Line]:
+        """The lines that come next, from wherever they are; none where there are none yet.
+
+        Raises:
+            NotFound: the session was deleted meanwhile.
+            StoreUnavailable: Postgres did not answer.
+        """
+        lines: Sequence[Line] = ()
+        while not lines:
+            if self._subscription.take_stale():
+                lines = await self._rejoin()
+            elif self._behind:
+                lines = await self._page_of_log()
+            elif self._text_is_due:
+                lines = await self._unfinished_text()
+            elif not (lines := self.fresh_lines()) and not self._behind:
+                break
+        return lines
 
     async def join(self, after: int | None) -> Sequence[Line]:
         """Find the place in the log; a gap where what comes next in it is no longer kept."""
@@ -99,11 +116,11 @@ class _View:
         self._behind = session.head_seq > self._seen
         return gap
 
-    async def rejoin(self) -> Sequence[Line]:
+    async def _rejoin(self) -> Sequence[Line]:
         """Find the place again after lines were lost."""
         return await self.join(self._seen)
 
-    async def page_of_log(self) -> Sequence[Line]:
+    async def _page_of_log(self) -> Sequence[Line]:
         """The next page of what the log has, and a gap for each hole that is in it.
 
         Numbers may be missing anywhere after a restore, which makes them jump; behind the last
@@ -120,20 +137,20 @@ class _View:
 
     def fresh_lines(self) -> Sequence[Line]:
         """What was published since the last time, as far as nothing is missing in between."""
-        self._published.extend(self._subscription.take())
-        lines = []
-        while self._published:
-            line = self._published[0]
+        published = [*self._published, *self._subscription.take()]
+        lines: list[Line] = []
+        for index, line in enumerate(published):
             if line.seq is not None and line.seq > self._seen + 1:
                 # Two publishers overtook each other, or a publication was lost: the log has it.
                 # Should it not, somebody has published what was never committed.
                 self._behind = line.seq != self._missed
                 self._missed = line.seq
                 if self._behind:
-                    break
-            self._published.popleft()
+                    self._published = published[index:]
+                    return lines
             if self._is_new(line):
                 lines.append(line)
+        self._published = []
         return lines
 
     def _is_new(self, line: Line) -> bool:
@@ -159,7 +176,7 @@ class _View:
         self._see(first - 1)
         return [Line(None, "", 0, frame)]
 
-    async def unfinished_text(self) -> Sequence[Line]:
+    async def _unfinished_text(self) -> Sequence[Line]:
         """The text so far of the message that streams now, where there is one."""
         self._text_is_due = False
         running = await sessions.running_task(self._parts.db, self._user_id, self._session_id)

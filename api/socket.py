@@ -2,23 +2,22 @@
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, aclosing
-from typing import assert_never, cast
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn, Self, assert_never, cast
 from uuid import UUID
 
-from fastapi import FastAPI
 from pydantic import ValidationError
-from starlette.routing import WebSocketRoute
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.datastructures import Headers, QueryParams
+from starlette.types import Receive, Scope, Send
 
 from api import problems
 from api.access import LOCAL_USER, check_loopback
 from api.actions import accept, cancel_action, cancel_task, one_key
-from api.gateway import Gateway, gateway_of_app
+from api.gateway import Gateway
 from api.origins import Origins
 from api.problems import Problem
-from api.relay import IDLE, relay
+from api.relay import View
 from api.schemas import (
     CLIENT_FRAME,
     ActionFrame,
@@ -28,11 +27,14 @@ from api.schemas import (
     PongFrame,
     new_action,
 )
+from api.slots import FULL
 from api.story_routes import find_session, story_result
 from api.tickets import redeem
+from api.wire import Wire, wire_of
 from shared.encoding import dumps, loads
+from shared.ending import end_all
 from shared.errors import FiresideError, NotFound, QueueUnavailable, StoreUnavailable
-from shared.events import Line
+from shared.events import Line, text_message
 from shared.records import Accepted
 
 MAX_FRAME = 64 * 1024
@@ -57,7 +59,7 @@ _COMPLETED = b'"type":"task_completed"'
 _HEAD = 64
 """Where in a frame its type stands: behind its number."""
 
-_PING = dumps({"type": "ping"})
+_PING = Line(None, "", 0, dumps({"type": "ping"}))
 
 
 class Closing(Exception):
@@ -69,95 +71,165 @@ class Closing(Exception):
         self.reason = reason
 
 
-def serve_sockets(app: FastAPI, origins: Origins) -> None:
-    """Add the two WebSocket routes."""
+class Sockets:
+    """The two WebSocket routes as an ASGI application of their own.
 
-    async def serve(websocket: WebSocket) -> None:
-        await _Socket(gateway_of_app(app), origins, websocket).serve()
+    They stand beside the layers of HTTP, which have nothing to say to a socket: each of them would
+    keep a coroutine waiting for as long as the socket is open.
+    """
 
-    async def serve_story(websocket: WebSocket) -> None:
-        await _StorySocket(gateway_of_app(app), origins, websocket).serve()
+    def __init__(self, parts: Gateway, origins: Origins) -> None:
+        self._parts = parts
+        self._origins = origins
 
-    app.router.routes.append(WebSocketRoute("/ws/sessions/{session_id}", serve))
-    app.router.routes.append(WebSocketRoute("/ws/story/{session_id}", serve_story))
+    def serves(self, scope: Scope) -> bool:
+        """Whether this is a socket's, on one of the two routes."""
+        return scope["type"] == "websocket" and _route(scope) is not None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one socket."""
+        kind, name = cast("tuple[type[_Socket], str]", _route(scope))
+        socket = kind(self._parts, Opening.of(scope, name), receive, send, wire_of(scope))
+        if await receive() != {"type": "websocket.connect"}:
+            return  # gone already
+        scope["headers"] = ()  # as many bytes as all the rest
+        await socket.serve(self._origins)
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What a socket's opening request said; all texts as they came.
+
+    `from_here` is whether it came from this machine to this machine.
+    """
+
+    name: str
+    after: str | None
+    origin: str | None
+    host: str | None
+    from_here: bool
+
+    @classmethod
+    def of(cls, scope: Scope, name: str) -> Self:
+        """Read a scope; `name` is the session's in the path."""
+        headers = Headers(scope=scope)
+        query = QueryParams(scope["query_string"])
+        from_here = True
+        try:
+            check_loopback(scope)
+        except Problem:
+            from_here = False
+        return cls(name, query.get("after"), headers.get("origin"), headers.get("host"), from_here)
 
 
 class _Socket:
     """One client's connection to one session.
 
-    Two tasks share it: one reads, the other one writes what the session gives. Whichever finds
-    that the connection has to end raises Closing, which ends both.
+    What the session gives is written where it comes, with no task that would wait for it, as long
+    as the client takes it and nothing has to be asked for. Else a task, the pump, goes on until
+    nothing is left. The task of the connection itself reads what the client sends.
+
+    Whatever finds that the connection has to end raises Closing; from the pump it ends the reading.
     """
 
-    def __init__(self, parts: Gateway, origins: Origins, websocket: WebSocket) -> None:
-        self._parts = parts
-        self._origins = origins
-        self._websocket = websocket
-        self._joined = asyncio.Event()
+    __slots__ = (
+        "_closing",
+        "_is_due",
+        "_opening",
+        "_parts",
+        "_ping",
+        "_pumping",
+        "_reading",
+        "_receive_message",
+        "_send_message",
+        "_sent_at",
+        "_view",
+        "_wire",
+    )
 
-    async def serve(self) -> None:
+    def __init__(
+        self, parts: Gateway, opening: Opening, receive: Receive, send: Send, wire: Wire | None
+    ) -> None:
+        self._parts = parts
+        self._opening = opening
+        self._receive_message = receive
+        self._send_message = send
+        self._wire = wire
+        self._view: View | None = None
+        self._reading: asyncio.Task[Any] | None = None
+        self._pumping: asyncio.Task[None] | None = None
+        self._closing: Closing | None = None
+        self._ping: asyncio.TimerHandle | None = None
+        self._sent_at = 0.0
+        self._is_due = False
+
+    async def serve(self, origins: Origins) -> None:
         """Serve the client until one side ends it."""
-        closing = await self._serve()
+        closing = await self._serve(origins)
         if closing.code is None:
             return
         self._parts.metrics.closed(closing.code)
-        with contextlib.suppress(TimeoutError, RuntimeError, OSError, WebSocketDisconnect):
+        if closing.code == TOO_SLOW and self._wire is not None:
+            self._wire.drop(closing.code, closing.reason)
+            return
+        message = {"type": "websocket.close", "code": closing.code, "reason": closing.reason}
+        with contextlib.suppress(TimeoutError, RuntimeError, OSError):
             async with asyncio.timeout(_CLOSE_SECONDS):
-                await self._websocket.close(closing.code, closing.reason)
+                await self._send_message(message)
 
-    async def _serve(self) -> Closing:
+    async def _serve(self, origins: Origins) -> Closing:
         try:
             await self._accept()
-            self._check_origin()
-            with self._place(self._parts.slots.one()):
+            self._check_origin(origins)
+            slots = self._parts.slots
+            with slots.one():
                 user_id = await self._authenticate()
-                with self._place(self._parts.slots.one_of(user_id)):
-                    session_id = await self._find_session(user_id)
-                    return await self._exchange(user_id, session_id)
+                with slots.one_of(user_id):
+                    return await self._exchange(user_id, await self._find_session(user_id))
         except Closing as closing:
             return closing
         except Exception as error:  # noqa: BLE001 - the edge: the client is told, the process lives
             problem = problems.problem_of(error)
+            if problem.code == FULL:
+                return Closing(TOO_MANY, problem.detail)
             return Closing(FAILED, f"{problem.code} {problem.extra.get('error_id', '')}")
 
     async def _exchange(self, user_id: str, session_id: UUID) -> Closing:
-        closing = Closing(None)
+        after = self._after()
+        follower = self._parts.follower
+        subscription = follower.add(session_id, self._on_news)
+        self._reading = asyncio.current_task()
         try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._write(user_id, session_id))
-                await self._read(user_id, session_id)
-        except* Closing as closings:
-            closing = cast("Closing", closings.exceptions[0])
-        return closing
+            await follower.begin(session_id, subscription)
+            await self._begin_to_write(View(self._parts, user_id, session_id, subscription), after)
+            # What this client does first happens after it has joined, or it might miss the events.
+            await self._read(user_id, session_id)
+        except Closing as closing:
+            return closing
+        except asyncio.CancelledError:
+            if self._closing is None or self._reading is None or self._reading.uncancel():
+                raise
+            return self._closing
+        finally:
+            self._reading = None
+            follower.remove(session_id, subscription)
+            await self._end_writing()
 
     # Before the exchange
 
     async def _accept(self) -> None:
         # Also who is refused is accepted first: only so does a close code reach a browser.
         try:
-            await self._websocket.accept()
-        except (OSError, RuntimeError, WebSocketDisconnect) as error:
+            await self._send_message({"type": "websocket.accept"})
+        except (OSError, RuntimeError) as error:
             raise Closing(None) from error
 
-    def _check_origin(self) -> None:
-        headers = self._websocket.headers
-        origin = headers.get("origin")
-        if origin is not None and not self._origins.allows(origin, headers.get("host")):
+    def _check_origin(self, origins: Origins) -> None:
+        origin, host = self._opening.origin, self._opening.host
+        if origin is not None and not origins.allows(origin, host):
             raise Closing(WRONG_ORIGIN, "origin not allowed")
-        if self._parts.identity is None:
-            try:
-                check_loopback(self._websocket.scope)
-            except Problem as problem:
-                raise Closing(WRONG_ORIGIN, "loopback only") from problem
-
-    @contextlib.contextmanager
-    def _place(self, place: AbstractContextManager[None]) -> Iterator[None]:
-        with contextlib.ExitStack() as stack:
-            try:
-                stack.enter_context(place)
-            except Problem as problem:
-                raise Closing(TOO_MANY, problem.detail) from problem
-            yield
+        if self._parts.identity is None and not self._opening.from_here:
+            raise Closing(WRONG_ORIGIN, "loopback only")
 
     async def _authenticate(self) -> str:
         if self._parts.identity is None:
@@ -180,12 +252,12 @@ class _Socket:
 
     async def _find_session(self, _user_id: str) -> UUID:
         try:
-            return UUID(self._websocket.path_params["session_id"])
+            return UUID(self._opening.name)
         except ValueError as error:
             raise Closing(NO_SESSION, "no such session") from error
 
     def _after(self) -> int | None:
-        after = self._websocket.query_params.get("after")
+        after = self._opening.after
         if after is None:
             return None
         if not (after.isascii() and after.isdecimal() and len(after) <= _MAX_SEQ_DIGITS):
@@ -194,39 +266,116 @@ class _Socket:
 
     # Server to client
 
-    async def _write(self, user_id: str, session_id: UUID) -> None:
-        try:
-            async with aclosing(relay(self._parts, user_id, session_id, self._after())) as batches:
-                async for lines in batches:
-                    self._joined.set()
-                    if lines is IDLE:
-                        await self._send(_PING)
-                    for line in lines:
-                        await self._send(self._shown(line))
-                    self._parts.metrics.sent(len(lines))
-        except NotFound as error:
-            raise Closing(NO_SESSION, "no such session") from error
-        except StoreUnavailable as error:
-            raise Closing(RESTART, "the database is away") from error
-        raise Closing(RESTART, "the server stops")
+    async def _begin_to_write(self, view: View, after: int | None) -> None:
+        with _closing_errors():
+            await self._send_lines(await view.join(after))
+        self._view = view
+        loop = asyncio.get_running_loop()
+        self._sent_at = loop.time()
+        self._ping = loop.call_later(self._parts.settings.ping_seconds, self._ping_if_quiet)
+        self._is_due = True
+        self._write_what_came()
 
-    def _shown(self, line: Line) -> bytes:
+    async def _end_writing(self) -> None:
+        self._view = None
+        if self._ping is not None:
+            self._ping.cancel()
+        if self._pumping is not None:
+            await end_all([self._pumping])
+
+    def _on_news(self) -> None:
+        if not self._is_due and self._view is not None:
+            # Not now: whoever tells has others to tell, and more of this session may follow.
+            self._is_due = True
+            asyncio.get_running_loop().call_soon(self._write_what_came)
+
+    def _write_what_came(self) -> None:
+        self._is_due = False
+        view = self._view
+        if view is None or self._pumping is not None:
+            return
+        lines: Sequence[Line] = ()
+        if not (self._parts.stopping or view.has_to_ask()):
+            lines = view.fresh_lines()
+            if self._pushes(lines) and not view.has_to_ask():
+                return
+        self._pumping = asyncio.get_running_loop().create_task(self._pump(view, lines))
+
+    def _pushes(self, lines: Sequence[Line]) -> bool:
+        """Write lines at once, if the client takes them; whether none of them is left."""
+        if not lines:
+            return True
+        if self._wire is None or not self._wire.push(b"".join(map(self._message, lines))):
+            return False
+        self._has_sent(lines)
+        return True
+
+    def _message(self, line: Line) -> bytes:
+        """A line as this client's WebSocket carries it."""
+        return line.message
+
+    def _has_sent(self, lines: Sequence[Line]) -> None:
+        self._sent_at = asyncio.get_running_loop().time()
+        self._parts.metrics.sent(len(lines))
+
+    async def _pump(self, view: View, lines: Sequence[Line]) -> None:
+        """Write what is to be written, waiting for the client and for the log, until none is."""
+        try:
+            with _closing_errors():
+                await self._send_lines(lines)
+                while not self._parts.stopping and (lines := await view.next_lines()):
+                    await self._send_lines(lines)
+            if self._parts.stopping:
+                self._end(Closing(RESTART, "the server stops"))
+        except Closing as closing:
+            self._end(closing)
+        except Exception as error:  # noqa: BLE001 - as in `_serve`: it must end the connection
+            problem = problems.problem_of(error)
+            self._end(Closing(FAILED, f"{problem.code} {problem.extra.get('error_id', '')}"))
+        finally:
+            self._pumping = None
+
+    def _end(self, closing: Closing) -> None:
+        self._closing = closing
+        if self._reading is not None:
+            self._reading.cancel()
+
+    async def _send_lines(self, lines: Sequence[Line]) -> None:
+        if self._pushes(lines):
+            return
+        for line in lines:
+            await self._send(self._frame(line))
+        self._has_sent(lines)
+
+    def _frame(self, line: Line) -> bytes:
+        """A line as this client sees it."""
         return line.frame
 
     async def _send(self, frame: bytes) -> None:
+        if self._wire is not None and self._wire.push(text_message(frame)):
+            return
         try:
             async with asyncio.timeout(self._parts.settings.send_seconds):
-                await self._websocket.send_text(frame.decode())
+                await self._send_message({"type": "websocket.send", "text": frame.decode()})
         except TimeoutError as error:
             raise Closing(TOO_SLOW, "too slow") from error
-        except (OSError, RuntimeError, WebSocketDisconnect) as error:
+        except (OSError, RuntimeError) as error:
             raise Closing(None) from error
+
+    def _ping_if_quiet(self) -> None:
+        loop = asyncio.get_running_loop()
+        pause = self._parts.settings.ping_seconds
+        quiet = loop.time() - self._sent_at
+        if quiet < pause:
+            self._ping = loop.call_later(pause - quiet, self._ping_if_quiet)
+            return
+        self._ping = loop.call_later(pause, self._ping_if_quiet)
+        if self._view is not None and self._pumping is None and not self._pushes([_PING]):
+            self._pumping = loop.create_task(self._pump(self._view, [_PING]))
 
     # Client to server
 
-    async def _read(self, user_id: str, session_id: UUID) -> None:
-        # What this client does first happens after it has joined, or it might miss the events.
-        await self._joined.wait()
+    async def _read(self, user_id: str, session_id: UUID) -> NoReturn:
         while True:
             received = await self._receive()
             action_id = None
@@ -241,8 +390,8 @@ class _Socket:
 
     async def _receive(self) -> str | bytes:
         try:
-            message = await self._websocket.receive()
-        except RuntimeError as error:
+            message = await self._receive_message()
+        except (OSError, RuntimeError) as error:
             raise Closing(None) from error
         if message["type"] == "websocket.disconnect":
             raise Closing(None)
@@ -277,8 +426,10 @@ class _Socket:
 class _StorySocket(_Socket):
     """The same for the story routes: sessions by id or key, results under their keys, too."""
 
+    __slots__ = ()
+
     async def _find_session(self, user_id: str) -> UUID:
-        name = self._websocket.path_params["session_id"]
+        name = self._opening.name
         try:
             return (await find_session(self._parts, user_id, name)).id
         except NotFound as error:
@@ -286,13 +437,39 @@ class _StorySocket(_Socket):
         except StoreUnavailable as error:
             raise Closing(RESTART, "the database is away") from error
 
-    def _shown(self, line: Line) -> bytes:
+    def _message(self, line: Line) -> bytes:
+        frame = self._frame(line)
+        return line.message if frame is line.frame else text_message(frame)
+
+    def _frame(self, line: Line) -> bytes:
         if line.seq is None or _COMPLETED not in line.frame[:_HEAD]:
             return line.frame
         frame = loads(line.frame)
         result = frame["data"].get("result") or {}
         frame["data"]["result"] = {**result, **story_result(result)}
         return dumps(frame)
+
+
+_ROUTES: dict[str, type[_Socket]] = {"sessions": _Socket, "story": _StorySocket}
+
+
+def _route(scope: Scope) -> tuple[type[_Socket], str] | None:
+    """Which route a path is on, and the session's name in it."""
+    match str(scope["path"]).split("/"):
+        case ["", "ws", route, name] if name and route in _ROUTES:
+            return _ROUTES[route], name
+    return None
+
+
+@contextlib.contextmanager
+def _closing_errors() -> Iterator[None]:
+    """What relaying a session may raise, as the closing that it means."""
+    try:
+        yield
+    except NotFound as error:
+        raise Closing(NO_SESSION, "no such session") from error
+    except StoreUnavailable as error:
+        raise Closing(RESTART, "the database is away") from error
 
 
 class _BadFrame(Exception):

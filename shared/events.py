@@ -6,7 +6,7 @@ delta has no number and says `-`. A gateway can pass a frame on, or drop it, wit
 
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, cast
 from uuid import UUID
 
@@ -44,7 +44,7 @@ TEXT_SECONDS = 120
 """How long the text so far of an unfinished message is kept after its last delta."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Line:
     """One frame as it travels: `seq` is None for a delta."""
 
@@ -52,6 +52,24 @@ class Line:
     task_id: str
     attempt: int
     frame: bytes
+    _message: bytes | None = field(default=None, init=False, repr=False, compare=False)
+
+    @property
+    def message(self) -> bytes:
+        """The frame as a WebSocket carries it, made once for all sockets of the session."""
+        if self._message is None:
+            self._message = text_message(self.frame)
+        return self._message
+
+
+def text_message(text: bytes) -> bytes:
+    """A server's text message on a WebSocket (RFC 6455, 5.2): whole, and never masked."""
+    size = len(text)
+    if size < 126:
+        return b"\x81%c%b" % (size, text)
+    if size < 1 << 16:
+        return b"\x81\x7e%b%b" % (size.to_bytes(2), text)
+    return b"\x81\x7f%b%b" % (size.to_bytes(8), text)
 
 
 @dataclass(frozen=True, slots=True)

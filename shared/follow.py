@@ -2,10 +2,8 @@
 
 import asyncio
 import contextlib
-from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from uuid import UUID
 
 import structlog
@@ -22,6 +20,10 @@ log = structlog.get_logger(__name__)
 MAX_WAITING = 2_000
 """Lines that one listener may leave unread; beyond it the log is the quicker way to catch up."""
 
+MAX_WAITING_BYTES = 256 * 1024
+"""Bytes of the same, beside one line that may be larger: a thousand listeners that read nothing
+must not fill the memory."""
+
 _CONFIRM_SECONDS = 2.0
 _CONNECT_SECONDS = 5.0
 _STEADY_SECONDS = 10.0
@@ -35,12 +37,23 @@ class Subscription:
     fell behind: it must read the log from its last `seq`. A listener that follows the numbers
     keeps `seen` at the last one it has dealt with, so that one which fell behind unnoticed can be
     found.
+
+    A process has thousands of them, mostly idle: nothing is made before it is needed.
+
+    Args:
+        on_news: called where lines or a loss come and nothing had been left untaken; must not
+            raise. A listener that has one need not `wait`.
     """
 
-    def __init__(self) -> None:
+    __slots__ = ("_begun", "_bytes", "_lines", "_news", "_on_news", "_stale", "_waiting", "seen")
+
+    def __init__(self, on_news: Callable[[], None] | None = None) -> None:
         self.seen: int | None = None
-        self._lines: deque[Line] = deque()
-        self._wake = asyncio.Event()
+        self._lines: list[Line] = []
+        self._bytes = 0
+        self._news = False
+        self._on_news = on_news
+        self._waiting: asyncio.Event | None = None
         self._stale = False
         self._begun = False
 
@@ -48,20 +61,27 @@ class Subscription:
         """From here on the listener relies on being told of every loss."""
         self._begun = True
 
-    def push(self, line: Line) -> None:
-        """Give the listener a line; never waits."""
-        if len(self._lines) >= MAX_WAITING:
-            self.mark_stale()
-            return
-        self._lines.append(line)
-        self._wake.set()
+    def push(self, lines: Sequence[Line]) -> None:
+        """Give the listener lines; never waits."""
+        for line in lines:
+            if len(self._lines) >= MAX_WAITING or self._bytes >= MAX_WAITING_BYTES:
+                self.mark_stale()
+                continue
+            self._lines.append(line)
+            self._bytes += len(line.frame)
+        self._tell()
 
     def mark_stale(self) -> None:
         """Make the listener read the log; one that has not begun will read it anyway."""
         if self._begun:
-            self._lines.clear()
+            self._drop_lines()
             self._stale = True
-            self._wake.set()
+            self._tell()
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether `take_stale` will say so."""
+        return self._stale
 
     def take_stale(self) -> bool:
         """Whether the log must be read, once."""
@@ -70,23 +90,50 @@ class Subscription:
 
     def take(self) -> list[Line]:
         """All lines that have come, in order."""
-        lines = list(self._lines)
-        self._lines.clear()
-        self._wake.clear()
-        return lines
+        self._news = False
+        return self._drop_lines()
 
     async def wait(self, timeout: float) -> bool:
         """Wait for a line, or for `stale`; False after `timeout` seconds without either."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                await self._wake.wait()
-        return self._wake.is_set()
+        if not self._news:
+            self._waiting = asyncio.Event()
+            try:
+                async with asyncio.timeout(timeout):
+                    await self._waiting.wait()
+            except TimeoutError:
+                pass
+            finally:
+                self._waiting = None
+        return self._news
+
+    def _drop_lines(self) -> list[Line]:
+        lines, self._lines, self._bytes = self._lines, [], 0
+        return lines
+
+    def _tell(self) -> None:
+        if self._news:
+            return
+        self._news = True
+        if self._waiting is not None:
+            self._waiting.set()
+        if self._on_news is not None:
+            self._on_news()
 
 
-@dataclass(slots=True)
 class _Followed:
-    listeners: set[Subscription] = field(default_factory=set)
-    stands: asyncio.Event = field(default_factory=asyncio.Event)
+    """Who listens to one session; `standing` is None once the subscription stands."""
+
+    __slots__ = ("listeners", "standing")
+
+    def __init__(self) -> None:
+        self.listeners: list[Subscription] = []
+        self.standing: asyncio.Event | None = asyncio.Event()
+
+    def stands(self) -> None:
+        """Let those who wait go on."""
+        if self.standing is not None:
+            self.standing.set()
+            self.standing = None
 
 
 class Follower:
@@ -141,23 +188,39 @@ class Follower:
         With Redis away the block begins all the same, after two seconds; the listener is told to
         read the log once the connection is back.
         """
-        subscription = Subscription()
+        subscription = self.add(session_id)
+        try:
+            await self.begin(session_id, subscription)
+            yield subscription
+        finally:
+            self.remove(session_id, subscription)
+
+    def add(self, session_id: UUID, on_news: Callable[[], None] | None = None) -> Subscription:
+        """A new listener, to be begun and removed by who adds it: `follow` in its three parts."""
         followed = self._followed.get(session_id)
         if followed is None:
             followed = self._followed[session_id] = _Followed()
             self._bring_in_line(session_id)
-        followed.listeners.add(subscription)
-        try:
+        subscription = Subscription(on_news)
+        followed.listeners.append(subscription)
+        return subscription
+
+    async def begin(self, session_id: UUID, subscription: Subscription) -> None:
+        """Wait until the listener's subscription stands, for two seconds at the most."""
+        standing = self._followed[session_id].standing
+        if standing is not None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_CONFIRM_SECONDS):
-                    await followed.stands.wait()
-            subscription.begin()
-            yield subscription
-        finally:
-            followed.listeners.discard(subscription)
-            if not followed.listeners:
-                del self._followed[session_id]
-                self._bring_in_line(session_id)
+                    await standing.wait()
+        subscription.begin()
+
+    def remove(self, session_id: UUID, subscription: Subscription) -> None:
+        """Let a listener go."""
+        followed = self._followed[session_id]
+        followed.listeners.remove(subscription)
+        if not followed.listeners:
+            del self._followed[session_id]
+            self._bring_in_line(session_id)
 
     def _bring_in_line(self, session_id: UUID) -> None:
         self._changed.add(session_id)
@@ -240,13 +303,13 @@ class Follower:
             case _:
                 return  # an answer to PING, or of a session that nobody follows any more
         if kind == b"message" and isinstance(value, bytes):
-            for line in decode_lines(value):
-                for subscription in followed.listeners:
-                    subscription.push(line)
+            lines = decode_lines(value)
+            for subscription in followed.listeners:
+                subscription.push(lines)
         elif kind == b"subscribe":
             for subscription in followed.listeners:
                 subscription.mark_stale()  # what was published before this moment may be lost
-            followed.stands.set()
+            followed.stands()
 
     def _followed_by(self, name: bytes) -> _Followed | None:
         try:

@@ -24,6 +24,10 @@ MAX_WAITING = 20_000
 
 _BATCH = 200
 
+_PAUSE_SECONDS = 0.004
+"""Between two batches: what comes meanwhile goes together, at a third of the cost. News that come
+alone do not wait."""
+
 _Attempt: TypeAlias = tuple[UUID, int]
 
 
@@ -56,6 +60,7 @@ class Telling:
             await self._wake.wait()
             self._wake.clear()
             await self._send_waiting()
+            await asyncio.sleep(_PAUSE_SECONDS)
 
     async def send_the_rest(self, seconds: float) -> None:
         """Send what waits, for so many seconds at the most."""

@@ -1,9 +1,13 @@
 """A gateway on a free port for each test, on a database and a Redis of the test's own."""
 
 import asyncio
+import os
 import socket
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -11,12 +15,17 @@ import uvicorn
 
 from api.app import create_app
 from api.socket import MAX_FRAME
+from api.wire import Wire
+from deploy.local.ports import free_port
+from deploy.local.process import Command
+from deploy.local.server import ROOT
 from deploy.local.valkey import EmbeddedValkey
 from shared.records import CatalogEntry
 from shared.settings import Settings, load_settings
 from shared.store import catalog
 from shared.store.database import Database
 from tests.api.clients import Client
+from tests.api.processes import Gateway, Start
 from tests.api.worker import FakeWorker
 
 CATALOG = (
@@ -52,13 +61,17 @@ async def db(settings: Settings) -> AsyncIterator[Database]:
 
 
 @asynccontextmanager
-async def serving(settings: Settings) -> AsyncIterator[str]:
-    """A gateway in this process; its base URL."""
+async def serving(settings: Settings, ws: Any = Wire) -> AsyncIterator[str]:
+    """A gateway in this process; its base URL.
+
+    Args:
+        ws: what serves its WebSockets: as our own command has it, or uvicorn's.
+    """
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         config = uvicorn.Config(
             create_app(settings),
-            ws="websockets-sansio",
+            ws=ws,
             ws_max_size=MAX_FRAME,
             ws_per_message_deflate=False,
             log_config=None,
@@ -111,3 +124,30 @@ def own_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedVal
 def frail(settings: Settings, own_valkey: EmbeddedValkey) -> Settings:
     """Settings with that Valkey in them."""
     return type(settings)(REDIS_URL=own_valkey.url)
+
+
+@pytest.fixture
+def start(settings: Settings, db: Database, tmp_path: Path) -> Iterator[Start]:
+    """Start a gateway: `api`, or `uvicorn`."""
+    started: list[Gateway] = []
+
+    def begin(how: str = "api", **env: str) -> Gateway:
+        port = free_port()
+        commands = {
+            "api": [sys.executable, "-m", "api"],
+            "uvicorn": [sys.executable, "-m", "uvicorn", "api.app:app", "--port", str(port)],
+        }
+        command = Command(
+            name="gateway",
+            argv=commands[how],
+            env={**os.environ, "PORT": str(port), **env},
+            cwd=ROOT,
+            log=tmp_path / f"gateway-{port}.log",
+        )
+        gateway = Gateway(port, command)
+        started.append(gateway)
+        return gateway.start()
+
+    yield begin
+    for gateway in started:
+        gateway.stop()

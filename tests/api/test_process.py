@@ -6,8 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import httpx
 import pytest
@@ -16,54 +15,12 @@ from websockets.asyncio.client import connect
 from api import keys
 from api.__main__ import main
 from api.socket import MAX_FRAME
-from deploy.local.ports import free_port
-from deploy.local.process import Command
-from deploy.local.server import ROOT, HttpServer
+from deploy.local.server import ROOT
 from shared.records import NewEvent
-from shared.settings import Settings, get_settings
-from shared.store.database import Database
+from shared.settings import get_settings
 from tests.api.clients import Client, Socket
+from tests.api.processes import Start
 from tests.api.worker import FakeWorker
-
-
-class Gateway(HttpServer):
-    """A gateway, started by one of its two commands."""
-
-    path = "/readyz"
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-
-Start = Callable[..., Gateway]
-
-
-@pytest.fixture
-def start(settings: Settings, db: Database, tmp_path: Path) -> Iterator[Start]:
-    """Start a gateway: `api`, or `uvicorn`."""
-    started: list[Gateway] = []
-
-    def begin(how: str = "api", **env: str) -> Gateway:
-        port = free_port()
-        commands = {
-            "api": [sys.executable, "-m", "api"],
-            "uvicorn": [sys.executable, "-m", "uvicorn", "api.app:app", "--port", str(port)],
-        }
-        command = Command(
-            name="gateway",
-            argv=commands[how],
-            env={**os.environ, "PORT": str(port), **env},
-            cwd=ROOT,
-            log=tmp_path / f"gateway-{port}.log",
-        )
-        gateway = Gateway(port, command)
-        started.append(gateway)
-        return gateway.start()
-
-    yield begin
-    for gateway in started:
-        gateway.stop()
 
 
 @pytest.mark.parametrize("how", ["api", "uvicorn"])

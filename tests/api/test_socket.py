@@ -3,13 +3,16 @@
 import contextlib
 import json
 import socket as sockets
+from collections.abc import AsyncIterator
 from typing import Any
 from uuid import uuid4
 
+import pytest
 from sqlalchemy import text
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+from api.wire import Wire
 from shared.records import NewEvent
 from shared.settings import Settings
 from shared.store.database import Database
@@ -20,6 +23,15 @@ from tests.api.worker import FakeWorker
 
 def say(text: str = "Hello", **more: Any) -> dict[str, Any]:
     return {"type": "say", "text": text, **more}
+
+
+@pytest.fixture(params=[Wire, "websockets-sansio"], ids=["wire", "uvicorn"])
+async def url(
+    request: pytest.FixtureRequest, settings: Settings, db: Database
+) -> AsyncIterator[str]:
+    """A gateway as each of its two commands serves sockets."""
+    async with serving(settings, request.param) as base:
+        yield base
 
 
 # Actions and cancels

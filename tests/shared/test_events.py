@@ -10,6 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
+from websockets.client import ClientProtocol
+from websockets.frames import Frame, Opcode
+from websockets.protocol import State
+from websockets.uri import parse_uri
 
 from deploy.local.ports import free_port
 from shared.encoding import dumps, loads
@@ -49,6 +53,16 @@ lines = st.builds(
 @given(st.lists(lines, max_size=5))
 def test_lines_come_back_as_they_went(sent: list[Line]) -> None:
     assert decode_lines(encode_lines(sent)) == sent
+
+
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 128, 65_535, 65_536, 1_000_000])
+def test_a_frame_is_a_message_of_a_websocket(size: int) -> None:
+    client = ClientProtocol(parse_uri("ws://example.com/"), state=State.OPEN, max_size=None)
+    line = Line(1, "task", 1, b"x" * size)
+    client.receive_data(line.message)
+
+    assert client.events_received() == [Frame(Opcode.TEXT, line.frame)]
+    assert line.message is line.message
 
 
 @given(st.lists(lines, min_size=1, max_size=4), st.data())

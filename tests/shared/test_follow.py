@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from deploy.local.valkey import EmbeddedValkey
 from shared.events import Line, channel, encode_lines
-from shared.follow import MAX_WAITING, Follower, Subscription
+from shared.follow import MAX_WAITING, MAX_WAITING_BYTES, Follower, Subscription
 
 
 @asynccontextmanager
@@ -208,6 +208,21 @@ async def test_a_listener_that_falls_behind_must_read_the_log(
         assert slow.take() == [line(MAX_WAITING + 1)]
         await publish(redis, session, line(7))
         assert await taken(slow, 1) == [line(7)]
+
+
+async def test_a_listener_that_leaves_much_unread_must_read_the_log(
+    redis: Redis, follower: Follower
+) -> None:
+    session = uuid4()
+    big = Line(None, "task", 1, b"x" * (MAX_WAITING_BYTES - 1))
+    async with follower.follow(session) as slow:
+        await publish(redis, session, big, big)
+        assert await taken(slow, 2) == [big, big]
+        await publish(redis, session, big, big, line(1))
+
+        assert await slow.wait(5)
+        assert slow.take_stale() is True
+        assert slow.take() == []
 
 
 async def test_the_poll_can_make_listeners_read_the_log(follower: Follower) -> None:
