@@ -55,8 +55,8 @@ bench-growth: .venv/.ready  ## what a task costs on larger servers, and what man
 	$(BIN)/python -m bench.growth --docs docs $(ARGS)
 	$(BIN)/python -m bench.capacity --docs docs
 
-figures: .venv/.ready  ## all figures of the documents, in one go on a quiet machine (20 minutes)
-	@$(BIN)/python -m bench.figures --docs docs $(ARGS)
+figures: .venv/.ready  ## all figures of the documents, in one go on a quiet machine (20 minutes; with PEERS=DIR 42)
+	@$(BIN)/python -m bench.figures --docs docs $(if $(PEERS),--peers $(PEERS)) $(ARGS)
 
 check: .venv/.ready  ## format, lint, types and import rules
 	.uv/bin/uv lock --check --quiet

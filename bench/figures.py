@@ -32,15 +32,21 @@ class Step:
         return " ".join(("python -m", self.module, *self.arguments))
 
 
-COMPARISON = Step(
-    "bench",
-    ("--targets", "direct,fireside,fireside-litellm,naive", "--repeat", "3", "--long", "100"),
-    660,
-)
+OURS = "direct,fireside,fireside-litellm,naive"
+PEERS = "langgraph,aegra,agno,agno-queue,adk"
+REPEATED = ("--repeat", "3", "--long", "100")
+COMPARISON = Step("bench", ("--targets", OURS, *REPEATED), 660)
 GROWTH = Step("bench.growth", ("--batches", "2"), 500)
 CAPACITY = Step("bench.capacity", (), 20)
 GOALS = Step("bench.goals", (), 1)
 STEPS = (COMPARISON, GROWTH, CAPACITY, GOALS)
+
+
+def with_peers(folder: Path) -> Step:
+    """The comparison with the servers whose environments are in this folder."""
+    return Step(
+        "bench", ("--targets", f"{OURS},{PEERS}", *REPEATED, "--peers", str(folder)), 660 + 1300
+    )
 
 
 def run(steps: Sequence[Step], docs: Path | None) -> int:
@@ -68,10 +74,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.figures", description=__doc__)
     names = [step.module for step in STEPS]
     parser.add_argument("--docs", type=Path, help="folder of the documents to write into")
+    parser.add_argument("--peers", type=Path, help="folder of other servers' environments")
     parser.add_argument("--only", choices=names, action="append", help="steps to run (all)")
     parser.add_argument("--plan", action="store_true", help="only say what would be run")
     options = parser.parse_args(argv)
-    steps = [step for step in STEPS if not options.only or step.module in options.only]
+    steps = [with_peers(options.peers), *STEPS[1:]] if options.peers else list(STEPS)
+    steps = [step for step in steps if not options.only or step.module in options.only]
     minutes = sum(step.seconds for step in steps) / 60
     until = time.strftime("%H:%M", time.localtime(time.time() + minutes * 60))
     say(f"{len(steps)} steps, about {minutes:.0f} minutes, until {until}")

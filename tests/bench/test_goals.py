@@ -93,6 +93,14 @@ def test_the_plan_of_all_figures_says_how_long_it_takes(
     assert "python -m bench.growth" in said
 
 
+def test_other_servers_take_longer(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert figures.main(["--plan", "--peers", str(tmp_path), "--only", "bench"]) == 0
+
+    said = capsys.readouterr().out
+    assert "1 steps, about 33 minutes" in said
+    assert f"agno-queue,adk --repeat 3 --long 100 --peers {tmp_path}" in said
+
+
 def test_steps_go_on_after_one_that_failed(capfd: pytest.CaptureFixture[str]) -> None:
     broken = figures.Step("bench.goals", ("--no-such-option",), 1)
     whole = figures.Step("bench.goals", ("--rows", "/none", "--weights", "/none"), 1)
