@@ -42,7 +42,7 @@ from worker.figures import Figures
 from worker.holding import Held, Holding
 from worker.home import Home
 from worker.keeper import Keeper
-from worker.memory import MemoryWatch, Share
+from worker.memory_limit import MemoryWatch, Share
 from worker.outage import Outage
 from worker.outlived import OutlivedAttempts
 from worker.postgres_tasks import PostgresTasks

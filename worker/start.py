@@ -18,7 +18,7 @@ from worker.agents import RegisteredAgent, load_agents
 from worker.figures import show
 from worker.garbage import steady_garbage
 from worker.host import Host
-from worker.memory import container_bytes, resident_bytes, share_of
+from worker.memory_limit import container_bytes, resident_bytes, share_of
 from worker.publish import publish_stories
 
 log = structlog.get_logger(__name__)

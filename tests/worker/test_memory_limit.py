@@ -17,7 +17,7 @@ from shared.records import Known
 from shared.settings import Settings, load_settings
 from tests.worker.hosts import until, within
 from worker.agent_cache import AgentCache
-from worker.memory import (
+from worker.memory_limit import (
     FEWEST_SESSIONS,
     LITELLM_BYTES,
     SESSION_BYTES,
