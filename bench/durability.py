@@ -13,7 +13,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,10 @@ from uuid import UUID, uuid4
 
 import uvloop
 from pydantic import SecretStr
-from sqlalchemy import event, text
+from sqlalchemy import text
 
 from agent_core import AbortSignal, get_model
+from bench.line import CountingLine
 from bench.processes import cpu_seconds
 from deploy.local.model import ScriptedModelProcess
 from deploy.local.postgres import EmbeddedPostgres
@@ -35,7 +36,7 @@ from shared.events import Publisher
 from shared.migrate import migrate
 from shared.records import Claim, Fence, NewAction, NewEvent, NewSession, Outcome, Step, Written
 from shared.redis_pool import connect_redis
-from shared.settings import load_settings
+from shared.settings import Settings, load_settings
 from shared.store import actions, claims, leases, sessions
 from shared.store.database import Database
 from worker.agents import Resources
@@ -48,6 +49,8 @@ from worker.telling import Telling
 
 USER = "bench"
 LEASE = 3.0
+COUNTED = 40
+"""Tasks whose round trips are counted."""
 
 _PLAIN_TASK = text(
     """
@@ -164,7 +167,6 @@ class Bench:
     telling: Telling
     resources: Resources
     postgres: int
-    trips: int = 0
 
     async def session(self) -> UUID:
         """A session whose opening task has run, with one `say` waiting."""
@@ -206,7 +208,7 @@ class Bench:
     async def measure(
         self, run: Callable[[UUID], Any], tasks: int, at_once: int
     ) -> dict[str, float]:
-        """CPU milliseconds and round trips per task."""
+        """CPU milliseconds per task."""
         made = [await self.session() for _ in range(tasks)]
         slots = asyncio.Semaphore(at_once)
 
@@ -214,16 +216,13 @@ class Bench:
             async with slots:
                 await run(session_id)
 
-        self.trips = 0
         cpu, backends = time.process_time(), cpu_seconds([self.postgres])
         await asyncio.gather(*(one(session_id) for session_id in made))
         cpu = time.process_time() - cpu
-        trips = self.trips
         backends = cpu_seconds([self.postgres]) - backends
         return {
             "worker_cpu_ms": cpu / tasks * 1e3,
             "postgres_cpu_ms": backends / tasks * 1e3,
-            "round_trips": trips / tasks,
         }
 
 
@@ -238,6 +237,24 @@ async def heartbeats(bench: Bench, at_once: int) -> float:
     for _ in range(50):
         await leases.heartbeat(bench.db, fences, lease_seconds=60.0)
     return (time.process_time() + cpu_seconds([bench.postgres]) - cpu) / 50 * 1e3
+
+
+async def round_trips(bench: Bench, settings: Settings) -> dict[str, float]:
+    """Round trips to Postgres per task, either way."""
+    line = CountingLine(settings.database_url.get_secret_value())
+    found = {}
+    async with line as url:
+        db = Database.from_settings(settings.model_copy(update={"database_url": SecretStr(url)}))
+        over_line = replace(bench, db=db)
+        for name, way in (("durable", over_line.durable), ("plain", over_line.plain)):
+            made = [await bench.session() for _ in range(COUNTED)]
+            await db.check_writable()
+            line.seen.clear()
+            for session_id in made:
+                await way(session_id)
+            found[name] = line.seen["round_trips"] / COUNTED
+        await db.close()
+    return found
 
 
 async def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -261,11 +278,6 @@ async def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         sending = asyncio.create_task(telling.send_for_ever())
         bench = Bench(db, telling, Resources(chosen, "bench", no_story), postgres.pid)
 
-        def count(*_: object) -> None:
-            bench.trips += 1
-
-        event.listen(db._engine.sync_engine, "before_cursor_execute", count)  # noqa: SLF001 - a count of all statements has no public place
-        event.listen(db._engine.sync_engine, "commit", count)  # noqa: SLF001
         rounds: dict[str, list[dict[str, float]]] = {"durable": [], "plain": []}
         for number in range(options.rounds + 1):
             for name in ("durable", "plain") if number % 2 else ("plain", "durable"):
@@ -274,6 +286,7 @@ async def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
                 if number:  # the first round warms up
                     rounds[name].append(found)
         beat = await heartbeats(bench, options.at_once)
+        trips = await round_trips(bench, settings)
         await end_all([sending])
         await redis.aclose()
         await db.close()
@@ -287,7 +300,7 @@ async def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     for name, all_found in rounds.items():
         row[name] = {
             key: round(statistics.median(one[key] for one in all_found), 2) for key in all_found[0]
-        }
+        } | {"round_trips": trips[name]}
     row["ratio_cpu"] = round(
         statistics.median(
             _cpu(durable) / _cpu(plain)

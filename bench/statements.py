@@ -9,6 +9,7 @@ over the rounds; one JSON row goes to `--out`.
 
 import argparse
 import asyncio
+import importlib.util
 import json
 import os
 import statistics
@@ -16,11 +17,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import psycopg
 import uvloop
@@ -45,6 +44,9 @@ from worker.telling import Telling
 COUNTED = 40
 """Tasks that go over the counting line."""
 
+WARM = 10
+"""Tasks for each connection before CPU is measured: by then its statements are prepared."""
+
 _TABLES = """
     select relname, n_tup_upd, n_tup_hot_upd from pg_stat_user_tables
     where relname in ('sessions', 'tasks') order by 1
@@ -58,55 +60,25 @@ _OTHERS = """
 """
 
 
-class CountingLine:
-    """Passes a port on to Postgres and counts what goes by."""
-
-    def __init__(self, url: str) -> None:
-        self._parts = urlsplit(url)
-        self.seen: Counter[str] = Counter()
-        self._server: asyncio.Server
-
-    async def __aenter__(self) -> str:
-        self._server = await asyncio.start_server(self._carry, "127.0.0.1", 0)
-        port = self._server.sockets[0].getsockname()[1]
-        account = self._parts.netloc.rpartition("@")[0]
-        place = self._parts._replace(netloc=f"{account}@127.0.0.1:{port}").geturl()
-        return f"{place}?sslmode=disable&gssencmode=disable"
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, to_there = await asyncio.open_connection(self._parts.hostname, self._parts.port)
-        size = int.from_bytes(head := await reader.readexactly(4), "big")
-        to_there.write(head + await reader.readexactly(size - 4))
-        ways = [self._pass(reader, to_there, "EQ"), self._pass(there, writer, "Z")]
-        await asyncio.gather(*ways, return_exceptions=True)
-
-    async def _pass(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, kinds: str
-    ) -> None:
-        try:
-            while True:
-                head = await reader.readexactly(5)
-                body = await reader.readexactly(int.from_bytes(head[1:], "big") - 4)
-                kind = chr(head[0])
-                if kind in kinds:
-                    self.seen[kind] += body.count(b";") + 1 if kind == "Q" else 1
-                writer.write(head + body)
-        finally:
-            writer.close()
+def _counting_line(url: str) -> Any:
+    """This tree's `CountingLine`: the other checkout may have none."""
+    spec = importlib.util.spec_from_file_location("line", Path(__file__).with_name("line.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.CountingLine(url)
 
 
 async def inside(given: Mapping[str, Any]) -> dict[str, float]:
     """Measure in this process, with the code that it was started in."""
-    line = CountingLine(given["postgres"])
+    line = _counting_line(given["postgres"])
     async with line as url:
         counted = await _measured(given, url, COUNTED, line)
     before = await asyncio.to_thread(_noted, given["postgres"])
     measured = await _measured(given, given["postgres"], given["tasks"])
     after = await asyncio.to_thread(_noted, given["postgres"])
-    tasks = given["tasks"] + given["at_once"]
+    tasks = given["tasks"] + WARM * given["at_once"]
     measured["wal_bytes"] = (after["wal"] - before["wal"]) / tasks
     for table in ("sessions", "tasks"):
         updated = after[table, "all"] - before[table, "all"]
@@ -116,7 +88,7 @@ async def inside(given: Mapping[str, Any]) -> dict[str, float]:
 
 
 async def _measured(
-    given: Mapping[str, Any], postgres: str, tasks: int, line: CountingLine | None = None
+    given: Mapping[str, Any], postgres: str, tasks: int, line: Any = None
 ) -> dict[str, float]:
     settings = load_settings().model_copy(
         update={"database_url": SecretStr(postgres), "redis_url": SecretStr(given["redis"])}
@@ -128,7 +100,7 @@ async def _measured(
     bench = Bench(db, telling, Resources(model, "bench", no_story), given["pid"])
     found: dict[str, float] = {}
     if line is None:
-        await bench.measure(bench.durable, given["at_once"], given["at_once"])
+        await bench.measure(bench.durable, WARM * given["at_once"], given["at_once"])
         cpu = await bench.measure(bench.durable, tasks, given["at_once"])
         found = {key: cpu[key] for key in ("worker_cpu_ms", "postgres_cpu_ms")}
     else:
@@ -136,8 +108,7 @@ async def _measured(
         line.seen.clear()
         for session in made:
             await bench.durable(session)
-        found["statements"] = (line.seen["E"] + line.seen["Q"]) / tasks
-        found["round_trips"] = line.seen["Z"] / tasks
+        found = {key: line.seen[key] / tasks for key in ("statements", "round_trips")}
     await end_all([sending])
     await redis.aclose()
     await db.close()

@@ -38,9 +38,10 @@ class Settings(BaseSettings):
     database_pool: int = Field(
         default=20, ge=2, le=500, description="connections to Postgres per process"
     )
-    database_pooler: Literal["none", "transaction"] = Field(
+    database_pooler: Literal["none", "transaction", "transaction_prepared"] = Field(
         default="none",
-        description="`transaction` where `DATABASE_URL` is a pooler in that mode, as pgbouncer",
+        description="`transaction` where `DATABASE_URL` is a pooler in that mode, as pgbouncer; "
+        "`transaction_prepared` where it also keeps prepared statements",
     )
     redis_url: SecretStr = Field(
         default=SecretStr("redis://localhost:6379/0"),

@@ -6,6 +6,7 @@ import itertools
 import os
 import socket
 from collections import Counter
+from collections.abc import Coroutine
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -143,15 +144,18 @@ async def connect(*arguments: Any, **options: Any) -> Connection:
     return await _whole(_connect(*arguments, **options))
 
 
-async def connect_pooled(*arguments: Any, **options: Any) -> Connection:
+async def connect_pooled(*arguments: Any, prepares: bool = False, **options: Any) -> Connection:
     """Make a connection to a transaction pooler: nothing of it outlasts a transaction.
 
-    So nothing is set, and no statement is prepared, which the next server would not know.
+    So nothing is set. A statement is prepared only where the pooler is one that sees to it that
+    the next server knows it (`prepares`).
     """
-    return await _whole(_connect_pooled(*arguments, **options))
+    connection = await _whole(_connect_pooled(*arguments, **options))
+    connection.prepares = prepares
+    return connection
 
 
-async def _whole(connecting: Any) -> Connection:
+async def _whole(connecting: Coroutine[Any, Any, Connection]) -> Connection:
     making: asyncio.Task[Connection] = asyncio.create_task(connecting)
     try:
         return await asyncio.shield(making)

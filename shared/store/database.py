@@ -75,7 +75,8 @@ class Database:
         Args:
             wait_seconds: how long a caller waits for a connection when all are lent out.
         """
-        pooled = settings.database_pooler == "transaction"
+        pooled = settings.database_pooler != "none"
+        prepares = settings.database_pooler != "transaction"
         gate = Gate()
         engine = create_async_engine(
             driver_url(settings.database_url.get_secret_value()),
@@ -92,7 +93,9 @@ class Database:
                 "tcp_user_timeout": 10_000,
                 "application_name": "fireside",
                 "async_creator_fn": functools.partial(
-                    _inspected, gate, connect_pooled if pooled else connect
+                    _inspected,
+                    gate,
+                    functools.partial(connect_pooled, prepares=prepares) if pooled else connect,
                 ),
             },
         )
@@ -153,6 +156,8 @@ class Database:
         assert isinstance(driver, Connection)
         if gone := driver.closed:
             self._engine.sync_engine.pool._invalidate(lent, error, _checkin=False)  # noqa: SLF001 - as the engine does it, for which it has no public name
+        # What the driver says by itself leaves the connection in doubt.
+        if gone or (isinstance(error, psycopg.OperationalError) and error.sqlstate is None):
             await connection.invalidate(error)
         return DBAPIError.instance(
             statement,

@@ -195,6 +195,17 @@ MUTANTS = [
         (f"{STORE} accepted_while_a_claim_waits",),
     ),
     Mutant(
+        "what is sent together is committed one by one",
+        (
+            Change(
+                "shared/store/database.py",
+                "return await self._exchange(texts)",
+                "return [(await self._exchange([one]))[0] for one in texts]",
+            ),
+        ),
+        ("tests/shared/test_database.py sent_together",),
+    ),
+    Mutant(
         "a task that another has begun is claimed like a new one",
         (Change(CLAIMS, "s.id = :session and not free.more", "s.id = :session"),),
         (f"{STORE} what_a_takeover_finds", MACHINE),

@@ -49,6 +49,23 @@ async def test_a_transaction_has_its_limits_and_leaves_none_behind(pooled: Datab
         assert await pooled.row(LIMITS) == ("0", "0", "0")
 
 
+@pytest.mark.parametrize(("pooler", "prepared"), [("transaction", 0), ("transaction_prepared", 1)])
+async def test_statements_are_prepared_for_a_pooler_that_keeps_them(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch, pooler: str, prepared: int
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", postgres_url)
+    monkeypatch.setenv("FIRESIDE_DATABASE_POOLER", pooler)
+    monkeypatch.setenv("FIRESIDE_DATABASE_POOL", "2")
+    database = Database.from_settings(load_settings())
+    for n in range(7):
+        assert await database.row(text("select :n + 1"), {"n": n}) == (n + 1,)
+    count = text("select count(*) from pg_prepared_statements")
+    assert await database.row(count) == (prepared,)
+    _, found = await database.together((text("select 1"), {}), (LIMITS, {}))
+    assert (found.first, await database.row(LIMITS)) == (("3s", "5s", "10s"), ("0", "0", "0"))
+    await database.close()
+
+
 async def backends(watcher: psycopg.AsyncConnection[Any], state: str) -> int:
     """How many other connections of this database are in a state."""
     cursor = await watcher.execute(

@@ -92,7 +92,11 @@ WRONG = [
         SECRET,
         "String should match pattern '^[A-Za-z0-9_.:\\[\\]-]*:[0-9]{1,5}$'",
     ),
-    ("FIRESIDE_DATABASE_POOLER", SECRET, "Input should be 'none' or 'transaction'"),
+    (
+        "FIRESIDE_DATABASE_POOLER",
+        SECRET,
+        "Input should be 'none', 'transaction' or 'transaction_prepared'",
+    ),
     ("FIRESIDE_AUTH", SECRET, "Input should be 'required' or 'none'"),
     ("FIRESIDE_LOG_FORMAT", SECRET, "Input should be 'json' or 'text'"),
     ("FIRESIDE_LOG_LEVEL", SECRET, "Input should be 'debug', 'info', 'warning' or 'error'"),
