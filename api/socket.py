@@ -52,6 +52,10 @@ TOO_MANY = 4429
 
 _AUTH_SECONDS = 10.0
 _CLOSE_SECONDS = 5.0
+
+_AT_ONCE = 64 * 1024
+"""Bytes that are written together; more goes line by line, as the client takes it."""
+
 _MAX_SEQ_DIGITS = 16
 _MAX_ID = 200
 
@@ -297,15 +301,19 @@ class _Socket:
         lines: Sequence[Line] = ()
         if not (self._parts.stopping or view.has_to_ask()):
             lines = view.fresh_lines()
-            if self._pushes(lines) and not view.has_to_ask():
-                return
+            if self._pushes(lines):
+                if not view.has_to_ask():
+                    return
+                lines = ()
         self._pumping = asyncio.get_running_loop().create_task(self._pump(view, lines))
 
     def _pushes(self, lines: Sequence[Line]) -> bool:
         """Write lines at once, if the client takes them; whether none of them is left."""
         if not lines:
             return True
-        if self._wire is None or not self._wire.push(b"".join(map(self._message, lines))):
+        if self._wire is None or _size(lines) > _AT_ONCE:
+            return False
+        if not self._wire.push(b"".join(map(self._message, lines))):
             return False
         self._has_sent(lines)
         return True
@@ -459,6 +467,10 @@ def _route(scope: Scope) -> tuple[type[_Socket], str] | None:
         case ["", "ws", route, name] if name and route in _ROUTES:
             return _ROUTES[route], name
     return None
+
+
+def _size(lines: Sequence[Line]) -> int:
+    return sum(len(line.frame) for line in lines[1:])  # one line has to go, whatever its size
 
 
 @contextlib.contextmanager

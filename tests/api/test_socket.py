@@ -1,5 +1,6 @@
 """The WebSocket's frames, both ways, and how it ends."""
 
+import asyncio
 import contextlib
 import json
 import socket as sockets
@@ -359,6 +360,39 @@ async def test_a_lost_publication_is_noticed_by_the_next_one(
         frames = await socket.until("agent_start")
 
     assert [frame["seq"] for frame in frames] == [1, 2, 3]
+
+
+async def test_a_hole_within_one_publication_is_filled_from_the_log(
+    client: Client, worker: FakeWorker
+) -> None:
+    session = await client.session()
+    async with client.socket(session["id"], after=1) as socket:
+        await socket.joined()
+        claim = await worker.start(session["id"])
+        turns = [NewEvent("turn_start", {"number": number}) for number in range(3)]
+        first, _, third = await worker.write(claim, *turns, publish=False)
+        await worker.publisher.events(claim.fence.session_id, [first, third])
+        await worker.end(claim, "cancelled")
+        frames = await socket.until_end()
+
+    assert [frame["seq"] for frame in frames] == [2, 3, 4, 5, 6]
+
+
+async def test_sockets_that_go_leave_no_task(client: Client, worker: FakeWorker) -> None:
+    session = await client.session()
+    before = len(asyncio.all_tasks())
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(20):
+            socket = await stack.enter_async_context(client.socket(session["id"], after=0))
+            assert (await socket.receive())["seq"] == 1
+        await worker.answer(session["id"])
+        assert len(asyncio.all_tasks()) > before
+    for _ in range(100):
+        if len(asyncio.all_tasks()) <= before:
+            break
+        await client.http.get("/healthz")
+
+    assert len(asyncio.all_tasks()) <= before
 
 
 async def test_what_was_published_but_never_committed_is_not_passed_on(
