@@ -278,7 +278,8 @@ async def test_calls_of_workers_that_lost_their_lease_are_entered_too(stage: Sta
     assert entered - provider == Counter()
     # A provider's last words may have reached a worker just when it was told to stop.
     assert (provider - entered).total() <= cut_off
-    assert cut_off > 0
+    attempts = Counter(row["claims"] for row in (await dump(stage.db))["tasks"])
+    assert any(claims > 1 for claims in attempts)
 
 
 async def test_a_budget_is_overrun_by_no_more_than_one_call_in_flight_per_session(

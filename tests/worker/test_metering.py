@@ -150,7 +150,8 @@ async def test_a_refused_call_costs_nothing() -> None:
 
     (entry,) = books.entries
     assert isinstance(final, StreamError)
-    assert (entry.outcome, entry.reported, entry.usd) == ("error", False, 0)
+    assert (entry.outcome, entry.reported) == ("error", False)
+    assert entry.usd == 0
     assert entry.estimated_usd == 0
 
 
@@ -166,7 +167,8 @@ async def test_who_hangs_up_before_the_end_does_not_pay_less() -> None:
 
     (entry,) = books.entries
     assert (entry.outcome, entry.reported) == ("aborted", False)
-    assert (entry.input, entry.output, entry.usd) == (0, 0, 0)
+    assert (entry.input, entry.output) == (0, 0)
+    assert entry.usd == 0
     assert entry.estimated_usd > 0
 
 
@@ -177,7 +179,8 @@ async def test_an_answer_without_usage_is_estimated() -> None:
     await events_of(stream_fn)
 
     (entry,) = books.entries
-    assert (entry.outcome, entry.reported, entry.usd) == ("done", False, 0)
+    assert (entry.outcome, entry.reported) == ("done", False)
+    assert entry.usd == 0
     assert entry.estimated_usd > 0
 
 
