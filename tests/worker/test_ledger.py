@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -28,57 +28,20 @@ from tests.shared.invariants import broken
 from tests.shared.sessions import new_session
 from tests.shared.tables import dump
 from tests.worker.hosts import until, within
+from tests.worker.provider_numbers import (
+    FAULTS,
+    PRICES,
+    Numbers,
+    ledger_numbers,
+    provider_numbers,
+    said,
+)
 from worker.companion import CompanionAgent
 from worker.host import Host
 
-Numbers: TypeAlias = tuple[int, int, int]
-"""A call's tokens: all of the prompt, of it read from the cache, and of the answer."""
 
-PRICES = {
-    "version": "test-1",
-    "unit": "US dollars for a million tokens",
-    "models": {
-        "openai/scripted": [
-            {"valid_from": "2020-01-01", "input": 1000, "output": 2000, "cache_read": 100}
-        ]
-    },
-}
-
-FAULTS: list[dict[str, Any]] = [
-    {"kind": "status", "status": 500, "times": 1},
-    {"kind": "status", "status": 429, "retry_after": 0.01, "times": 1},
-    {"kind": "close", "times": 1},
-    {"kind": "close", "after": 2},
-    {"kind": "malformed", "after": 1},
-    {"kind": "garbage", "after": 1},
-    {"kind": "error_event", "after": 1},
-    {"kind": "error_event", "after": 0, "times": 1},
-    {"kind": "content_type", "times": 1},
-    {"kind": "no_done"},
-    {"kind": "no_finish"},
-    {"kind": "empty", "times": 1},
-]
-
-
-def said(number: int, *, fault: dict[str, Any] | None = None, calls: int = 1) -> NewAction:
-    """Something that the scripted model answers in so many calls, each with its own numbers."""
-    turns: list[dict[str, Any]] = []
-    for turn in range(calls):
-        unlike = number * 10 + turn
-        usage = {
-            "prompt_tokens": 10_000 + unlike,
-            "completion_tokens": 1 + unlike % 97,
-            "cached_tokens": unlike % 5 * 100,
-        }
-        last = turn == calls - 1
-        turns.append(
-            {"text": f"Word by word, {number}.", "usage": usage, "delay": 0.001}
-            if last
-            else {"tool_calls": [{"name": "roll_dice", "arguments": {}}], "usage": usage}
-        )
-    if fault is not None:
-        turns[-1]["fault"] = fault
-    return NewAction({"type": "say", "text": f"{number} [[script: {json.dumps(turns)}]]"})
+def saying(words: str, key: str | None = None) -> NewAction:
+    return NewAction({"type": "say", "text": words}, client_action_id=key)
 
 
 class Stage:
@@ -137,25 +100,9 @@ class Stage:
 
     async def numbers(self) -> tuple[Counter[Numbers], Counter[Numbers], int]:
         """The provider's numbers and the ledger's, and how many calls that has without any."""
-        provider: Counter[Numbers] = Counter()
-        for call in self.provider.calls():
-            if call.usage is not None:
-                details: Any = call.usage.get("prompt_tokens_details") or {}
-                found: Any = call.usage
-                cached = details.get("cached_tokens", 0)
-                provider[found["prompt_tokens"], cached, found["completion_tokens"]] += 1
         rows = (await dump(self.db))["usage"]
-        entered = Counter(
-            (
-                row["input"] + row["cache_read"] + row["cache_write"],
-                row["cache_read"],
-                row["output"],
-            )
-            for row in rows
-            if row["reported"]
-        )
         cut_off = sum(row["outcome"] in {"aborted", "lost"} for row in rows)
-        return provider, entered, cut_off
+        return provider_numbers(self.provider.calls()), ledger_numbers(rows), cut_off
 
 
 @pytest.fixture
@@ -225,9 +172,8 @@ async def test_the_ledger_is_what_the_provider_reported_to_the_token(
     cutting = asyncio.create_task(cut_connections(postgres_url, 0.15))
     for number in range(200):
         fault = FAULTS[number // 3 % len(FAULTS)] if number % 3 == 0 else None
-        action = said(number, fault=fault, calls=1 + number % 2)
         # A caller whose answer is lost sends its action again, by its key.
-        keyed = NewAction(action.action, client_action_id=str(number))
+        keyed = saying(said(number, fault=fault, calls=1 + number % 2), key=str(number))
         for attempt in range(10):
             try:
                 await stage.act(sessions[number % 20], keyed, f"user-{number % 20}")
@@ -268,7 +214,7 @@ async def test_calls_of_workers_that_lost_their_lease_are_entered_too(stage: Sta
     sessions = [await new_session(stage.db, started=True) for _ in range(10)]
     stealing = asyncio.create_task(steal_leases(stage, 0.05))
     for number in range(60):
-        await stage.act(sessions[number % 10], said(number, calls=1 + number % 3), "me")
+        await stage.act(sessions[number % 10], saying(said(number, calls=1 + number % 3)), "me")
     await asyncio.sleep(1)
     stealing.cancel()
     await until(stage.all_ended, 60)
@@ -296,7 +242,7 @@ async def test_a_budget_is_overrun_by_no_more_than_one_call_in_flight_per_sessio
     turns = [*[tools] * 5, {"text": "Done.", "usage": usage, "ttft": 0.05}]
     stage.provider.script({"match": {"user": "go"}, "turns": turns})
     sessions = [await new_session(stage.db, started=True) for _ in range(30)]
-    go = NewAction({"type": "say", "text": "go"})
+    go = saying("go")
 
     await asyncio.gather(*(stage.act(session, go, "me") for session in sessions))
     await until(stage.all_ended, 60)
@@ -319,7 +265,7 @@ async def test_a_call_of_which_a_budget_is_left_only_a_little_is_thrifty(stage: 
     await budgets.put(stage.db, "me", Budget(Decimal(2)))
     host = stage.start()
     session = await new_session(stage.db, started=True)
-    action = said(1)
+    action = saying(said(1))
 
     await stage.act(session, action, "me")
     await until(stage.all_ended)
