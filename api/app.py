@@ -19,6 +19,7 @@ from api import (
     story_routes,
     tasks,
     tickets,
+    usage,
 )
 from api.access import AccessGate
 from api.edge import Edge
@@ -44,6 +45,7 @@ _ROUTERS = (
     characters.router,
     tickets.router,
     story_routes.router,
+    usage.router,
 )
 
 

@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 
 from api.announcer import Announcer
 from api.backlog import Backlog
+from api.budgeting import Budgeting
 from api.catalog import Catalog
 from api.identity import Identity
 from api.lag import watch_for_ever
@@ -58,6 +59,7 @@ class Gateway:
     identity: Identity | None
     slots: Slots
     backlog: Backlog
+    budgeting: Budgeting
     metrics: Metrics
     stopping: Stopping
     beside: dict[str, asyncio.Task[None]] = field(default_factory=dict)
@@ -91,6 +93,7 @@ class Gateway:
             identity=Identity(settings, db) if guarded else None,
             slots=slots,
             backlog=Backlog(settings.max_queued, settings.max_queued_per_user if guarded else None),
+            budgeting=Budgeting(settings.budgets),
             metrics=Metrics(streams_open=lambda: slots.open, waiting=lambda: announcer.waiting),
             stopping=Stopping(on_stop=wake_all),
         )
@@ -116,6 +119,7 @@ class Gateway:
             "backlog": _begin(
                 self.backlog.refresh_for_ever(self.db, self.redis, every=_COUNT_SECONDS)
             ),
+            "budgets": _begin(self.budgeting.refresh_for_ever(self.db, every=_COUNT_SECONDS)),
             "lag": _begin(watch_for_ever(self.db, self.follower, every=settings.poll_seconds)),
         }
         await self.follower.start()

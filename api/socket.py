@@ -139,6 +139,7 @@ class _Socket:
     __slots__ = (
         "_closing",
         "_is_due",
+        "_key_id",
         "_opening",
         "_parts",
         "_ping",
@@ -166,6 +167,7 @@ class _Socket:
         self._ping: asyncio.TimerHandle | None = None
         self._sent_at = 0.0
         self._is_due = False
+        self._key_id = ""
 
     async def serve(self, origins: Origins) -> None:
         """Serve the client until one side ends it."""
@@ -241,7 +243,7 @@ class _Socket:
         try:
             async with asyncio.timeout(_AUTH_SECONDS):
                 frame = _decode(await self._receive())
-                user_id = (
+                caller = (
                     await redeem(self._parts.redis, frame.ticket)
                     if isinstance(frame, AuthFrame)
                     else None
@@ -250,9 +252,10 @@ class _Socket:
             raise Closing(UNAUTHENTICATED, "send an auth frame first") from error
         except QueueUnavailable as error:
             raise Closing(RESTART, "tickets can't be checked just now") from error
-        if user_id is None:
+        if caller is None:
             raise Closing(UNAUTHENTICATED, "the ticket is not valid")
-        return user_id
+        self._key_id = caller.key_id
+        return caller.user_id
 
     async def _find_session(self, _user_id: str) -> UUID:
         try:
@@ -416,7 +419,7 @@ class _Socket:
         match frame:
             case ActionFrame():
                 key = one_key(frame.id, frame.action.client_action_id)
-                action = new_action(frame.action, key)
+                action = new_action(frame.action, key, self._key_id)
                 accepted = await accept(self._parts, user_id, session_id, action)
                 await self._send(_ack(frame.id, accepted))
             case CancelFrame(task_id=UUID() as task_id, client_action_id=None):

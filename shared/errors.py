@@ -2,6 +2,7 @@
 
 FiresideError
 ├── SettingsError        a setting is missing or wrong
+│   └── PricesError      a table of prices is malformed
 ├── StoreUnavailable     Postgres did not answer, or refused for now
 ├── QueueUnavailable     Redis did not answer
 ├── Refused              a client's request can't be met; has a stable `code`
@@ -9,6 +10,7 @@ FiresideError
 │   ├── IdempotencyConflict
 │   ├── SessionBusy
 │   ├── TooManyTasks
+│   ├── BudgetSpent
 │   └── InvalidRequest
 ├── NewerRelease         a task was begun by a newer release, and is left to it
 └── LeaseLost            a worker wrote without the lease: another has the session
@@ -21,6 +23,10 @@ class FiresideError(Exception):
 
 class SettingsError(FiresideError):
     """A setting is missing or wrong; the message names the variable."""
+
+
+class PricesError(SettingsError):
+    """A table of prices can't be read, or is malformed; the message says where."""
 
 
 class StoreUnavailable(FiresideError):
@@ -79,3 +85,9 @@ class TooManyTasks(Refused):
     def __init__(self, position: int) -> None:
         super().__init__(f"{position} tasks are running or waiting already")
         self.position = position
+
+
+class BudgetSpent(Refused):
+    """A budget that the action would be paid from is spent; nothing was written."""
+
+    code = "budget_spent"

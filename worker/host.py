@@ -42,7 +42,9 @@ from worker.figures import Figures
 from worker.holding import Held, Holding
 from worker.home import Home
 from worker.keeper import Keeper
+from worker.late_usage import LateUsage
 from worker.memory_limit import MemoryWatch, Share
+from worker.metering import Tariff
 from worker.outage import Outage
 from worker.outlived import OutlivedAttempts
 from worker.postgres_tasks import PostgresTasks
@@ -105,6 +107,8 @@ class Host:
         self._agents = agents
         self._model = model
         self._api_key = api_key
+        self._tariff = Tariff.from_settings(settings, (model,))
+        self._rules = settings.budgets
         # Where no start would be left for the quarantine, the task is given up at once.
         after = settings.quarantine_after
         self._quarantine_after = after if after < settings.max_attempts else None
@@ -241,6 +245,7 @@ class Host:
             tool_seconds=settings.tool_seconds,
             limiter=self._limits,
             recollect=self._recollection.recall,
+            tariff=self._tariff,
         )
         self._outage = Outage(self._db, patience=settings.outage_seconds)
         self._holding = Holding(
@@ -251,8 +256,13 @@ class Host:
             heartbeat_seconds=settings.heartbeat_seconds,
         )
         self._store = PostgresTasks(
-            self._db, self._telling, self._outage, lease_seconds=settings.lease_seconds
+            self._db,
+            self._telling,
+            self._outage,
+            lease_seconds=settings.lease_seconds,
+            rules=self._rules,
         )
+        self._late_usage = LateUsage(self._db, pause=settings.heartbeat_seconds)
         self._keeper = Keeper(self._db, every=settings.sweep_seconds)
         self._outlived = OutlivedAttempts(self._db, pause=settings.heartbeat_seconds)
         watching = asyncio.create_task(lineage.watch_for_ever())
@@ -267,6 +277,7 @@ class Host:
                 self._pace.tell_for_ever(),
                 self._outlived.take_back_for_ever(),
                 self._recollection.hear_for_ever(),
+                self._late_usage.enter_for_ever(),
                 *([watch_for_ever(self._stuck_seconds)] if self._watched else []),
                 *self._chores(),
                 self._stopped(),
@@ -289,6 +300,7 @@ class Host:
                 service.cancel()
             await self._hand_over()
             await end_all(services)
+            await self._late_usage.enter_the_rest(LAST_NEWS_SECONDS)
             await self._outage.close()
             await self._telling.send_the_rest(LAST_NEWS_SECONDS)
             await self._limits.aclose()
@@ -421,6 +433,7 @@ class Host:
                     back_off=BACK_OFF_SECONDS,
                     quarantine_after=self._quarantine_after,
                     known=None if held is None else held.known,
+                    rules=self._rules,
                 )
                 if claim is None and held is not None:
                     self._cache.keep(session_id, held)
@@ -470,7 +483,12 @@ class Host:
         signal = AbortSignal()
         if claim.cancel_requested:
             signal.set()
-        task_log = TaskLog(claim, self._store, on_lost=lambda: held.stop())  # noqa: PLW0108 - not yet there
+        task_log = TaskLog(
+            claim,
+            self._store,
+            on_lost=lambda: held.stop(),  # noqa: PLW0108 - not yet there
+            on_late=self._late_usage.add,
+        )
         held = Held(claim, task_log, signal, began)
         self._holding.add(held)
         try:

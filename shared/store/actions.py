@@ -5,24 +5,62 @@ from dataclasses import replace
 from typing import Any, get_args
 from uuid import UUID
 
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from shared.allowance import BudgetRules
 from shared.encoding import dumps, dumps_text
-from shared.errors import IdempotencyConflict, NotFound, SessionBusy, TooManyTasks
+from shared.errors import (
+    BudgetSpent,
+    IdempotencyConflict,
+    NotFound,
+    SessionBusy,
+    TooManyTasks,
+)
 from shared.levels import COUNTED, level_of
 from shared.records import EVENT_VERSION, Accepted, Event, JoinMode, NewAction, Task
+from shared.store import budgets
 from shared.store.database import AnyRow, Database
 
 JOINS = frozenset(get_args(JoinMode))
 """What an action may ask for to join a task that runs."""
 
+# What the statement looks at beside, where budgets are to be kept. What a task will cost is taken
+# to be what the user's tasks cost on average; what open tasks will cost counts as spent.
+_PURSE = f""", wallets as materialized (
+        {budgets.wallets(":user", "cast(:key_id as text)")}
+    ), taken as materialized (
+        select coalesce(sum(reserved), 0) as by_user,
+            coalesce(sum(reserved) filter (where key_id = :key_id), 0) as by_key
+        from tasks where exists (select from wallets)
+            and user_id = :user and status in ('queued', 'running')
+    ), purse as materialized (
+        select count(*) > 0 as limited, coalesce(bool_or(w.usd <= w.spent +
+            case when w.key_id = '' then t.by_user else t.by_key end), false) as empty
+        from wallets w, taken t
+    )"""
+
+_RESERVED = """case when (select limited from purse) then coalesce((
+                select sum(total) / nullif(sum(tasks), 0) from spending
+                where user_id = :user and key_id = ''), cast(:reserve as numeric)) end"""
+
+_SPENT = """
+    union all
+    select null, 'spent', null, 0, null, false, null, null, 0, 0, 0
+    from purse
+    where empty and not exists (select from known)
+        and exists (select from sessions where id = :session and user_id = :user)"""
+
+
 # The counters of the session's row are read from the row as it is once its lock is held
 # (`returning`), never from the statement's snapshot: two actions that arrive at once get
 # different numbers, and `reject` sees a task that was accepted a moment before.
-_ACCEPT = text(
-    f"""/* accept */
+def _accept_statement(*, budgeted: bool) -> TextClause:
+    purse, reserved = (_PURSE, _RESERVED) if budgeted else ("", "null")
+    paid, spent = ("and not (select empty from purse)", _SPENT) if budgeted else ("", "")
+    return text(
+        f"""/* accept */
     with known as (
         select id, status, body_hash, queued_seq, position, priority from tasks
         where session_id = :session and user_id = :user and client_action_id = :key
@@ -30,7 +68,7 @@ _ACCEPT = text(
         select count(*)::int as open, count(*) filter (where priority = 0)::int as before
         from (select priority from tasks
               where user_id = :user and status in ('queued', 'running') limit :counted) t
-    ), session as (
+    ){purse}, session as (
         update sessions set
             next_task = next_task + 1,
             next_event = next_event + 1,
@@ -44,13 +82,14 @@ _ACCEPT = text(
             and (:on_busy <> 'reject' or open_tasks = 0)
             and (cast(:most as int) is null or (select open from mine) < cast(:most as int))
             and (early_cancels = 0 or not :alone)
+            {paid}
         returning next_task - 1 as task_seq, next_event - 1 as event_seq,
             open_tasks - 1 as position, early_cancels, priority
     ), task as (
         insert into tasks (session_id, seq, user_id, client_action_id, action, body_hash,
-            on_busy, queued_seq, position, priority)
+            on_busy, queued_seq, position, priority, key_id, reserved)
         select :session, task_seq, :user, :key, cast(:action as jsonb), :body_hash,
-            :on_busy, event_seq, position, priority
+            :on_busy, event_seq, position, priority, :key_id, {reserved}
         from session
         returning id, queued_seq, position
     ), event as (
@@ -67,14 +106,17 @@ _ACCEPT = text(
     union all
     select id, status, queued_seq, position, body_hash, false, null, null, 0, priority,
         mine.before - 1
-    from known, mine
+    from known, mine{spent}
     union all
     select null, 'refused', null, mine.open, null, false, null, null, 0, 0, 0
     from mine
     where mine.open >= cast(:most as int) and not exists (select from known)
         and exists (select from sessions where id = :session and user_id = :user)
     """
-)
+    )
+
+
+_ACCEPTS = {budgeted: _accept_statement(budgeted=budgeted) for budgeted in (False, True)}
 
 _KNOWN = text(
     """/* accept known */
@@ -176,7 +218,13 @@ _TASK = text(
 
 
 async def accept(
-    db: Database, user_id: str, session_id: UUID, new: NewAction, *, most: int | None = None
+    db: Database,
+    user_id: str,
+    session_id: UUID,
+    new: NewAction,
+    *,
+    most: int | None = None,
+    rules: BudgetRules | None = None,
 ) -> Accepted:
     """Make an action a task, or find the task that its key made before.
 
@@ -184,39 +232,56 @@ async def accept(
         most: how many open tasks the user may have. They are counted in the same statement, which
             sees what was committed before it: actions that arrive at the same instant may go
             beyond it together.
+        rules: what may be spent by those who have no budget of their own; None has no budget
+            looked at. What open tasks are taken to cost counts as spent, seen as `most` is.
 
     Raises:
         NotFound: the user has no such session.
         TooManyTasks: so many of the user's are open already; an action that was accepted before
             is found all the same.
+        BudgetSpent: nothing is left to pay it from; the same holds.
         SessionBusy: `on_busy` is `reject` and a task of the session is open.
         IdempotencyConflict: the key belongs to another action.
         StoreUnavailable: whether it was accepted is not known; send it again with its key.
     """
     try:
-        return await _accept(db, user_id, session_id, new, most)
+        return await _accept(db, user_id, session_id, new, most, rules)
     except IntegrityError:
         # The same key arrived twice at once and the other one won: now it can be seen.
-        return await _accept(db, user_id, session_id, new, most)
+        return await _accept(db, user_id, session_id, new, most, rules)
 
 
 async def _accept(
-    db: Database, user_id: str, session_id: UUID, new: NewAction, most: int | None
+    db: Database,
+    user_id: str,
+    session_id: UUID,
+    new: NewAction,
+    most: int | None,
+    rules: BudgetRules | None,
 ) -> Accepted:
     if new.on_busy != "interrupt":
         # Mostly one statement does it all, and is its own transaction: two round trips less.
-        parameters = _parameters(user_id, session_id, new, most, alone=True)
-        row = await db.row(_ACCEPT, parameters)
+        parameters = _parameters(user_id, session_id, new, most, rules, alone=True)
+        row = await db.row(_ACCEPTS[rules is not None], parameters)
         if row is not None:
             return _accepted(row, parameters)
     async with db.transaction() as connection:
-        return await accept_within(connection, user_id, session_id, new, most=most)
+        return await accept_within(connection, user_id, session_id, new, most=most, rules=rules)
 
 
 def _parameters(
-    user_id: str, session_id: UUID, new: NewAction, most: int | None, *, alone: bool
+    user_id: str,
+    session_id: UUID,
+    new: NewAction,
+    most: int | None,
+    rules: BudgetRules | None,
+    *,
+    alone: bool,
 ) -> dict[str, Any]:
+    money = {} if rules is None else {**budgets.parameters(rules), "reserve": rules.reserve}
     return {
+        **money,
+        "key_id": new.key_id,
         "session": session_id,
         "user": user_id,
         "key": new.client_action_id,
@@ -236,10 +301,11 @@ async def accept_within(
     new: NewAction,
     *,
     most: int | None = None,
+    rules: BudgetRules | None = None,
 ) -> Accepted:
     """The same inside a transaction of the caller's; may raise IntegrityError for a doubled key."""
-    parameters = _parameters(user_id, session_id, new, most, alone=False)
-    row = (await connection.execute(_ACCEPT, parameters)).first()
+    parameters = _parameters(user_id, session_id, new, most, rules, alone=False)
+    row = (await connection.execute(_ACCEPTS[rules is not None], parameters)).first()
     if row is None:
         return await _refused(connection, parameters)
     accepted = _accepted(row, parameters)
@@ -267,9 +333,11 @@ async def _refused(connection: AsyncConnection, parameters: dict[str, Any]) -> A
 
 
 def _accepted(row: AnyRow, parameters: dict[str, Any]) -> Accepted:
-    """What a row of `_ACCEPT` or `_KNOWN` says."""
+    """What a row of `_ACCEPTS` or `_KNOWN` says."""
     if row.status == "refused":
         raise TooManyTasks(row.position)
+    if row.status == "spent":
+        raise BudgetSpent("The budget for this is spent.")
     if not row.fresh and bytes(row.body_hash) != parameters["body_hash"]:
         raise IdempotencyConflict("this key was used for another action")
     queued = [Event(row.queued_seq, "task_queued", row.id, row.at, row.data)] if row.fresh else []

@@ -11,6 +11,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from shared.allowance import NO_RULES, BudgetRules
 from shared.encoding import JsonObject
 from shared.errors import NewerRelease
 from shared.records import (
@@ -24,6 +25,7 @@ from shared.records import (
     Known,
     Step,
 )
+from shared.store import budgets
 from shared.store.database import AnyRow, Database, Parameters
 from shared.store.sweeps import FREE
 
@@ -76,7 +78,8 @@ _CLAIM = text(
         from lease
         where session_id = :session and seq = (
             {_HEAD_OF_LINE})
-        returning t.id as task_id, seq, action, claims, attempts, cancel_requested_at
+        returning t.id as task_id, seq, action, claims, attempts, cancel_requested_at, key_id,
+            reserved
     ), path as (
         select m.no, m.parent, m.message, 1 as depth, known.head
         from lease
@@ -143,7 +146,8 @@ _TAKE_TASK = text(
         from done
         where session_id = :session and seq = (
             {_HEAD_OF_LINE})
-        returning id as task_id, seq, action, claims, attempts, cancel_requested_at, queued_seq
+        returning id as task_id, seq, action, claims, attempts, cancel_requested_at, queued_seq,
+            key_id, reserved
     ), next_attempt as (
         update sessions set ready_at = lease_until
             + make_interval(secs => least(:back_off * power(2, task.attempts - 3), :longest))
@@ -252,6 +256,7 @@ async def claim(
     back_off: float = 0.0,
     quarantine_after: int | None = None,
     known: Known | None = None,
+    rules: BudgetRules = NO_RULES,
 ) -> Claim | None:
     """Take the session's lease and its head-of-line task, or None where there is nothing to take.
 
@@ -264,6 +269,7 @@ async def claim(
             taken; its session is put into quarantine instead. None takes any.
         known: what the caller holds of the transcript. Where that is the current branch or its
             beginning, only what follows is read, and `after` of the claim says so.
+        rules: what may be spent by those who have no budget of their own.
 
     Raises:
         NewerRelease: an earlier attempt was of a newer release; a worker of that one takes it.
@@ -281,12 +287,17 @@ async def claim(
     if row.more is None:
         raise _no_task(session_id)
     if row.more:
-        return await _take_over(db, of_session, back_off, quarantine_after)
-    return _claim_of(row, row, row.messages or [], row.root, of_session)
+        return await _take_over(db, of_session, back_off, quarantine_after, rules)
+    claimed = _claim_of(row, row, row.messages or [], row.root, of_session)
+    return await _with_budget(db, claimed, row, rules)
 
 
 async def _take_over(
-    db: Database, of_session: Parameters, back_off: float, quarantine_after: int | None
+    db: Database,
+    of_session: Parameters,
+    back_off: float,
+    quarantine_after: int | None,
+    rules: BudgetRules,
 ) -> Claim | None:
     """Claim a session in several steps, since what is to be done depends on what is found."""
     async with db.transaction() as connection:
@@ -298,11 +309,17 @@ async def _take_over(
         if suspect and task.cancel_requested_at is None:
             await connection.execute(_QUARANTINE, {"session": lease.id, "task_seq": task.seq})
             return None
-        return await _claimed(connection, lease, task, of_session)
+        claimed = await _claimed(connection, lease, task, of_session)
+    return await _with_budget(db, claimed, task, rules)
 
 
 async def claim_quarantined(
-    db: Database, *, lease_seconds: float, history: int, back_off: float = 0.0
+    db: Database,
+    *,
+    lease_seconds: float,
+    history: int,
+    back_off: float = 0.0,
+    rules: BudgetRules = NO_RULES,
 ) -> Claim | None:
     """Take a session out of the quarantine; None where none waits, or one is out already.
 
@@ -316,9 +333,17 @@ async def claim_quarantined(
         lease = (await connection.execute(_TAKE_QUARANTINED, parameters)).first()
         if lease is None:
             return None
-        return await _claimed(
-            connection, lease, await _take_task(connection, lease, back_off), parameters
-        )
+        task = await _take_task(connection, lease, back_off)
+        claimed = await _claimed(connection, lease, task, parameters)
+    return await _with_budget(db, claimed, task, rules)
+
+
+async def _with_budget(db: Database, claim: Claim, task: AnyRow, rules: BudgetRules) -> Claim:
+    """The claim with what may be spent on it, where its task was accepted on a budget."""
+    if task.reserved is None:
+        return claim
+    purse = await budgets.purse(db, claim.user_id, task.key_id, rules)
+    return replace(claim, left_usd=purse.left, economy=purse.economy)
 
 
 async def _take_task(connection: AsyncConnection, lease: AnyRow, back_off: float) -> AnyRow:
@@ -412,6 +437,7 @@ def _claim_of(
         open_tasks=lease.open_tasks,
         generation=lease.generation,
         after=held if held is not None and held == before else None,
+        key_id=task.key_id,
     )
 
 

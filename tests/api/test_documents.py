@@ -63,6 +63,8 @@ async def test_every_answer_is_as_openapi_describes_it(client: Client, worker: F
         ("patch", "/v1/characters/{character_id}", character, {"name": "Mimi"}, 200),
         ("delete", "/v1/characters/{character_id}", character, None, 409),
         ("post", "/v1/ws-tickets", "/v1/ws-tickets", None, 200),
+        ("get", "/v1/usage", "/v1/usage", None, 200),
+        ("get", "/v1/usage", "/v1/usage?since=soon", None, 422),
         (
             "post",
             "/api/story/action",

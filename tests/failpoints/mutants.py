@@ -361,8 +361,8 @@ MUTANTS = [
         (
             Change(
                 "worker/holding.py",
-                "self._outage.blameless_until) > self._lease_seconds",
-                "self._outage.blameless_until) > 1e9",
+                "now - sure > self._lease_seconds",
+                "now - sure > 1e9",
             ),
         ),
         ("tests/worker/test_host.py longer_than_patience",),
