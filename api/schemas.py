@@ -51,10 +51,11 @@ class _Action(Strict):
 
 
 class Say(_Action):
-    """The user says something."""
+    """The user says something; `deep` asks for the stronger model from now on."""
 
     type: Literal["say"]
     text: SayText
+    deep: Literal[True] | None = None
 
 
 class Choose(_Action):
@@ -76,7 +77,7 @@ Action = Annotated[Say | Choose | Continue, Field(discriminator="type")]
 
 def new_action(action: Say | Choose | Continue, key: str | None) -> NewAction:
     """The action as the store takes it; two that mean the same are the same there."""
-    content = action.model_dump(exclude={"on_busy", "client_action_id"})
+    content = action.model_dump(exclude={"on_busy", "client_action_id"}, exclude_none=True)
     return NewAction(content, action.on_busy, key)
 
 

@@ -18,11 +18,13 @@ from agent_core import (
     UserMessage,
     limited,
 )
+from agent_core.context_builder import Summary
 from shared.encoding import JsonObject
 from shared.errors import FiresideError, SettingsError
 from shared.records import CatalogEntry
 from shared.settings import Settings
 from worker.deadlines import Deadlines
+from worker.tiers import ModelTiers, Tier
 
 
 class TaskFailed(FiresideError):
@@ -46,7 +48,8 @@ class Resources:
     """What a deployment gives all of its agents: the model with its key, the kept stories.
 
     Without a `stream_fn` the model is called in the way that it says itself. `tool_seconds` is the
-    longest run of one tool call. Model calls pass the `limiter`, where there is one.
+    longest run of one tool call. Model calls pass the `limiter`, where there is one. `tiers` are
+    the models beside the one, if there are any.
     """
 
     model: Model
@@ -55,16 +58,22 @@ class Resources:
     stream_fn: StreamFn | None = None
     tool_seconds: float = 30.0
     limiter: CallLimiter | None = None
+    tiers: ModelTiers | None = None
+
+    def model_of(self, tier: Tier) -> Model:
+        """The model of a tier: the one and only where there are no tiers."""
+        return self.model if self.tiers is None else self.tiers.model(tier)
 
     def for_user(
         self, user_id: str, waiting: Callable[[], AbstractContextManager[object]]
     ) -> "Resources":
         """The same for one user's task: its model calls wait for their turn inside `waiting`."""
-        if self.limiter is None:
-            return self
-        return replace(
-            self, stream_fn=limited(self.stream_fn, self.limiter, user_id, waiting=waiting)
-        )
+        stream_fn = self.stream_fn
+        if self.limiter is not None:
+            stream_fn = limited(stream_fn, self.limiter, user_id, waiting=waiting)
+        if self.tiers is not None:
+            stream_fn = self.tiers.stream_fn(stream_fn)
+        return replace(self, stream_fn=stream_fn)
 
 
 TakeIn: TypeAlias = Callable[[], Awaitable[Sequence[UserMessage]]]
@@ -84,7 +93,10 @@ class RunningTask:
     `emit` reaches clients; `journal` keeps its model and tool calls; `signal` is set when the user
     cancels. An agent that asks `steering` at the beginning of its turns, or `follow_ups` where it
     would end, is given what the user has said meanwhile, and answers it with this task. Time-outs
-    of `deadlines` stand still while a model call waits for its turn.
+    of `deadlines` stand still while a model call waits for its turn. `told` are the messages that
+    earlier attempts of the task have told, the user's own first: they will not be told again.
+    `summaries` are the newest ones of what was said before. With `economy` most of a budget is
+    spent: cheaper models should answer.
     """
 
     user_id: str
@@ -106,6 +118,9 @@ class RunningTask:
     steering: TakeIn = _nothing_said
     follow_ups: TakeIn = _nothing_said
     deadlines: Deadlines = field(default_factory=Deadlines)
+    told: Sequence[Message] = ()
+    summaries: Sequence[Summary] = ()
+    economy: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,12 +69,14 @@ async def test_every_event_of_a_whole_say() -> None:
     usage = {"input": 0, "output": 0, "cache_read": 0, "cache_write": 0}
     words = user("I wish him a good evening")
     narration = assistant("You wish him well, and he grunts.")
+    tokens = {"fixed": 345, "history": 11, "memories": 0, "message": 11}
+    noted = {"context": {"window": 1, "grown": 1, "tokens": tokens}}
     assert told(table.session.events[before:]) == [
         ("task_started", {"attempt": 1}),
         ("agent_start", {}),
         ("turn_start", {}),
         ("message_start", {"message": words, "number": 0}),
-        ("message_end", {"message": words, "number": 0}),
+        ("message_end", {"message": words | {"details": noted}, "number": 0}),
         ("message_start", {"message": assistant(""), "number": 1}),
         ("message_end", {"message": narration, "number": 1}),
         ("turn_end", {}),
