@@ -37,8 +37,9 @@ class ContextBudget:
     """Tokens of a request: `total` is never exceeded, the others cap its parts.
 
     `memories` caps what is recalled for a question, `asides` for a message that asks nothing,
-    `kept` all the memories that stand in the window, `history` the window without them. A window
-    has `most` messages at the most; one that is full is cut to `fewest`.
+    `kept` all the memories that stand in the window (0 shows them with the newest message only),
+    `history` the window without them. A window has `most` messages at the most; one that is full
+    is cut to `fewest`.
     """
 
     total: int = 64_000

@@ -125,7 +125,7 @@ class ContextBuilder:
 
         What is there need not be recalled.
         """
-        window = _standing(history)
+        window = self._standing(history)
         if not self._holds(history, window):
             window = self._cut(history, self.budget.history)
         return window.start, frozenset(memory.id for memory in window.kept)
@@ -159,7 +159,7 @@ class ContextBuilder:
         note = note_of(said) or ContextNote()
         fixed = self._fixed(parts)
         total = len(parts.history)
-        window = _Window(max(0, total - note.window), max(0, total - note.grown))
+        window = _Window(max(0, total - note.window), max(0, total - note.kept))
         summary = next((one for one in parts.summaries if one.id == note.summary), None)
         return BuiltContext(
             system_prompt=self._prompt(parts, "" if summary is None else summary.text),
@@ -181,7 +181,7 @@ class ContextBuilder:
         room = self.budget.total - fixed - message
         if room < 0:  # pictures can't be cut
             raise ContextOverflowError(fixed + message, self.budget.total)
-        window = _standing(history)
+        window = self._standing(history)
         most = self.budget.memories if asks(_text(said)) else self.budget.asides
         new = self._new(memories, window.kept, most, room)
         if not self._holds(history, window, new, room):
@@ -190,7 +190,8 @@ class ContextBuilder:
         summary = _summary_at(parts, window)
         return ContextNote(
             window=len(history) - window.start,
-            grown=len(history) - window.kept_from,
+            kept=len(history) - window.kept_from,
+            cut=window.is_cut and bool(history),
             memories=tuple(new),
             left_out=tuple(self._left_out(parts, window, memories, new, whole=shown is said)),
             summary=None if summary is None else summary.id,
@@ -201,6 +202,20 @@ class ContextBuilder:
                 ("message", message),
             ),
         )
+
+    def _standing(self, history: Sequence[Message]) -> _Window:
+        """The window that the newest note tells of, and what has come since."""
+        found = newest_note(history)
+        if found is None:
+            return _Window(0, 0, is_cut=False)
+        at, note = found
+        start = max(0, at - note.window)
+        if not self.budget.kept:
+            return _Window(start, len(history), summary=note.summary, is_cut=False)
+        kept_from = max(0, at - note.kept)
+        notes = [note_of(message) for message in history[kept_from:at]]
+        kept = [memory for one in [*notes, note] if one is not None for memory in one.memories]
+        return _Window(start, kept_from, tuple(kept), summary=note.summary, is_cut=False)
 
     def _fixed(self, parts: ContextParts) -> int:
         """Tokens of what comes before the history, with room for a summary."""
@@ -334,26 +349,12 @@ def _text(message: UserMessage) -> str:
     return said if isinstance(said, str) else plain_text(said)
 
 
-def _standing(history: Sequence[Message]) -> _Window:
-    """The window that the newest note tells of, and what has come since."""
-    found = newest_note(history)
-    if found is None:
-        return _Window(0, 0)
-    at, note = found
-    kept_from = max(0, at - note.grown)
-    notes = [note_of(message) for message in history[kept_from:at]]
-    kept = [memory for one in [*notes, note] if one is not None for memory in one.memories]
-    return _Window(
-        max(0, at - note.window), kept_from, tuple(kept), summary=note.summary, is_cut=False
-    )
-
-
 def _summary_at(parts: ContextParts, window: _Window) -> Summary | None:
     """The summary that stands before a window: the newest one at a cut, then the same.
 
     A newer one would change the beginning of every request for what the window still shows.
     """
-    if window.is_cut:
+    if window.is_cut or newest_note(parts.history) is None:
         return max(parts.summaries, key=lambda summary: summary.upto, default=None)
     return next((one for one in parts.summaries if one.id == window.summary), None)
 

@@ -69,14 +69,15 @@ class LeftOut:
 class ContextNote:
     """How the request for a message of the user was built.
 
-    `window` counts the messages before it that were shown; `grown` those of them that came after
-    the window was cut last: memories on the others are not shown any more. `summary` names the
-    summary that stood before them, `tier` the session's tier. `tokens` says by part what was put
-    in, by estimate.
+    `window` counts the messages before it that were shown, `kept` those of them whose memories
+    were; `cut` says that the window was cut for this message. `summary` names the summary that
+    stood before them, `tier` the session's tier. `tokens` says by part what was put in, by
+    estimate.
     """
 
     window: int = 0
-    grown: int = 0
+    kept: int = 0
+    cut: bool = False
     memories: tuple[RecalledMemory, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     summary: str | None = None
@@ -85,7 +86,9 @@ class ContextNote:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the note as JSON."""
-        data: dict[str, Any] = {"window": self.window, "grown": self.grown}
+        data: dict[str, Any] = {"window": self.window, "kept": self.kept}
+        if self.cut:
+            data["cut"] = True
         if self.memories:
             data["memories"] = [memory.to_dict() for memory in self.memories]
         if self.left_out:
@@ -103,7 +106,8 @@ class ContextNote:
         tokens = optional(fields, "tokens", dict, {})
         return cls(
             window=max(0, optional(fields, "window", int, 0)),
-            grown=max(0, optional(fields, "grown", int, 0)),
+            kept=max(0, optional(fields, "kept", int, 0)),
+            cut=optional(fields, "cut", bool, default=False),
             memories=tuple(_read(fields, "memories", RecalledMemory.from_dict)),
             left_out=tuple(_read(fields, "left_out", LeftOut.from_dict)),
             summary=maybe(fields, "summary", str),

@@ -125,10 +125,10 @@ class Built:
         shown = self._turns[len(self._history) - built.note.window :]
         turns = {turn.id for spoken in shown for turn in spoken}
         turns |= {memory.id for memory in built.note.memories}
-        for message in self._history[len(self._history) - built.note.grown :]:
+        for message in self._history[len(self._history) - built.note.kept :]:
             turns |= {memory.id for memory in memories_on(message)}
         if keep:
-            self.cuts += built.note.grown == 0
+            self.cuts += built.note.cut
             self._history.append(built.said)
             self._turns.append(said.turns)
             self._remember()

@@ -99,7 +99,7 @@ def _with_tier(
         history,
         usual=wanted if wanted in {"strong", "cheap"} else usual,
         standing=None if before is None else before[1].tier,
-        may_change=built.note.grown == 0,
+        may_change=built.note.cut,
         deep=task.action.get("deep") is True,
         economy=task.economy,
     )

@@ -70,7 +70,7 @@ async def test_every_event_of_a_whole_say() -> None:
     words = user("I wish him a good evening")
     narration = assistant("You wish him well, and he grunts.")
     tokens = {"fixed": 345, "history": 11, "memories": 0, "message": 11}
-    noted = {"context": {"window": 1, "grown": 1, "tokens": tokens}}
+    noted = {"context": {"window": 1, "kept": 1, "tokens": tokens}}
     assert told(table.session.events[before:]) == [
         ("task_started", {"attempt": 1}),
         ("agent_start", {}),
