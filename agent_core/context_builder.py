@@ -31,13 +31,12 @@ from agent_core.messages import (
     convert_to_llm,
 )
 from agent_core.prompt import PromptBuilder, with_memories
+from agent_core.recall import is_question
 from agent_core.tokens import count_context_tokens, count_message_tokens, count_tokens
 from agent_core.tools import AgentTool
 from agent_core.window import ContextWindow
 
 B = TypeVar("B", AssistantContent, UserContent)
-
-_QUESTION_MARKS = ("?", "\uff1f", "\u061f", "\u037e")
 
 _SMALLEST_MESSAGE = 64
 """Tokens that instructions and tools must leave."""
@@ -182,7 +181,7 @@ class ContextBuilder:
         if room < 0:  # pictures can't be cut
             raise ContextOverflowError(fixed + message, self.budget.total)
         window = self._standing(history)
-        most = self.budget.memories if asks(_text(said)) else self.budget.asides
+        most = self.budget.memories if is_question(_text(said)) else self.budget.asides
         new = self._new(memories, window.kept, most, room)
         if not self._holds(history, window, new, room):
             new = self._new(memories, (), most, room)
@@ -252,12 +251,13 @@ class ContextBuilder:
         left = min(most, room) - _BLOCK_TOKENS
         new: list[RecalledMemory] = []
         for memory in memories:
+            # One that is too long for what is left gives way to shorter ones behind it.
+            if _line_tokens(memory) > left:
+                continue
             left -= _line_tokens(memory)
-            if left < 0:
-                break
             if memory.id not in there:
                 new.append(memory)
-        return new
+        return sorted(new, key=lambda memory: memory.said_at)
 
     def _holds(
         self,
@@ -337,11 +337,6 @@ class ContextBuilder:
         short = _shortened(message, self.budget.history // _LONGEST_SHARE)
         # Its memories are shown, or not, by where the window was cut.
         return replace(short, details=None) if isinstance(short, UserMessage) else short
-
-
-def asks(text: str) -> bool:
-    """Whether a message asks something, in any script that marks it."""
-    return any(mark in text for mark in _QUESTION_MARKS)
 
 
 def _text(message: UserMessage) -> str:

@@ -19,20 +19,29 @@ _KEY = "context"
 
 @dataclass(frozen=True, slots=True)
 class RecalledMemory:
-    """A memory as it is shown to a model: one line, with who said it and when."""
+    """A memory as it is shown to a model: one line, with who said it and when.
+
+    `said_at` orders those that are shown together, the earliest first: RFC 3339, in one zone.
+    """
 
     id: str
     text: str
+    said_at: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the memory as JSON."""
-        return {"id": self.id, "text": self.text}
+        data = {"id": self.id, "text": self.text}
+        return data | ({"said_at": self.said_at} if self.said_at else {})
 
     @classmethod
     def from_dict(cls, data: object) -> RecalledMemory:
         """Read a memory; raises MalformedDataError."""
         fields = json_object(data, "a recalled memory")
-        return cls(require(fields, "id", str), require(fields, "text", str))
+        return cls(
+            require(fields, "id", str),
+            require(fields, "text", str),
+            optional(fields, "said_at", str, ""),
+        )
 
 
 @dataclass(frozen=True, slots=True)

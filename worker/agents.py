@@ -21,8 +21,10 @@ from agent_core import (
 from agent_core.context_builder import Summary
 from shared.encoding import JsonObject
 from shared.errors import FiresideError, SettingsError
+from shared.memories import Standing
 from shared.records import CatalogEntry
 from shared.settings import Settings
+from shared.store.memories import Cue
 from worker.deadlines import Deadlines
 from worker.tiers import ModelTiers, Tier
 
@@ -43,13 +45,18 @@ ReadStory: TypeAlias = Callable[[str], Awaitable[str]]
 """Gives the compiled JSON of a story's version by its hash; raises NotFound."""
 
 
+Recollect: TypeAlias = Callable[[Cue], Awaitable[Sequence[Standing]]]
+"""Gives the memories that may bear on a cue; raises StoreUnavailable."""
+
+
 @dataclass(frozen=True, slots=True)
 class Resources:
     """What a deployment gives all of its agents: the model with its key, the kept stories.
 
     Without a `stream_fn` the model is called in the way that it says itself. `tool_seconds` is the
-    longest run of one tool call. Model calls pass the `limiter`, where there is one. `tiers` are
-    the models beside the one, if there are any.
+    longest run of one tool call. Model calls pass the `limiter`, where there is one. Without
+    `recollect` nothing is kept beside the transcript. `tiers` are the models beside the one, if
+    there are any.
     """
 
     model: Model
@@ -58,6 +65,7 @@ class Resources:
     stream_fn: StreamFn | None = None
     tool_seconds: float = 30.0
     limiter: CallLimiter | None = None
+    recollect: Recollect | None = None
     tiers: ModelTiers | None = None
 
     def model_of(self, tier: Tier) -> Model:

@@ -9,7 +9,6 @@ from shared.encoding import JsonObject
 from shared.records import CatalogEntry
 from worker.agents import Answer, RunningTask, TaskFailed
 from worker.context import context_of
-from worker.memories import Memories
 from worker.narration import begin_turn, end_turn, tell, written
 from worker.prompting import prompted
 
@@ -52,16 +51,13 @@ class CompanionAgent:
 
     entry = CatalogEntry("agent", "companion", "Companion", "A character to chat with")
 
-    def __init__(self) -> None:
-        self._memories = Memories()
-
     async def run(self, task: RunningTask) -> Answer:
         """Answer an action; raises TaskFailed."""
         kind = task.action["type"]
         if kind == "start":
             return _greet(task)
         if kind == "say":
-            return await _chat(task, self._memories)
+            return await _chat(task)
         raise TaskFailed("action_unknown", f"a companion has no action {kind!r}")
 
 
@@ -76,7 +72,7 @@ def _greet(task: RunningTask) -> Answer:
     return Answer(text=greeting.text, state={})
 
 
-async def _chat(task: RunningTask, memories: Memories) -> Answer:
+async def _chat(task: RunningTask) -> Answer:
     resources, tools = task.resources, [roll_dice, current_time]
     context = await context_of(
         task,
@@ -85,7 +81,6 @@ async def _chat(task: RunningTask, memories: Memories) -> Answer:
         soul=soul_of(task.character),
         tools=tools,
         usual="cheap",
-        recall=memories,
     )
     built = context.built
     agent = Agent(

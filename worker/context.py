@@ -4,24 +4,31 @@ A later attempt of a task is given what the first one was: what that decided sta
 message, which was told before the model was called.
 """
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from hashlib import sha256
-from typing import Protocol
+from datetime import UTC
+from uuid import UUID
+
+import structlog
 
 from agent_core import AgentTool, Message, Model, UserMessage
+from agent_core.content import plain_text
 from agent_core.context_budget import ContextBudget, ContextOverflowError
 from agent_core.context_builder import BuiltContext, ContextBuilder, ContextParts
 from agent_core.context_notes import RecalledMemory, newest_note, note_of, noted
+from agent_core.recall import Candidate, line_of, rank
+from shared.errors import StoreUnavailable
+from shared.memories import language_of, said_in
+from shared.store.memories import Cue
 from worker.agents import RunningTask, TaskFailed
+from worker.memories import AT_ONCE, candidate_of, without_marks, zone_of
 from worker.tiers import Tier, tier_of
 
+log = structlog.get_logger(__name__)
 
-class Recall(Protocol):
-    """Finds what of the past bears on a moment."""
-
-    async def recall(self, task: RunningTask, query: str, budget: int) -> Sequence[str]:
-        """Lines worth telling a model, of so many tokens together."""
+_MOST_RECALLED = 64
+"""How many memories the budget is filled from, the best first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +48,15 @@ async def context_of(
     tools: Sequence[AgentTool] = (),
     history: Sequence[Message] | None = None,
     usual: Tier = "strong",
-    recall: Recall | None = None,
     budget: ContextBudget | None = None,
+    with_memories: bool = True,
 ) -> TaskContext:
     """Decide and compose what the task's model is given.
 
     Args:
-        history: the session's messages in another form; None takes them as they are.
+        history: the newest of the session's messages in another form; None takes them as they are.
         usual: the tier that this kind of session needs, where its metadata names none.
-        recall: where memories come from, if any are wanted.
+        with_memories: recall what bears on the message.
 
     Raises:
         TaskFailed: the agent's own instructions do not fit the model.
@@ -64,28 +71,20 @@ async def context_of(
         tools=tools,
         summaries=task.summaries,
         history=past,
-        earlier=task.earlier,
+        earlier=task.earlier + len(task.history) - len(past),
     )
     try:
         known = task.told[0] if task.told else None
         if isinstance(known, UserMessage) and note_of(known) is not None:
             built = builder.compose(known, parts)
         else:
-            memories = await _recalled(task, said, recall, builder.budget.memories)
+            shown = len(past) - builder.shown(past)[0]
+            memories = await _recalled(task, said, shown) if with_memories else ()
             built = _with_tier(task, builder.build(said, parts, memories), past, usual)
     except ContextOverflowError as error:
         raise TaskFailed("context_overflow", str(error)) from error
     tier: Tier = "cheap" if built.note.tier == "cheap" else "strong"
     return TaskContext(built, resources.model_of(tier))
-
-
-async def _recalled(
-    task: RunningTask, said: UserMessage, recall: Recall | None, budget: int
-) -> list[RecalledMemory]:
-    if recall is None or not isinstance(said.content, str):
-        return []
-    lines = await recall.recall(task, said.content, budget)
-    return [RecalledMemory(sha256(line.encode()).hexdigest()[:12], line) for line in lines]
 
 
 def _with_tier(
@@ -105,3 +104,37 @@ def _with_tier(
     )
     note = replace(built.note, tier=tier)
     return replace(built, note=note, said=noted(built.said, note))
+
+
+async def _recalled(task: RunningTask, said: UserMessage, shown: int) -> list[RecalledMemory]:
+    """What bears on a message, the best first, without what the window shows; nothing where
+    nothing is kept, or the store is away."""
+    recollect = task.resources.recollect
+    if recollect is None:
+        return []
+    query = said.content if isinstance(said.content, str) else plain_text(said.content)
+    cue = Cue(
+        task.user_id,
+        UUID(str(task.character["id"])),
+        query,
+        language=language_of(task.metadata),
+        session_id=task.session_id,
+        shown_from=task.earlier + len(task.history) - shown + 1,
+    )
+    try:
+        standings = await recollect(cue)
+    except StoreUnavailable as error:
+        log.warning("nothing is recalled", error=str(error))
+        return []
+    window = {said_in(one.to_dict()).strip() for one in task.history[len(task.history) - shown :]}
+    found = [candidate_of(one) for one in standings if one.text not in window]
+    if len(found) <= AT_ONCE:
+        ranked = rank(query, found)
+    else:
+        ranked = await asyncio.to_thread(rank, query, found)
+    return [_line(task, one) for one in ranked[:_MOST_RECALLED]]
+
+
+def _line(task: RunningTask, one: Candidate) -> RecalledMemory:
+    text = without_marks(line_of(one, zone_of(task.metadata)))
+    return RecalledMemory(str(one.id), text, one.said_at.astimezone(UTC).isoformat())

@@ -17,7 +17,6 @@ from worker.ink.engine import Choice, InkEngine
 from worker.ink.errors import ChoiceNotFoundError, InkError, SaveInvalidError
 from worker.ink.library import StoryLibrary
 from worker.judge import Verdict, judge
-from worker.memories import Memories
 from worker.narration import begin_turn, end_turn, written
 from worker.narration import tell as tell_message
 from worker.referee import Ruling, rule
@@ -38,7 +37,6 @@ class StoryAgent:
 
     def __init__(self) -> None:
         self._library = StoryLibrary(())
-        self._memories = Memories()
 
     async def run(self, task: RunningTask) -> Answer:
         """Answer an action; raises TaskFailed."""
@@ -68,7 +66,7 @@ class StoryAgent:
 
     async def _say(self, task: RunningTask) -> Answer:
         before = await open_scene(await self._engine(task), task.state)
-        context = await context_for(task, before.rules, task.action["text"], self._memories)
+        context = await context_for(task, before.rules, task.action["text"])
         return await _play_out(task, before, context)
 
     async def _engine(self, task: RunningTask) -> InkEngine:
@@ -108,7 +106,7 @@ async def _choose(task: RunningTask, before: Scene, choice: Choice) -> Answer:
         begin_turn(task, said)
         decision = _decision(calls, choice=choice, throw=throw)
         return _told(task, scene, [said], scene.turn.text, decision)
-    context = await context_for(task, before.rules, choice.text)
+    context = await context_for(task, before.rules, choice.text, with_memories=False)
     said = context.built.said
     begin_turn(task, said)
     message = await tell(
