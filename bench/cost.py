@@ -1,17 +1,20 @@
-"""`python -m bench.cost --data FILE`: what the replies of long conversations cost, and what they see.
+"""`python -m bench.cost --data FILE`: what replies in long conversations cost, and what they see.
 
-Each reply of the conversations is replayed through the context builder, and the exact texts of its
-request are priced: with the whole history, with the last 50 messages, and as Fireside builds it;
-each with the provider's cache warm and cold. The same again for one user who has had all of the
-conversations, one after the other. Beside the dollars stands the share of the evidence that a
-request for each question would hold. No model is called.
+Each reply of conversations of the LoCoMo format is built by the context builder, and the exact
+texts of its request are priced: with the whole history, with the last 50 messages, and as Fireside
+builds it; with the provider's cache warm (the request before is still there) and cold. Then the
+same for one user who has had all conversations one after the other, up to 5,000 turns. Beside the
+dollars stands the share of the evidence that a request for each question holds. No model is called.
 """
 
 import argparse
 import json
+import statistics
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,53 +22,62 @@ from agent_core import AssistantMessage, Message, Model, TextContent, Usage, Use
 from agent_core.chat_format import chat_messages
 from agent_core.context_budget import ContextBudget, fitted
 from agent_core.context_builder import ContextBuilder, ContextParts, Summary
-from agent_core.context_notes import RecalledMemory
+from agent_core.context_notes import note_of
 from agent_core.streaming import LlmContext
-from agent_core.tokens import count_tokens
-from bench.conversations import (
-    Conversation,
-    ConversationsError,
-    Question,
-    Turn,
-    read_conversations,
-)
+from bench.locomo import Conversation, DataError, Question, Sitting, Turn, read
+from bench.memory import choose_embedder, own_database
 from bench.provider_cache import Meter, Request, counted_by, tokens_of
-from bench.words import WordIndex
+from bench.recalling import Reader, Remembered, read_blocking, sensed, worded
+from worker.minilm import EmbeddingsMissingError
 
 STRONG = "openai/gpt-5.4"
-CHEAP = "openai/gpt-5.4-nano"
+CHEAP = "openai/gpt-5-nano"
 
 SYSTEM_TOKENS = 450
 SOUL_TOKENS = 600
 SUMMARY_TOKENS = 200
 CHAIN_TURNS = 5_000
 SLIDING = 50
-SUMMARY_EVERY = 8  # messages
+
+SUMMARY_EVERY = 8
+"""Messages after which a summary is made anew, beside the replies."""
 
 _FILLER = "You answer as a person would and keep to what was said before, kindly and in few words. "
+
+_ANY = Model("any", "openai")
 
 
 @dataclass(frozen=True, slots=True)
 class Spoken:
-    """A message of a transcript, and the turns that it was made of."""
+    """A message of a transcript and the turns that it was made of, by key."""
 
     message: Message
-    turns: tuple[Turn, ...]
+    turns: tuple[tuple[str, Turn, Sitting], ...] = ()
+
+    @property
+    def text(self) -> str:
+        if isinstance(self.message, AssistantMessage):
+            return self.message.text
+        return str(self.message.content)
+
+    @property
+    def keys(self) -> frozenset[str]:
+        return frozenset(key for key, _, _ in self.turns)
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """The texts of a request, and the turns whose words stand in them."""
+class Shown:
+    """The texts of a request, and the keys of the turns whose words stand in them."""
 
     texts: Sequence[str]
-    turns: frozenset[str]
+    keys: frozenset[str]
 
 
 class Way(Protocol):
-    """A way to build requests for the messages of one user."""
+    """A way to build requests for one user's messages."""
 
-    def request(self, said: Spoken, *, keep: bool = True) -> Told:
-        """The request for a message; it is part of the transcript from then on, if kept."""
+    def request(self, said: Spoken, *, keep: bool = True) -> Shown:
+        """The request for a message, which then is part of the transcript, if it is kept."""
 
     def hear(self, spoken: Spoken) -> None:
         """Take a message into the transcript."""
@@ -77,174 +89,263 @@ class LastMessages:
     def __init__(self, most: int | None = None) -> None:
         self._most = most
         self._texts: list[str] = []
-        self._turns: list[tuple[Turn, ...]] = []
+        self._keys: list[frozenset[str]] = []
 
-    def request(self, said: Spoken, *, keep: bool = True) -> Told:
+    def request(self, said: Spoken, *, keep: bool = True) -> Shown:
         start = 0 if self._most is None else max(0, len(self._texts) + 1 - self._most)
-        texts = [system_prompt(), *self._texts[start:], text_of(said.message)]
-        turns = frozenset(turn.id for spoken in self._turns[start:] for turn in spoken)
+        texts = [f"{filler(SYSTEM_TOKENS)}\n\n{filler(SOUL_TOKENS)}", *self._texts[start:]]
+        keys = frozenset[str]().union(*self._keys[start:])
         if keep:
             self.hear(said)
-        return Told(texts, turns)
+        return Shown([*texts, said.text], keys)
 
     def hear(self, spoken: Spoken) -> None:
-        self._texts.append(text_of(spoken.message))
-        self._turns.append(spoken.turns)
+        self._texts.append(spoken.text)
+        self._keys.append(spoken.keys)
 
 
 class Built:
-    """Fireside's own: the context builder, and recall of what the window does not show."""
+    """Fireside's own: the context builder, with recall of what its window does not show.
 
-    def __init__(self, budget: ContextBudget) -> None:
+    `summaries` is what the summaries used that were made beside the replies.
+    """
+
+    def __init__(self, reader: Reader, budget: ContextBudget) -> None:
         self._builder = ContextBuilder(budget)
+        self._remembered = Remembered(reader)
         self._history: list[Message] = []
-        self._turns: list[tuple[Turn, ...]] = []
-        self._index = WordIndex()
-        self._memories: dict[str, RecalledMemory] = {}
-        self._unindexed = 0
-        self._summaries: list[Summary] = []
-        self.summary_usage = Usage()
-        self.cuts = 0
-        self.estimates: list[tuple[int, int]] = []
+        self._said: list[Spoken] = []
+        self._known: list[Summary] = []
+        self.summaries = Usage()
 
-    def request(self, said: Spoken, *, keep: bool = True) -> Told:
+    def request(self, said: Spoken, *, keep: bool = True) -> Shown:
+        assert isinstance(said.message, UserMessage)
         start, _ = self._builder.shown(self._history)
-        query = str(text_of(said.message))
-        visible = {turn.id for spoken in self._turns[start:] for turn in spoken}
-        memories = self._recalled(query, visible)
+        window = frozenset[str]().union(*(one.keys for one in self._said[start:]))
         parts = ContextParts(
             instructions=filler(SYSTEM_TOKENS),
             soul=filler(SOUL_TOKENS),
-            summaries=self._summaries[-3:],
+            summaries=self._known[-3:],
             history=self._history,
         )
-        assert isinstance(said.message, UserMessage)
-        built = self._builder.build(said.message, parts, memories)
-        context = LlmContext(built.system_prompt, built.convert([*built.messages, built.said]), [])
-        texts = [str(one["content"]) for one in chat_messages(_ANY, context, signed_thinking=False)]
-        shown = self._turns[len(self._history) - built.note.window :]
-        turns = {turn.id for spoken in shown for turn in spoken}
-        turns |= {memory.id for memory in built.note.memories}
-        for message in self._history[len(self._history) - built.note.kept :]:
-            turns |= {memory.id for memory in memories_on(message)}
+        recalled = self._remembered.best(said.text, window)
+        built = self._builder.build(said.message, parts, recalled)
+        messages = built.convert([*built.messages, built.said])
+        chat = chat_messages(_ANY, LlmContext(built.system_prompt, messages), signed_thinking=False)
+        shown = Shown([str(one["content"]) for one in chat], self._keys_in(built.said))
         if keep:
-            self.cuts += built.note.cut
-            self._history.append(built.said)
-            self._turns.append(said.turns)
-            self._remember()
-        return Told(texts, frozenset(turns))
+            self._hear(replace(said, message=built.said))
+        return shown
 
     def hear(self, spoken: Spoken) -> None:
-        self._history.append(spoken.message)
-        self._turns.append(spoken.turns)
-        self._remember()
+        self._hear(spoken)
 
-    def _remember(self) -> None:
-        for turn in self._turns[-1]:
-            line = f"{turn.speaker} ({turn.date}): {turn.text}"
-            self._memories[turn.id] = RecalledMemory(turn.id, line)
-            self._index.add(turn.id, line)
+    def _keys_in(self, said: UserMessage) -> frozenset[str]:
+        note = note_of(said)
+        assert note is not None
+        total = len(self._history)
+        noted = [note_of(message) for message in self._history[total - note.kept :]]
+        memories = [memory.id for one in [*noted, note] if one for memory in one.memories]
+        window = (one.keys for one in self._said[total - note.window :])
+        return frozenset(memories).union(*window)
+
+    def _hear(self, spoken: Spoken) -> None:
+        self._history.append(spoken.message)
+        self._said.append(spoken)
+        for key, turn, sitting in spoken.turns:
+            self._remembered.add(key, turn, sitting)
         if len(self._history) % SUMMARY_EVERY == 0:
             self._summarise()
 
-    def _recalled(self, query: str, visible: set[str]) -> list[RecalledMemory]:
-        best = self._index.best(query, 60 + len(visible))
-        return [self._memories[key] for key in best if key not in visible][:40]
-
     def _summarise(self) -> None:
-        """A summary of the size that one has; what it says does not count as evidence."""
-        newest = self._history[-SUMMARY_EVERY:]
-        said = " ".join(text_of(message) for message in newest)
-        before = self._summaries[-1].text if self._summaries else ""
-        text = fitted(f"{said} {before}", SUMMARY_TOKENS)
+        """A summary of the size that one has. What it says counts as nobody's evidence."""
+        newest = " ".join(one.text for one in self._said[-SUMMARY_EVERY:])
+        before = self._known[-1].text if self._known else ""
         number = len(self._history)
-        self._summaries.append(Summary(str(number), text, number))
-        used = tokens_of(said) + tokens_of(before) + 150
-        self.summary_usage += Usage(input=used, output=SUMMARY_TOKENS)
+        self._known.append(
+            Summary(str(number), fitted(f"{newest} {before}", SUMMARY_TOKENS), number)
+        )
+        asked = tokens_of(newest) + tokens_of(before) + 150
+        self.summaries += Usage(input=asked, output=SUMMARY_TOKENS)
 
 
-def memories_on(message: Message) -> Sequence[RecalledMemory]:
-    from agent_core.context_notes import note_of
-
-    note = note_of(message)
-    return () if note is None else note.memories
-
-
-_ANY = Model("any", "openai")
-
-
-def text_of(message: Message) -> str:
-    if isinstance(message, AssistantMessage):
-        return message.text
-    return str(message.content)
-
-
+@cache
 def filler(tokens: int) -> str:
+    """A text of so many tokens."""
     text = ""
     while tokens_of(text) < tokens:
         text += _FILLER
-    return text
-
-
-def system_prompt() -> str:
-    return f"{filler(SYSTEM_TOKENS)}\n\n{filler(SOUL_TOKENS)}"
-
-
-def spoken(conversation: Conversation) -> Iterator[tuple[bool, Spoken]]:
-    """The messages of a conversation; turns of one speaker in a row are one message."""
-    run: list[Turn] = []
-    for turn in [*conversation.turns, None]:
-        if run and (turn is None or turn.speaker != run[0].speaker):
-            text = "\n".join(one.text for one in run)
-            by_user = run[0].speaker == conversation.user
-            message: Message = (
-                UserMessage(text, 0)
-                if by_user
-                else AssistantMessage([TextContent(text)], timestamp=0)
-            )
-            yield by_user, Spoken(message, tuple(run))
-            run = []
-        if turn is not None:
-            run.append(turn)
+    return text.strip()
 
 
 @dataclass
 class Replies:
-    """What the replies used: warm, cold, and where in the turns each stood."""
+    """What replies used, warm and cold, and at which turn each stood."""
 
     warm: list[Usage] = field(default_factory=list)
     cold: list[Usage] = field(default_factory=list)
     turns: list[int] = field(default_factory=list)
+    summaries: Usage = field(default_factory=Usage)
+    shares: list[float] = field(default_factory=list)
 
 
-def replay(
-    way: Way,
-    conversations: Sequence[Conversation],
-    model: Model,
-    replies: Replies,
-    most: int | None = None,
-) -> None:
+def spoken_in(conversation: Conversation, round_no: int = 0) -> Iterator[Spoken]:
+    """The messages of a conversation; what one says in a row is one message."""
+    run: list[tuple[str, Turn, Sitting]] = []
+    for sitting in conversation.sittings:
+        for turn in sitting.turns:
+            if run and run[-1][1].speaker != turn.speaker:
+                yield _message(conversation, run)
+                run = []
+            run.append((f"{round_no}/{conversation.id}/{turn.id}", turn, sitting))
+    if run:
+        yield _message(conversation, run)
+
+
+def _message(conversation: Conversation, run: Sequence[tuple[str, Turn, Sitting]]) -> Spoken:
+    text = "\n".join(turn.text for _, turn, _ in run)
+    if run[0][1].speaker == conversation.speakers[0]:
+        return Spoken(UserMessage(text, 0), tuple(run))
+    return Spoken(AssistantMessage([TextContent(text)], timestamp=0), tuple(run))
+
+
+def replay(way: Way, messages: Sequence[Spoken], model: Model, replies: Replies) -> None:
+    """Build and price the request of every answer that follows the user's words."""
     warm, cold = Meter(model, warm=True), Meter(model, warm=False)
     turn = 0
-    for conversation in conversations:
-        messages = list(spoken(conversation))
-        for (by_user, one), following in zip(messages, [*messages[1:], None], strict=True):
-            turn += len(one.turns)
-            if most is not None and turn > most:
-                return
-            if not by_user or following is None:
-                way.hear(one)
-                continue
-            request = Request(way.request(one).texts, text_of(following[1].message))
-            replies.warm.append(warm.usage(request))
-            replies.cold.append(cold.usage(request))
-            replies.turns.append(turn)
+    following: Sequence[Spoken | None] = [*messages[1:], None]
+    for one, answer in zip(messages, following, strict=True):
+        turn += len(one.turns)
+        if not isinstance(one.message, UserMessage) or answer is None:
+            way.hear(one)
+            continue
+        request = Request(way.request(one).texts, answer.text)
+        replies.warm.append(warm.usage(request))
+        replies.cold.append(cold.usage(request))
+        replies.turns.append(turn)
+    if isinstance(way, Built):
+        replies.summaries += way.summaries
 
 
-def coverage(way: Way, questions: Sequence[Question]) -> float:
-    shares = []
-    for question in questions:
-        said = Spoken(UserMessage(question.text, 0), ())
-        told = way.request(said, keep=False).turns
-        shares.append(len(question.evidence & told) / len(question.evidence))
-    return sum(shares) / max(1, len(shares))
+def ask(way: Way, questions: Sequence[tuple[str, Question]], replies: Replies) -> None:
+    """The share of each question's evidence that its request would hold.
+
+    Args:
+        questions: each with what its turns' keys begin with.
+    """
+    for prefix, question in questions:
+        keys = way.request(Spoken(UserMessage(question.text, 0)), keep=False).keys
+        evidence = {f"{prefix}{turn}" for turn in question.evidence}
+        replies.shares.append(len(evidence & keys) / len(evidence))
+
+
+def chained(conversations: Sequence[Conversation], turns: int) -> list[Spoken]:
+    """One conversation after the other, and from the first again, up to so many turns."""
+    chain: list[Spoken] = []
+    left, round_no = turns, 0
+    while left > 0:
+        for conversation in conversations:
+            for spoken in spoken_in(conversation, round_no):
+                left -= len(spoken.turns)
+                if left < 0:
+                    return chain
+                chain.append(spoken)
+        round_no += 1
+    return chain
+
+
+@dataclass(frozen=True)
+class Prices:
+    """The models and what their tokens cost."""
+
+    strong: Model
+    cheap: Model
+
+    def row(self, replies: Replies) -> dict[str, Any]:
+        """The figures of one way."""
+        count = len(replies.warm)
+        totals = [usage.total_tokens for usage in replies.warm]
+        beside = 1_000 * self.cheap.price(replies.summaries).cost / count
+        return {
+            "replies": count,
+            "warm_usd": round(self._per_1000(replies.warm) + beside, 3),
+            "warm_input_usd": round(self._per_1000(replies.warm, output=False), 3),
+            "cold_usd": round(self._per_1000(replies.cold) + beside, 3),
+            "summaries_usd": round(beside, 3),
+            "input_mean": round(statistics.fmean(totals)),
+            "input_p95": sorted(totals)[int(0.95 * (count - 1))],
+            "input_max": max(totals),
+            "cached_share": round(sum(one.cache_read for one in replies.warm) / sum(totals), 4),
+            "coverage": round(statistics.fmean(replies.shares), 4) if replies.shares else None,
+        }
+
+    def _per_1000(self, usages: Sequence[Usage], *, output: bool = True) -> float:
+        priced = [usage if output else replace(usage, output=0) for usage in usages]
+        return 1_000 * statistics.fmean(self.strong.price(usage).cost for usage in priced)
+
+
+def near(replies: Replies, turn: int, within: int = 100) -> float:
+    """The mean input of the replies around a turn, or of the last ones before it."""
+    found = [
+        usage.total_tokens
+        for usage, at in zip(replies.warm, replies.turns, strict=True)
+        if abs(at - turn) <= within
+    ]
+    return statistics.fmean(found) if found else 0.0
+
+
+Ways = dict[str, Callable[[], Way]]
+
+
+def ways(reader: Reader, budget: ContextBudget) -> Ways:
+    """What is compared, by name."""
+    return {
+        "whole history": LastMessages,
+        "last 50, sliding": lambda: LastMessages(SLIDING),
+        "fireside": lambda: Built(reader, budget),
+        "fireside, memories kept": lambda: Built(reader, replace(budget, kept=1_000)),
+    }
+
+
+def measure(
+    conversations: Sequence[Conversation], reader: Reader, prices: Prices, budget: ContextBudget
+) -> dict[str, Any]:
+    """All figures."""
+    result: dict[str, Any] = {"conversations": {}, "chained": {}}
+    chain = chained(conversations, CHAIN_TURNS)
+    for name, make in ways(reader, budget).items():
+        replies = Replies()
+        for conversation in conversations:
+            way = make()
+            replay(way, list(spoken_in(conversation)), prices.strong, replies)
+            ask(way, questions_of([conversation]), replies)
+        result["conversations"][name] = prices.row(replies)
+        replies, way = Replies(), make()
+        replay(way, chain, prices.strong, replies)
+        ask(way, questions_of(conversations), replies)
+        result["chained"][name] = prices.row(replies) | {
+            "input_at_200": round(near(replies, 200)),
+            "input_at_end": round(near(replies, replies.turns[-1])),
+        }
+        print(f"{name}: done", file=sys.stderr)
+    return result | {"shows": shows(result)}
+
+
+def questions_of(conversations: Sequence[Conversation]) -> list[tuple[str, Question]]:
+    return [(f"0/{one.id}/", question) for one in conversations for question in one.questions]
+
+
+def shows(result: dict[str, Any]) -> dict[str, float]:
+    """What is wanted of these figures, as numbers."""
+    chain, single = result["chained"], result["conversations"]
+    ours, whole, last = (chain[n] for n in ("fireside", "whole history", "last 50, sliding"))
+    return {
+        "flat": round(ours["input_at_end"] / ours["input_at_200"], 3),
+        "to_sliding": round(ours["warm_usd"] / last["warm_usd"], 3),
+        "to_whole": round(ours["warm_usd"] / whole["warm_usd"], 4),
+        "input_to_sliding": round(ours["warm_input_usd"] / last["warm_input_usd"], 3),
+        "input_to_whole": round(ours["warm_input_usd"] / whole["warm_input_usd"], 4),
+        "cached_share": ours["cached_share"],
+        "input_mean": ours["input_mean"],
+        "coverage": single["fireside"]["coverage"],
+    }
