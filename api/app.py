@@ -15,6 +15,7 @@ from api import (
     health,
     metrics,
     sessions,
+    souls,
     story_routes,
     tasks,
     tickets,
@@ -41,6 +42,7 @@ _ROUTERS = (
     tasks.router,
     events.router,
     characters.router,
+    souls.router,
     tickets.router,
     story_routes.router,
 )

@@ -10,10 +10,7 @@ from pydantic_core import PydanticCustomError
 from api.problems import TOO_LARGE
 from api.texts import ClientId, Text, check_object
 from shared.encoding import JsonObject, dumps
-from shared.records import MAX_SAY, NewAction, OnBusy
-
-MAX_SOUL = 20_000
-"""Characters of a soul."""
+from shared.records import MAX_SAY, MAX_SOUL, NewAction, OnBusy
 
 _MAX_METADATA = 16_384
 

@@ -9,6 +9,8 @@ FiresideError
 │   ├── IdempotencyConflict
 │   ├── SessionBusy
 │   ├── TooManyTasks
+│   ├── VersionConflict
+│   ├── SoulTooLarge
 │   └── InvalidRequest
 ├── NewerRelease         a task was begun by a newer release, and is left to it
 └── LeaseLost            a worker wrote without the lease: another has the session
@@ -79,3 +81,15 @@ class TooManyTasks(Refused):
     def __init__(self, position: int) -> None:
         super().__init__(f"{position} tasks are running or waiting already")
         self.position = position
+
+
+class VersionConflict(Refused):
+    """What was to be changed has been changed meanwhile; nothing was written."""
+
+    code = "version_conflict"
+
+
+class SoulTooLarge(Refused):
+    """A soul would have more characters than a soul may have; nothing was written."""
+
+    code = "payload_too_large"

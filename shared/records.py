@@ -16,6 +16,9 @@ OnBusy: TypeAlias = Literal["enqueue", "steer", "follow_up", "interrupt", "colle
 MAX_SAY = 16_000
 """Characters of what one action may say."""
 
+MAX_SOUL = 20_000
+"""Characters of a soul, which goes into every request of its character."""
+
 JoinMode: TypeAlias = Literal["steer", "follow_up"]
 """How an action may join a task that runs: at its next turn, or where it would end."""
 
@@ -147,6 +150,33 @@ class Character:
     updated_at: datetime
 
 
+SoulSource: TypeAlias = Literal["user", "agent", "restored"]
+"""Who wrote a version of a soul: its user, the agent by its tool, or an undo or a rollback."""
+
+
+@dataclass(frozen=True, slots=True)
+class SoulVersion:
+    """One version of a character's soul, 1, 2, 3, ...; none is ever changed.
+
+    `task_id` is the task whose agent wrote it, `restored` the version whose text it took back.
+    """
+
+    version: int
+    soul: str
+    source: SoulSource
+    task_id: UUID | None
+    restored: int | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SoulEdit:
+    """A section of a soul by its heading, and its new text; an empty one takes the section out."""
+
+    section: str
+    text: str
+
+
 @dataclass(frozen=True, slots=True)
 class ApiKey:
     """An API key as far as it is kept: not the key itself."""
@@ -262,6 +292,8 @@ class Outcome:
     """How a task ended, and all that its end changes, in one transaction.
 
     `joined` are the tasks that end with it; their terminal events are among `events`.
+    `soul_edits` go into the newest version of the character's soul. With `window_cut` the session
+    takes that version from its next task on; else it keeps the one that it has.
     """
 
     status: Literal["completed", "failed", "cancelled", "dead"]
@@ -274,6 +306,8 @@ class Outcome:
     error: JsonObject | None = None
     usage: JsonObject | None = None
     joined: Sequence[UUID] = ()
+    soul_edits: Sequence[SoulEdit] = ()
+    window_cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)

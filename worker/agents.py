@@ -20,7 +20,7 @@ from agent_core import (
 )
 from shared.encoding import JsonObject
 from shared.errors import FiresideError, SettingsError
-from shared.records import CatalogEntry
+from shared.records import CatalogEntry, SoulEdit
 from shared.settings import Settings
 from worker.deadlines import Deadlines
 
@@ -113,6 +113,8 @@ class Answer:
     """What came of an action.
 
     `state` is kept for the next task; `public` and `choices` are what a client may see.
+    `soul_edits` change the character's soul. The session is shown them once its window is cut:
+    an agent says so by `window_cut`.
     """
 
     text: str
@@ -120,6 +122,8 @@ class Answer:
     public: JsonObject = field(default_factory=dict)
     choices: Sequence[JsonObject] = ()
     decision: JsonObject | None = None
+    soul_edits: Sequence[SoulEdit] = ()
+    window_cut: bool = False
 
 
 class RegisteredAgent(Protocol):

@@ -86,7 +86,14 @@ async def run_attempt(
         return await task_log.end("failed", data=_error("agent_failed", message))
     result["messages"] = task_log.message_ids()
     data: JsonObject = {"result": result, "usage": task_log.usage.to_dict()}
-    return await task_log.end("completed", data=data, state=answer.state, view=view)
+    return await task_log.end(
+        "completed",
+        data=data,
+        state=answer.state,
+        view=view,
+        soul_edits=answer.soul_edits,
+        window_cut=answer.window_cut,
+    )
 
 
 async def _answer(

@@ -6,13 +6,14 @@ from datetime import UTC, datetime
 
 from agent_core import Agent, AgentOptions, UserMessage, tool
 from shared.encoding import JsonObject
-from shared.records import CatalogEntry
+from shared.records import MAX_SOUL, CatalogEntry
+from shared.souls import opening
 from worker.agents import Answer, RunningTask, TaskFailed
 from worker.memories import recent
 from worker.narration import begin_turn, end_turn, tell, written
 from worker.prompting import prompted
+from worker.soul import edits_in, soul_tool
 
-SOUL_CHARACTERS = 16_000
 NAME_CHARACTERS = 80
 
 DEFAULT_SOUL = """\
@@ -72,13 +73,14 @@ def _greet(task: RunningTask) -> Answer:
 
 async def _chat(task: RunningTask) -> Answer:
     resources = task.resources
+    window = list(recent(task))
     agent = Agent(
         AgentOptions(
             initial_state={
                 "system_prompt": system_prompt(task.character),
                 "model": resources.model,
-                "tools": [roll_dice, current_time],
-                "messages": list(recent(task)),
+                "tools": [roll_dice, current_time, soul_tool(task.character["soul"])],
+                "messages": window,
             },
             journal=task.journal,
             session_id=str(task.session_id),
@@ -91,7 +93,8 @@ async def _chat(task: RunningTask) -> Answer:
         )
     )
     answer = await prompted(task, agent, UserMessage(task.action["text"]))
-    return Answer(text=answer.text, state={})
+    said = agent.state.messages[len(window) :]
+    return Answer(text=answer.text, state={}, soul_edits=edits_in(said))
 
 
 def greeting_of(character: JsonObject) -> str:
@@ -104,13 +107,15 @@ def greeting_of(character: JsonObject) -> str:
 
 def system_prompt(character: JsonObject) -> str:
     """The rules of every companion, then who this one is: the same bytes in every task."""
-    soul = character["soul"].strip() or DEFAULT_SOUL
+    soul = character["soul"].strip()
+    if not opening(soul):
+        soul = f"{DEFAULT_SOUL}\n\n{soul}".strip()
     while _SOUL_MARKS.search(soul):
         soul = _SOUL_MARKS.sub("", soul)
     name = _name(character)
     return (
         f"{SYSTEM_PROMPT}\n\n<soul>\n{f'Your name is {name}.' if name else ''}\n"
-        f"{soul[:SOUL_CHARACTERS]}\n</soul>"
+        f"{soul[:MAX_SOUL]}\n</soul>"
     )
 
 

@@ -24,7 +24,8 @@ from shared.records import (
     Step,
     Written,
 )
-from shared.store.database import Database, Parameters
+from shared.store.database import AnyRow, Database, Parameters
+from shared.store.souls import merge_within
 
 # `joined_task` of a task that does not run any more says nothing: whoever was not answered by it
 # waits on. Asked again for the same place, it gives the same answer.
@@ -99,6 +100,9 @@ _END = text(
                                 then next_message + :message_count - 1 else head_message end,
             state = coalesce(cast(:state as jsonb), state),
             view = coalesce(cast(:view as jsonb), view),
+            soul_version = case when soul_version is null or :window_cut
+                then (select c.soul_version from characters c where c.id = character_id)
+                else soul_version end,
             open_tasks = open_tasks - 1 - cardinality(cast(:joined as uuid[])),
             lease_token = null,
             lease_until = null,
@@ -287,11 +291,33 @@ async def end(
         "error": _optional(outcome.error),
         "usage": _optional(outcome.usage),
         "joined": list(outcome.joined),
+        "window_cut": outcome.window_cut,
     }
-    row = await db.row(_END, parameters)
+    if outcome.soul_edits:
+        row = await _end_with_soul(db, claim, outcome, parameters)
+    else:
+        row = await db.row(_END, parameters)
     if row is None:
         raise LeaseLost(str(claim.fence.session_id))
     return Written(*row)
+
+
+async def _end_with_soul(
+    db: Database, claim: Claim, outcome: Outcome, parameters: Parameters
+) -> AnyRow | None:
+    """The end and the merge of the soul, both or neither."""
+    async with db.transaction() as connection:
+        row = (await connection.execute(_END, parameters)).first()
+        if row is not None:
+            await merge_within(
+                connection,
+                claim.user_id,
+                claim.fence.session_id,
+                claim.task_id,
+                outcome.soul_edits,
+                take=outcome.window_cut,
+            )
+    return row
 
 
 def _written_parameters(

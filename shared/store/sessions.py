@@ -41,9 +41,9 @@ _PAGE = text(
 _INSERT = text(
     """
     insert into sessions (user_id, key, agent, story, story_hash, character_id, title, metadata,
-        priority)
+        priority, soul_version)
     select :user, :key, :agent, :story, :story_hash, c.id, :title, cast(:metadata as jsonb),
-        :priority
+        :priority, c.soul_version
     from characters c
     where c.id = :character and c.user_id = :user and c.agent = :agent
     on conflict (user_id, key) where key is not null do nothing
