@@ -13,6 +13,7 @@ from api import (
     characters,
     events,
     health,
+    me,
     metrics,
     sessions,
     souls,
@@ -43,6 +44,7 @@ _ROUTERS = (
     events.router,
     characters.router,
     souls.router,
+    me.router,
     tickets.router,
     story_routes.router,
 )

@@ -62,7 +62,51 @@ async def test_every_answer_is_as_openapi_describes_it(client: Client, worker: F
         ("get", "/v1/characters/{character_id}", character, None, 200),
         ("patch", "/v1/characters/{character_id}", character, {"name": "Mimi"}, 200),
         ("delete", "/v1/characters/{character_id}", character, None, 409),
+        ("get", "/v1/characters/{character_id}/soul", f"{character}/soul", None, 200),
+        (
+            "put",
+            "/v1/characters/{character_id}/soul",
+            f"{character}/soul",
+            {"soul": "Kind.", "expected_version": 1},
+            200,
+        ),
+        (
+            "put",
+            "/v1/characters/{character_id}/soul",
+            f"{character}/soul",
+            {"soul": "Sly.", "expected_version": 1},
+            409,
+        ),
+        (
+            "patch",
+            "/v1/characters/{character_id}/soul",
+            f"{character}/soul",
+            {"edits": [{"section": "Speech", "text": "Slow."}]},
+            200,
+        ),
+        (
+            "post",
+            "/v1/characters/{character_id}/soul/rollback",
+            f"{character}/soul/rollback",
+            {},
+            200,
+        ),
+        (
+            "get",
+            "/v1/characters/{character_id}/soul/versions",
+            f"{character}/soul/versions",
+            None,
+            200,
+        ),
+        (
+            "get",
+            "/v1/characters/{character_id}/soul/versions/{version}",
+            f"{character}/soul/versions/1",
+            None,
+            200,
+        ),
         ("post", "/v1/ws-tickets", "/v1/ws-tickets", None, 200),
+        ("get", "/v1/me/export", "/v1/me/export", None, 200),
         (
             "post",
             "/api/story/action",
@@ -78,6 +122,7 @@ async def test_every_answer_is_as_openapi_describes_it(client: Client, worker: F
             200,
         ),
         ("delete", "/v1/sessions/{session_id}", path, None, 204),
+        ("delete", "/v1/me", "/v1/me", None, 200),
     ]
     for method, template, url, body, status in calls:
         response = await client.http.request(method, url, json=body)

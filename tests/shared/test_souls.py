@@ -155,9 +155,7 @@ async def test_a_soul_has_a_largest_size(db: Database) -> None:
     assert [one[0] for one in await texts(db, who)] == [1, 2]
 
 
-async def test_old_versions_go_but_not_those_that_sessions_have(
-    db: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_old_versions_go_but_not_those_that_sessions_have(db: Database) -> None:
     session = await sessions.get(db, ME, await new_session(db, started=True))
     who = session.character_id
     for n in range(souls.KEPT_VERSIONS + 5):
