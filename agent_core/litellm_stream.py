@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from functools import cache
 from typing import Any
@@ -40,6 +40,28 @@ async def stream_litellm(
     async with aclosing(events):
         async for event in events:
             yield event
+
+
+async def embed_litellm(
+    model: str, texts: Sequence[str], *, base_url: str | None = None, api_key: str | None = None
+) -> list[list[float]]:
+    """The vectors of texts, in their order; raises what litellm raises."""
+    litellm = await asyncio.to_thread(_litellm)
+    provider, _, model_id = model.partition("/")
+    known = provider in litellm.provider_list
+    answer = await litellm.aembedding(
+        model=model_id,
+        custom_llm_provider=provider if known else "openai",
+        input=list(texts),
+        api_base=base_url,
+        api_key=api_key or (None if known else "none"),
+        encoding_format="float",
+        timeout=30,
+        max_retries=0,
+        num_retries=0,
+    )
+    entries = sorted(answer.data, key=lambda entry: entry["index"])
+    return [list(entry["embedding"]) for entry in entries]
 
 
 @cache

@@ -143,6 +143,18 @@ class Settings(BaseSettings):
         description="the same three for single models, as `openai/gpt-5-mini=500/200000/20`; "
         "`-` is none",
     )
+    embeddings: str = Field(
+        default="minilm",
+        min_length=1,
+        description="vectors of memories: `minilm`, `hashing`, or a litellm name as "
+        "`openai/text-embedding-3-small`",
+    )
+    embeddings_url: str | None = Field(
+        default=None, description="base URL of the embedding model where it is not the provider's"
+    )
+    embeddings_api_key: SecretStr | None = Field(
+        default=None, description="key for the embedding model"
+    )
     tool_seconds: float = Field(default=30, gt=0, description="longest run of one tool call")
     task_seconds: float = Field(
         default=300, gt=0, description="longest run of one attempt of a task"

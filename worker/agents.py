@@ -20,8 +20,10 @@ from agent_core import (
 )
 from shared.encoding import JsonObject
 from shared.errors import FiresideError, SettingsError
+from shared.memories import Standing
 from shared.records import CatalogEntry, SoulEdit
 from shared.settings import Settings
+from shared.store.memories import Cue
 from worker.deadlines import Deadlines
 
 
@@ -41,12 +43,17 @@ ReadStory: TypeAlias = Callable[[str], Awaitable[str]]
 """Gives the compiled JSON of a story's version by its hash; raises NotFound."""
 
 
+Recollect: TypeAlias = Callable[[Cue], Awaitable[Sequence[Standing]]]
+"""Gives the memories that may bear on a cue; raises StoreUnavailable."""
+
+
 @dataclass(frozen=True, slots=True)
 class Resources:
     """What a deployment gives all of its agents: the model with its key, the kept stories.
 
     Without a `stream_fn` the model is called in the way that it says itself. `tool_seconds` is the
-    longest run of one tool call. Model calls pass the `limiter`, where there is one.
+    longest run of one tool call. Model calls pass the `limiter`, where there is one. Without
+    `recollect` nothing is kept beside the transcript.
     """
 
     model: Model
@@ -55,6 +62,7 @@ class Resources:
     stream_fn: StreamFn | None = None
     tool_seconds: float = 30.0
     limiter: CallLimiter | None = None
+    recollect: Recollect | None = None
 
     def for_user(
         self, user_id: str, waiting: Callable[[], AbstractContextManager[object]]

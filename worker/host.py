@@ -43,6 +43,7 @@ from worker.outage import Outage
 from worker.outlived import OutlivedAttempts
 from worker.postgres_tasks import PostgresTasks
 from worker.provider_limits import ProviderLimits
+from worker.recollection import Recollection
 from worker.slots import Slots
 from worker.task_log import AttemptLostError, TaskLog
 from worker.telling import Telling
@@ -216,12 +217,14 @@ class Host:
         self._hints = Hints(settings, self._redis)
         self._limits = ProviderLimits.from_settings(settings, self._redis)
         self._pace = Pace(self._redis)
+        self._recollection = Recollection(self._db, self._redis)
         self._resources = Resources(
             self._model,
             self._api_key,
             functools.partial(catalog.compiled_story, self._db),
             tool_seconds=settings.tool_seconds,
             limiter=self._limits,
+            recollect=self._recollection.recall,
         )
         self._outage = Outage(self._db, patience=settings.outage_seconds)
         self._holding = Holding(
@@ -247,6 +250,7 @@ class Host:
                 self._telling.send_for_ever(),
                 self._pace.tell_for_ever(),
                 self._outlived.take_back_for_ever(),
+                self._recollection.hear_for_ever(),
                 *([watch_for_ever(self._stuck_seconds)] if self._watched else []),
                 *self._chores(),
                 self._stopped(),

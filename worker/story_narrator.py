@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from agent_core import AssistantMessage, LlmContext, UserMessage
 from worker.agents import RunningTask
 from worker.ink.engine import Choice
-from worker.memories import recent
+from worker.memories import MEMORY_MARKS, block, recent
 from worker.narration import written
 from worker.story_calls import StoryCalls
 from worker.story_prompts import PLAYER_MARKS, SCENE_CHARACTERS, clip, facts, listed, quoted, told
@@ -25,7 +25,9 @@ it and contradict nothing of it.
 - Make no choice for the player, list none, and never say that one was made.
 - Never step out of the story to instruct or to explain. Write the narration alone, no headings.
 
-{PLAYER_MARKS}"""
+{PLAYER_MARKS}
+
+{MEMORY_MARKS}"""
 
 
 async def tell(
@@ -67,7 +69,7 @@ def _moment(
 ) -> str:
     parts = []
     if memories:
-        parts.append("From earlier:\n" + "\n".join(memories))
+        parts.append(f"From earlier:\n{block(memories)}")
     parts.append(f"The scene so far:\n{clip(before.text, SCENE_CHARACTERS)}")
     if choice is not None:
         parts.append(f"What the player did, in the story's words: {choice.text}")

@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from shared.errors import NotFound, SessionBusy
 from shared.records import Character
 from shared.store.database import AnyRow, Database
+from shared.store.memories import delete_of_character
 
 _COLUMNS = "id, agent, name, is_default, soul, soul_version, created_at, updated_at"
 
@@ -125,8 +126,12 @@ async def delete(db: Database, user_id: str, character_id: UUID) -> None:
         NotFound: the user has no such character.
         SessionBusy: a session still uses it.
     """
+    parameters = {"character": character_id, "user": user_id}
     try:
-        row = await db.row(_DELETE, {"character": character_id, "user": user_id})
+        async with db.transaction() as connection:
+            row = (await connection.execute(_DELETE, parameters)).first()
+            if row is not None:
+                await delete_of_character(connection, user_id, character_id)
     except IntegrityError as error:
         raise SessionBusy("a session still uses this character; delete it first") from error
     if row is None:

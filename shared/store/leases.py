@@ -12,6 +12,7 @@ from sqlalchemy import text
 
 from shared.encoding import dumps_text
 from shared.errors import LeaseLost
+from shared.memories import of_messages
 from shared.records import (
     EVENT_VERSION,
     STEP_VERSION,
@@ -25,6 +26,7 @@ from shared.records import (
     Written,
 )
 from shared.store.database import AnyRow, Database, Parameters
+from shared.store.memories import NEW_TURNS
 from shared.store.souls import merge_within
 
 # `joined_task` of a task that does not run any more says nothing: whoever was not answered by it
@@ -115,7 +117,7 @@ _END = text(
             and writes = coalesce(cast(:writes as integer), writes)
         returning next_event - :event_count as first_seq,
             next_message - :message_count as first_message,
-            clock_timestamp() as at, open_tasks
+            clock_timestamp() as at, open_tasks, user_id, character_id
     ), task as (
         update tasks set
             status = :status,
@@ -140,7 +142,7 @@ _END = text(
             :task, m.message, fence.at
         from fence, jsonb_array_elements(cast(:messages as jsonb))
             with ordinality as m(message, ord)
-    ), {_NEW_STEPS}
+    ), {NEW_TURNS}, {_NEW_STEPS}
     select first_seq, at, open_tasks from fence
     """
 )
@@ -284,6 +286,7 @@ async def end(
         "status": outcome.status,
         "messages": dumps_text(list(outcome.messages)),
         "message_count": len(outcome.messages),
+        "memories": dumps_text(of_messages(outcome.messages, claim.character, claim.metadata)),
         "head": claim.head_message,
         "state": _optional(outcome.state),
         "view": _optional(outcome.view),

@@ -13,6 +13,7 @@ from shared.records import Accepted, Event, Message, NewAction, NewSession, Sess
 from shared.store.actions import accept_within
 from shared.store.characters import default_character
 from shared.store.database import AnyRow, Database
+from shared.store.memories import leave_session
 
 START = NewAction(action={"type": "start"})
 """The action that opens every session; only the server makes it."""
@@ -205,6 +206,7 @@ async def delete(db: Database, user_id: str, session_id: UUID) -> None:
     async with db.transaction() as connection:
         if (await connection.execute(_LOCK, parameters)).first() is None:
             raise NotFound("no such session")
+        await leave_session(connection, user_id, session_id)
         for statement in _DELETE:
             await connection.execute(statement, parameters)
 

@@ -9,6 +9,8 @@ from sqlalchemy import text
 from shared.store.database import Database
 
 TABLES = (
+    "crowds",
+    "memories",
     "lineage",
     "retention",
     "early_cancels",

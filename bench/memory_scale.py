@@ -1,0 +1,198 @@
+"""How long recall takes where there are many memories: `python -m bench.memory_scale [--json]`.
+
+A million memories of 10,000 users in one database, written in the order of time, so that those of
+one user lie far apart; and one user more with a hundred thousand. Words follow Zipf's law, vectors
+are drawn around the middles of topics. Measured are the statements and the ranking, as a worker
+makes them, by so many recalls at once as there are processors.
+"""
+
+import argparse
+import asyncio
+import json
+import math
+import random
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from pydantic import SecretStr
+
+from agent_core.recall import rank
+from bench.memory import measured
+from shared.settings import Settings
+from shared.store import memories, vectors
+from shared.store.database import Database
+from shared.store.memories import Cue, Vector
+from worker.embedders import as_text
+from worker.memories import candidate_of, lines
+
+DIMENSION = 384
+WORDS = 20_000
+TOPICS = 200
+POOL = 4_000
+"""How many different texts and vectors there are; each is used many times."""
+
+MODEL = "bench"
+CROWDED = 0
+"""The number of the user who has many."""
+
+_STAGES = """
+    create temp table pool (no integer primary key, text text, words tsvector, vector halfvec);
+    insert into characters (id, user_id, agent, name)
+        select lpad(to_hex(u), 32, '0')::uuid, 'user-' || u, 'companion', 'Ember'
+        from generate_series(0, %(users)s) u;
+    insert into sessions (id, user_id, agent, character_id, head_message, next_message)
+        select ('1' || lpad(to_hex(u), 31, '0'))::uuid, 'user-' || u, 'companion',
+            lpad(to_hex(u), 32, '0')::uuid, 1000000, 1000001
+        from generate_series(0, %(users)s) u
+"""
+
+_FILL = """
+    insert into memories (user_id, character_id, session_id, kind, no, sources, role, speaker,
+        text, words, said_at, valid_from, vector, model)
+    select 'user-' || u, lpad(to_hex(u), 32, '0')::uuid,
+        ('1' || lpad(to_hex(u), 31, '0'))::uuid, 'turn', n, array[n], 'user', 'Ada', p.text,
+        p.words, t.said, t.said, p.vector, 'bench'
+    from generate_series(%(first)s::bigint, %(last)s) n
+        cross join generate_series(%(from)s::bigint, %(to)s) u
+        join pool p on p.no = abs(hashint8(n * 1000003 + u)::bigint) %% %(pool)s
+        cross join lateral (
+            select timestamptz '2026-01-01 00:00Z' + make_interval(mins => n::integer) as said) t
+    order by n, u
+"""
+
+
+class Words:
+    """Texts and vectors by chance, the same ones each time."""
+
+    def __init__(self) -> None:
+        self._chance = random.Random(7)
+        self._shares = [1 / (rank + 10) for rank in range(WORDS)]
+        self._middles = [self._direction() for _ in range(TOPICS)]
+
+    def text(self, words: int) -> str:
+        drawn = self._chance.choices(range(WORDS), self._shares, k=words)
+        return " ".join(f"{_syllables(word)}" for word in drawn)
+
+    def vector(self) -> str:
+        middle = self._chance.choice(self._middles)
+        return as_text(
+            [one + 0.7 * two for one, two in zip(middle, self._direction(), strict=True)]
+        )
+
+    def _direction(self) -> list[float]:
+        numbers = [self._chance.gauss(0, 1) for _ in range(DIMENSION)]
+        length = math.sqrt(sum(number * number for number in numbers))
+        return [number / length for number in numbers]
+
+
+def _syllables(word: int) -> str:
+    """A word for a number, such as no stemmer changes and no list leaves out."""
+    text = ""
+    for _ in range(4):
+        word, sign = divmod(word, 12)
+        text += "bdfgklmnprtv"[sign] + "aou"[sign % 3]
+    return text
+
+
+def build(url: str, users: int, each: int, crowd: int) -> None:
+    """Write everything; the pool goes in by COPY, and is spread inside the database."""
+    words = Words()
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("set synchronous_commit = off")
+        for stage in _STAGES.split(";"):
+            connection.execute(stage.replace("%(users)s", str(int(users))).encode())
+        with connection.cursor().copy("copy pool (no, text, words, vector) from stdin") as copy:
+            for no in range(POOL):
+                said = words.text(random.Random(no).randint(6, 30))
+                copy.write_row((no, said, " ".join(sorted(set(said.split()))), words.vector()))
+        for first in range(1, each + 1, 10):
+            last = min(each, first + 9)
+            spread = {"first": first, "last": last, "from": 1, "to": users, "pool": POOL}
+            connection.execute(_FILL, spread)
+        lone = {"first": 1, "last": crowd, "from": CROWDED, "to": CROWDED, "pool": POOL}
+        connection.execute(_FILL, lone)
+        connection.execute("vacuum analyze memories")
+
+
+async def recalls(db: Database, users: Sequence[int], count: int) -> list[float]:
+    """Seconds of each recall, made by two at once."""
+    words, chance, taken = Words(), random.Random(11), []
+
+    async def some() -> None:
+        for _ in range(count // 2):
+            user = chance.choice(users)
+            cue = Cue(f"user-{user}", UUID(f"{user:032x}"), f"{words.text(chance.randint(4, 12))}?")
+            vector = Vector(MODEL, DIMENSION, words.vector())
+            began = time.perf_counter()
+            found = await memories.recall(db, cue, vector)
+            lines(rank(cue.text, [candidate_of(one) for one in found]), 500)
+            taken.append(time.perf_counter() - began)
+
+    await asyncio.gather(some(), some())
+    return taken
+
+
+def _milliseconds(seconds: Sequence[float]) -> dict[str, float]:
+    ordered = sorted(seconds)
+    return {
+        name: round(ordered[min(len(ordered) - 1, int(share * len(ordered)))] * 1000, 2)
+        for name, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))
+    }
+
+
+async def run(url: str, users: int, each: int, crowd: int, count: int) -> dict[str, Any]:
+    """Build, warm up, measure."""
+    began = time.perf_counter()
+    build(url, users, each, crowd)
+    result: dict[str, Any] = {
+        "memories": users * each,
+        "users": users,
+        "build_seconds": round(time.perf_counter() - began, 1),
+    }
+    db = Database.from_settings(Settings(database_url=SecretStr(url)))
+    try:
+        await recalls(db, range(1, users + 1), 40)
+        result["ms"] = _milliseconds(await recalls(db, range(1, users + 1), count))
+        if crowd:
+            result["crowded"] = await _crowded(db, crowd, max(40, count // 10))
+    finally:
+        await db.close()
+    return result
+
+
+async def _crowded(db: Database, crowd: int, count: int) -> dict[str, Any]:
+    began = time.perf_counter()
+    await vectors.crowd(db, f"user-{CROWDED}", UUID(int=CROWDED))
+    seconds = round(time.perf_counter() - began, 1)
+    await recalls(db, [CROWDED], 10)
+    taken = await recalls(db, [CROWDED], count)
+    return {"memories": crowd, "index_seconds": seconds, "ms": _milliseconds(taken)}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.memory_scale", description=__doc__)
+    parser.add_argument("--users", type=int, default=10_000)
+    parser.add_argument("--each", type=int, default=100, help="memories of each user")
+    parser.add_argument("--crowd", type=int, default=100_000, help="memories of one user more")
+    parser.add_argument("--recalls", type=int, default=1_000)
+    parser.add_argument("--url", help="a migrated, empty database; else one of its own")
+    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
+    asked = parser.parse_args()
+    sizes = (asked.users, asked.each, asked.crowd, asked.recalls)
+    if asked.url:
+        result = asyncio.run(run(asked.url, *sizes))
+    else:
+        result = measured(lambda url: run(url, *sizes))
+    for name, figure in result.items():
+        print(f"{name:14} {figure}")
+    if asked.json:
+        print(json.dumps(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
