@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Literal, TypeAlias
 from uuid import UUID
 
+from shared.consolidation import Consolidated
 from shared.encoding import JsonObject
 
 TaskStatus: TypeAlias = Literal["queued", "running", "completed", "failed", "cancelled", "dead"]
@@ -288,12 +289,28 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
+class Lasting:
+    """What a completed task leaves for other sessions, and for the memory of its own.
+
+    `soul_edits` go into the newest version of the character's soul. With `window_cut` the session
+    takes that version from its next task on; else it keeps the one that it has. With `remembers`
+    the session is to be read for what is worth knowing; `consolidated` is what came of doing so.
+    """
+
+    soul_edits: Sequence[SoulEdit] = ()
+    window_cut: bool = False
+    remembers: bool = False
+    consolidated: Consolidated | None = None
+
+
+NOTHING_LASTING = Lasting()
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """How a task ended, and all that its end changes, in one transaction.
 
     `joined` are the tasks that end with it; their terminal events are among `events`.
-    `soul_edits` go into the newest version of the character's soul. With `window_cut` the session
-    takes that version from its next task on; else it keeps the one that it has.
     """
 
     status: Literal["completed", "failed", "cancelled", "dead"]
@@ -306,8 +323,7 @@ class Outcome:
     error: JsonObject | None = None
     usage: JsonObject | None = None
     joined: Sequence[UUID] = ()
-    soul_edits: Sequence[SoulEdit] = ()
-    window_cut: bool = False
+    lasting: Lasting = NOTHING_LASTING
 
 
 @dataclass(frozen=True, slots=True)

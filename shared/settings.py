@@ -160,6 +160,14 @@ class Settings(BaseSettings):
         default=300, gt=0, description="longest run of one attempt of a task"
     )
 
+    consolidate_seconds: float = Field(
+        default=600,
+        ge=0,
+        le=604_800,
+        description="a session that is quiet for so long is read for what is worth knowing; "
+        "0: none is",
+    )
+
     agent_modules: Words = Field(
         default=["worker.story", "worker.companion"],
         description="modules whose `AGENTS` a worker offers",

@@ -18,10 +18,11 @@ from agent_core import (
     UserMessage,
     limited,
 )
+from shared.consolidation import Material
 from shared.encoding import JsonObject
 from shared.errors import FiresideError, SettingsError
 from shared.memories import Standing
-from shared.records import CatalogEntry, SoulEdit
+from shared.records import NOTHING_LASTING, CatalogEntry, Lasting
 from shared.settings import Settings
 from shared.store.memories import Cue
 from worker.deadlines import Deadlines
@@ -38,6 +39,10 @@ class TaskFailed(FiresideError):
         super().__init__(message)
         self.code = code
 
+
+ReadMaterial: TypeAlias = Callable[[str, UUID, int, int], Awaitable[Material | None]]
+"""Gives what a consolidation reads: of this user's session, from one message to another; None
+where the session is gone."""
 
 ReadStory: TypeAlias = Callable[[str], Awaitable[str]]
 """Gives the compiled JSON of a story's version by its hash; raises NotFound."""
@@ -63,6 +68,7 @@ class Resources:
     tool_seconds: float = 30.0
     limiter: CallLimiter | None = None
     recollect: Recollect | None = None
+    read_material: ReadMaterial | None = None
 
     def for_user(
         self, user_id: str, waiting: Callable[[], AbstractContextManager[object]]
@@ -121,8 +127,7 @@ class Answer:
     """What came of an action.
 
     `state` is kept for the next task; `public` and `choices` are what a client may see.
-    `soul_edits` change the character's soul. The session is shown them once its window is cut:
-    an agent says so by `window_cut`.
+    `lasting` is what it changes beyond the session.
     """
 
     text: str
@@ -130,8 +135,7 @@ class Answer:
     public: JsonObject = field(default_factory=dict)
     choices: Sequence[JsonObject] = ()
     decision: JsonObject | None = None
-    soul_edits: Sequence[SoulEdit] = ()
-    window_cut: bool = False
+    lasting: Lasting = NOTHING_LASTING
 
 
 class RegisteredAgent(Protocol):

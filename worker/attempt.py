@@ -91,8 +91,7 @@ async def run_attempt(
         data=data,
         state=answer.state,
         view=view,
-        soul_edits=answer.soul_edits,
-        window_cut=answer.window_cut,
+        lasting=answer.lasting,
     )
 
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from agent_core import Agent, AgentOptions, UserMessage, tool
 from shared.encoding import JsonObject
-from shared.records import MAX_SOUL, CatalogEntry
+from shared.records import MAX_SOUL, CatalogEntry, Lasting
 from shared.souls import opening
 from worker.agents import Answer, RunningTask, TaskFailed
 from worker.memories import recent
@@ -94,7 +94,9 @@ async def _chat(task: RunningTask) -> Answer:
     )
     answer = await prompted(task, agent, UserMessage(task.action["text"]))
     said = agent.state.messages[len(window) :]
-    return Answer(text=answer.text, state={}, soul_edits=edits_in(said))
+    return Answer(
+        text=answer.text, state={}, lasting=Lasting(soul_edits=edits_in(said), remembers=True)
+    )
 
 
 def greeting_of(character: JsonObject) -> str:

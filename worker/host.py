@@ -32,11 +32,12 @@ from shared.records import Claim, Written
 from shared.redis_pool import connect_redis
 from shared.retention import prune_for_ever
 from shared.settings import Settings
-from shared.store import catalog, claims, leases, turns
+from shared.store import catalog, claims, consolidation, leases, turns
 from shared.store.database import Database
 from shared.sweep import sweep_for_ever
 from worker.agents import RegisteredAgent, Resources
 from worker.attempt import run_attempt
+from worker.consolidation import consolidate_for_ever
 from worker.holding import Held, Holding
 from worker.keeper import Keeper
 from worker.outage import Outage
@@ -225,6 +226,7 @@ class Host:
             tool_seconds=settings.tool_seconds,
             limiter=self._limits,
             recollect=self._recollection.recall,
+            read_material=functools.partial(consolidation.read, self._db),
         )
         self._outage = Outage(self._db, patience=settings.outage_seconds)
         self._holding = Holding(
@@ -235,7 +237,11 @@ class Host:
             heartbeat_seconds=settings.heartbeat_seconds,
         )
         self._store = PostgresTasks(
-            self._db, self._telling, self._outage, lease_seconds=settings.lease_seconds
+            self._db,
+            self._telling,
+            self._outage,
+            lease_seconds=settings.lease_seconds,
+            idle_seconds=settings.consolidate_seconds or None,
         )
         self._keeper = Keeper(self._db, every=settings.sweep_seconds)
         self._outlived = OutlivedAttempts(self._db, pause=settings.heartbeat_seconds)
@@ -284,7 +290,7 @@ class Host:
 
     def _chores(self) -> Sequence[Coroutine[Any, Any, object]]:
         """What this process does for all: find sessions that were forgotten or are in quarantine,
-        and delete what is old."""
+        have those read again whose time has come, and delete what is old."""
         every = self._settings.sweep_seconds
         return [
             sweep_for_ever(
@@ -296,7 +302,14 @@ class Host:
             ),
             self._keeper.keep_for_ever(),
             prune_for_ever(self._db, self._settings),
+            *self._consolidation(every),
         ]
+
+    def _consolidation(self, every: float) -> Sequence[Coroutine[Any, Any, None]]:
+        idle_seconds = self._settings.consolidate_seconds
+        if not idle_seconds:
+            return []
+        return [consolidate_for_ever(self._db, self._hints, idle_seconds=idle_seconds, every=every)]
 
     async def _exchange(self, session_id: UUID, level: int, answer: Future[UUID]) -> None:
         """Give a hint back for a better one; it was read while no slot was free."""

@@ -92,10 +92,10 @@ class MemoryTasks:
     def _keep_soul(self, outcome: Outcome) -> None:
         """Merge edits; the session is shown them from its next window on."""
         session = self._session
-        for edit in outcome.soul_edits:
+        for edit in outcome.lasting.soul_edits:
             with contextlib.suppress(Refused):
                 session.soul = merged(session.soul, [edit])
-        if outcome.window_cut:
+        if outcome.lasting.window_cut:
             session.character["soul"] = session.soul
 
     async def join(self, claim: Claim, modes: Sequence[JoinMode], no: int) -> list[Joined]:

@@ -28,13 +28,14 @@ from shared.encoding import JsonObject
 from shared.errors import LeaseLost
 from shared.events import Delta
 from shared.records import (
+    NOTHING_LASTING,
     Claim,
     Event,
     Joined,
     JoinMode,
+    Lasting,
     NewEvent,
     Outcome,
-    SoulEdit,
     Step,
     Written,
 )
@@ -322,8 +323,7 @@ class TaskLog:
         data: JsonObject,
         state: JsonObject | None = None,
         view: JsonObject | None = None,
-        soul_edits: Sequence[SoulEdit] = (),
-        window_cut: bool = False,
+        lasting: Lasting = NOTHING_LASTING,
     ) -> Written:
         """End the task: the last events, all messages and the terminal event in one write.
 
@@ -332,16 +332,23 @@ class TaskLog:
         Args:
             data: the terminal event's, and the task's `result` or `error` with it.
             view: what clients may see from now on; a `state_changed` tells them.
-            soul_edits, window_cut: as an Outcome has them.
+            lasting: what the task leaves beyond its session.
 
         Raises:
             AttemptLostError: the attempt may write no more.
         """
         self.ending = True
-        kept = _Kept(state, view, soul_edits, window_cut)
-        return await asyncio.shield(self._own(self._write_end(status, data, kept)))
+        ending = self._write_end(status, data, state, view, lasting)
+        return await asyncio.shield(self._own(ending))
 
-    async def _write_end(self, status: Status, data: JsonObject, kept: "_Kept") -> Written:
+    async def _write_end(
+        self,
+        status: Status,
+        data: JsonObject,
+        state: JsonObject | None,
+        view: JsonObject | None,
+        lasting: Lasting,
+    ) -> Written:
         if self._open is not None:
             # Log and transcript keep what clients have seen of a message that was cut off.
             text = TextContent("".join(self._open.pieces))
@@ -351,9 +358,9 @@ class TaskLog:
             if self._timer is not None:
                 self._timer.cancel()
             entries, steps = self._take()
-            if kept.view is not None:
+            if view is not None:
                 # Never in an earlier write: whoever hears of it must find the view changed.
-                entries.append(NewEvent("state_changed", kept.view))
+                entries.append(NewEvent("state_changed", view))
             entries.append(NewEvent(f"task_{status}", data))
             joined = self._joining.answered(self._messages, completed=status == "completed")
             entries += [self._joined_end(status, data, task_id) for task_id in joined]
@@ -362,10 +369,9 @@ class TaskLog:
                 events=[entry for entry in entries if isinstance(entry, NewEvent)],
                 messages=self._joining.without_unanswered(self._messages, joined),
                 steps=steps,
-                state=kept.state,
-                view=kept.view,
-                soul_edits=kept.soul_edits,
-                window_cut=kept.window_cut,
+                state=state,
+                view=view,
+                lasting=lasting,
                 result=data.get("result"),
                 error=data.get("error"),
                 usage=self.usage.to_dict(),
@@ -427,16 +433,6 @@ class TaskLog:
                 self._timer.cancel()
             self._on_lost()
         return self._lost
-
-
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    """What a task leaves for those that come after it."""
-
-    state: JsonObject | None
-    view: JsonObject | None
-    soul_edits: Sequence[SoulEdit]
-    window_cut: bool
 
 
 @dataclass(slots=True)

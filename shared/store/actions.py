@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.encoding import dumps, dumps_text
 from shared.errors import IdempotencyConflict, NotFound, SessionBusy, TooManyTasks
-from shared.levels import COUNTED, level_of
+from shared.levels import CHORE, COUNTED, level_of
 from shared.records import EVENT_VERSION, Accepted, Event, JoinMode, NewAction, Task
 from shared.store.database import AnyRow, Database
 
@@ -29,7 +29,8 @@ _ACCEPT = text(
     ), mine as materialized (
         select count(*)::int as open, count(*) filter (where priority = 0)::int as before
         from (select priority from tasks
-              where user_id = :user and status in ('queued', 'running') limit :counted) t
+              where user_id = :user and status in ('queued', 'running')
+                  and priority < {CHORE} limit :counted) t
     ), session as (
         update sessions set
             next_task = next_task + 1,

@@ -59,7 +59,10 @@ SESSIONS = Owned(
 CHARACTERS = Owned("characters", "user_id", (("id", "uuid"),))
 API_KEYS = Owned("api_keys", "user_id", (("id", "uuid"),), ("sha256",))
 
-OF_USERS: tuple[Owned, ...] = ()
+OF_USERS = (
+    Owned("memories", "user_id", (("id", "uuid"),), ("vector", "words", "keys")),
+    Owned("crowds", "user_id", (("character_id", "uuid"),)),
+)
 """What else bears the user's name and goes with nothing, in the order in which it is deleted."""
 
 KEPT: tuple[Owned, ...] = ()

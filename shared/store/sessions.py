@@ -9,9 +9,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.encoding import dumps_text
 from shared.errors import InvalidRequest, NotFound
+from shared.levels import CHORE
 from shared.records import Accepted, Event, Message, NewAction, NewSession, Session
 from shared.store.actions import accept_within
 from shared.store.characters import default_character
+from shared.store.consolidation import hurry
 from shared.store.database import AnyRow, Database
 from shared.store.memories import leave_session
 
@@ -27,13 +29,20 @@ _COLUMNS = """
     s.priority
 """
 
-_BY_ID = text(f"select {_COLUMNS} from sessions s where s.id = :session and s.user_id = :user")
+# Sessions that the server made for its own chores are nobody's to see.
+_BY_ID = text(
+    f"""
+    select {_COLUMNS} from sessions s
+    where s.id = :session and s.user_id = :user and s.priority < {CHORE}
+    """
+)
 _BY_KEY = text(f"select {_COLUMNS} from sessions s where s.key = :key and s.user_id = :user")
 
 _PAGE = text(
     f"""
     select {_COLUMNS} from sessions s
-    where s.user_id = :user and (cast(:before as uuid) is null or (s.created_at, s.id) < (
+    where s.user_id = :user and s.priority < {CHORE}
+        and (cast(:before as uuid) is null or (s.created_at, s.id) < (
         select b.created_at, b.id from sessions b where b.id = :before and b.user_id = :user))
     order by s.created_at desc, s.id desc limit :limit
     """
@@ -158,6 +167,7 @@ async def _create(
         }
         made = (await connection.execute(_INSERT, parameters)).scalar()
         if made is not None:
+            await hurry(connection, user_id, character, made)
             accepted = await accept_within(connection, user_id, made, START, most=most)
             return await _get(connection, user_id, made), accepted.task_id, accepted
         if (await connection.execute(_CHARACTER_EXISTS, parameters)).first() is None:

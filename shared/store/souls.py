@@ -23,6 +23,10 @@ log = structlog.get_logger(__name__)
 KEPT_VERSIONS = 200
 """How many versions of one soul are kept, beside those that sessions still have."""
 
+IDLE_MINUTES = 10
+"""A session that nobody has used for so long begins anew: it takes a soul as it is written. What
+a provider has cached of it has run out."""
+
 _COLUMNS = "s.version, s.soul, s.source, s.task_id, s.restored, s.created_at"
 
 _NEWEST = text(
@@ -75,6 +79,13 @@ _WRITE = text(
             updated_at = clock_timestamp()
         where id = :character and user_id = :user
         returning id, soul_version
+    ), taken as (
+        update sessions set soul_version = written.soul_version from written
+        where id in (
+            select i.id from sessions i
+            where i.character_id = :character and i.user_id = :user and i.open_tasks = 0
+                and i.updated_at < clock_timestamp() - interval '{IDLE_MINUTES} minutes'
+            for no key update skip locked)
     ), gone as (
         delete from souls old using written
         where old.character_id = written.id

@@ -16,7 +16,7 @@ from shared.errors import (
     SoulTooLarge,
     VersionConflict,
 )
-from shared.records import MAX_SOUL, SoulEdit
+from shared.records import MAX_SOUL, Lasting, SoulEdit
 from shared.souls import merged, opening
 from shared.store import characters, leases, sessions, souls
 from shared.store.database import Database
@@ -185,7 +185,7 @@ async def test_a_session_keeps_the_soul_that_it_began_with(db: Database) -> None
 
     await say(db, session)
     claim = await claimed(db, session)
-    await leases.end(db, claim, replace(completed(), window_cut=True))
+    await leases.end(db, claim, replace(completed(), lasting=Lasting(window_cut=True)))
     assert await soul_shown(db, session) == ("two", 2)
 
 
@@ -209,7 +209,7 @@ async def test_what_an_agent_changes_commits_with_its_end(db: Database) -> None:
     claim = await claimed(db, session)
     await souls.write(db, ME, who, "You are mine.\n\n## Speech\nSlow.")
     edits = [SoulEdit("Fears", "None."), SoulEdit("Speech", "x" * MAX_SOUL)]
-    outcome = replace(completed(), soul_edits=edits, window_cut=True)
+    outcome = replace(completed(), lasting=Lasting(edits, window_cut=True))
 
     await leases.end(db, claim, outcome)
     with pytest.raises(LeaseLost):
@@ -230,6 +230,6 @@ async def test_who_lost_the_lease_changes_no_soul(db: Database) -> None:
     await claimed(db, session)
 
     with pytest.raises(LeaseLost):
-        await leases.end(db, lost, replace(completed(), soul_edits=[SoulEdit("a", "b")]))
+        await leases.end(db, lost, replace(completed(), lasting=Lasting([SoulEdit("a", "b")])))
 
     assert await texts(db, who) == [(1, "", "user", None)]
