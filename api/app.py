@@ -20,6 +20,7 @@ from api import (
     story_routes,
     tasks,
     tickets,
+    usage,
 )
 from api.access import AccessGate
 from api.edge import Edge
@@ -47,6 +48,7 @@ _ROUTERS = (
     me.router,
     tickets.router,
     story_routes.router,
+    usage.router,
 )
 
 

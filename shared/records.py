@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from decimal import Decimal
 from typing import Literal, TypeAlias
 from uuid import UUID
 
@@ -92,11 +93,12 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class NewAction:
-    """An action as a client sent it, already validated."""
+    """An action as a client sent it, already validated; `key_id` is the API key's, if any."""
 
     action: JsonObject
     on_busy: OnBusy = "enqueue"
     client_action_id: str | None = None
+    key_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,8 @@ class Accepted:
 class NewSession:
     """A session to be made; `story` and its hash are from the catalog.
 
-    `priority` is 0 where somebody waits for the answers, 1 in the background.
+    `priority` is 0 where somebody waits for the answers, 1 in the background. `key` is the
+    caller's own name for it; `key_id` names the API key that it is made with, '' for none.
     """
 
     agent: str
@@ -135,6 +138,7 @@ class NewSession:
     title: str = ""
     metadata: JsonObject = field(default_factory=dict)
     priority: int = 0
+    key_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +265,9 @@ class Claim:
 
     `steps`, `events` and `joined` are those that earlier attempts of the task left behind; the
     texts of joined tasks with the number 0 are in `action` already. `open_tasks` counts all of the
-    session's, this one among them.
+    session's, this one among them. `key_id` names the API key that it came with, '' for none;
+    `left_usd` is what may still be spent on it, None for anything; with `economy` cheaper models
+    should answer, for most of a budget is spent.
     """
 
     fence: Fence
@@ -286,6 +292,36 @@ class Claim:
     events: Sequence[Event] = ()
     joined: Sequence[Joined] = ()
     open_tasks: int = 1
+    key_id: str = ""
+    left_usd: Decimal | None = None
+    economy: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerEntry:
+    """One call of a model, as the ledger keeps it.
+
+    `no` counts the calls of an attempt: 0, 1, 2, ...; `step` is the journal's number, if the call
+    has one. The tokens are those that the provider reported; `reported` says whether it did.
+    `lost` is a call of an earlier attempt that nobody heard the end of. `usd` is what the tokens
+    cost by the table of prices that `prices` names, None where that does not know the model;
+    `estimated_usd` what a call cost, about, that broke off before the provider reported.
+    """
+
+    no: int
+    model: str
+    purpose: str
+    outcome: Literal["done", "error", "aborted", "lost"]
+    reported: bool
+    step: int | None = None
+    input: int = 0
+    output: int = 0
+    cache_read: int = 0
+    cache_write: int = 0
+    usd: Decimal | None = None
+    estimated_usd: Decimal = Decimal(0)
+    prices: str | None = None
+    mark_up: Decimal = Decimal(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,7 +346,8 @@ NOTHING_LASTING = Lasting()
 class Outcome:
     """How a task ended, and all that its end changes, in one transaction.
 
-    `joined` are the tasks that end with it; their terminal events are among `events`.
+    `joined` are the tasks that end with it; their terminal events are among `events`. `ledger` are
+    calls of models that no write before has entered.
     """
 
     status: Literal["completed", "failed", "cancelled", "dead"]
@@ -324,6 +361,7 @@ class Outcome:
     usage: JsonObject | None = None
     joined: Sequence[UUID] = ()
     lasting: Lasting = NOTHING_LASTING
+    ledger: Sequence[LedgerEntry] = ()
 
 
 @dataclass(frozen=True, slots=True)

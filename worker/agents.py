@@ -26,6 +26,7 @@ from shared.records import NOTHING_LASTING, CatalogEntry, Lasting
 from shared.settings import Settings
 from shared.store.memories import Cue
 from worker.deadlines import Deadlines
+from worker.metering import Meter, Tariff
 
 
 class TaskFailed(FiresideError):
@@ -57,8 +58,8 @@ class Resources:
     """What a deployment gives all of its agents: the model with its key, the kept stories.
 
     Without a `stream_fn` the model is called in the way that it says itself. `tool_seconds` is the
-    longest run of one tool call. Model calls pass the `limiter`, where there is one. Without
-    `recollect` nothing is kept beside the transcript.
+    longest run of one tool call. Model calls pass the `limiter`, where there is one, and cost what
+    the `tariff` says. Without `recollect` nothing is kept beside the transcript.
     """
 
     model: Model
@@ -69,16 +70,20 @@ class Resources:
     limiter: CallLimiter | None = None
     recollect: Recollect | None = None
     read_material: ReadMaterial | None = None
+    tariff: Tariff = field(default_factory=Tariff)
 
     def for_user(
-        self, user_id: str, waiting: Callable[[], AbstractContextManager[object]]
+        self,
+        user_id: str,
+        waiting: Callable[[], AbstractContextManager[object]],
+        meter: Meter,
     ) -> "Resources":
-        """The same for one user's task: its model calls wait for their turn inside `waiting`."""
-        if self.limiter is None:
-            return self
-        return replace(
-            self, stream_fn=limited(self.stream_fn, self.limiter, user_id, waiting=waiting)
-        )
+        """The same for one user's task: its model calls are counted by the `meter`, and wait for
+        their turn inside `waiting`."""
+        stream_fn = meter.counted(self.stream_fn)
+        if self.limiter is not None:
+            stream_fn = limited(stream_fn, self.limiter, user_id, waiting=waiting)
+        return replace(self, stream_fn=meter.guarded(stream_fn))
 
 
 TakeIn: TypeAlias = Callable[[], Awaitable[Sequence[UserMessage]]]
@@ -98,7 +103,8 @@ class RunningTask:
     `emit` reaches clients; `journal` keeps its model and tool calls; `signal` is set when the user
     cancels. An agent that asks `steering` at the beginning of its turns, or `follow_ups` where it
     would end, is given what the user has said meanwhile, and answers it with this task. Time-outs
-    of `deadlines` stand still while a model call waits for its turn.
+    of `deadlines` stand still while a model call waits for its turn. With `economy` most of a
+    budget is spent: cheaper models should answer.
     """
 
     user_id: str
@@ -120,6 +126,7 @@ class RunningTask:
     steering: TakeIn = _nothing_said
     follow_ups: TakeIn = _nothing_said
     deadlines: Deadlines = field(default_factory=Deadlines)
+    economy: bool = False
 
 
 @dataclass(frozen=True, slots=True)

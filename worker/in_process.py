@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from decimal import Decimal
 from uuid import UUID, uuid4
 
 from agent_core import AbortSignal
@@ -21,6 +22,7 @@ from shared.records import (
     Fence,
     Joined,
     JoinMode,
+    LedgerEntry,
     NewEvent,
     Outcome,
     Step,
@@ -34,7 +36,7 @@ from worker.task_log import TaskLog
 
 @dataclass(slots=True)
 class MemorySession:
-    """A session that nobody else knows: its log, transcript, journal and state."""
+    """A session that nobody else knows: its log, transcript, journal, ledger and state."""
 
     agent: str
     story: str | None = None
@@ -46,6 +48,7 @@ class MemorySession:
     events: list[Event] = field(default_factory=list)
     messages: list[JsonObject] = field(default_factory=list)
     steps: dict[tuple[int, int], Step] = field(default_factory=dict)
+    ledger: list[LedgerEntry] = field(default_factory=list)
     tasks: int = 0
     lock: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False, compare=False)
     soul: str = field(init=False)
@@ -65,9 +68,14 @@ class MemoryTasks:
         self._listener = listener
 
     async def write(
-        self, claim: Claim, events: Sequence[NewEvent], steps: Sequence[Step]
+        self,
+        claim: Claim,
+        events: Sequence[NewEvent],
+        steps: Sequence[Step],
+        ledger: Sequence[LedgerEntry] = (),
     ) -> Written:
-        """Append events and journal steps."""
+        """Append events, journal steps and enter calls of models."""
+        self._session.ledger += ledger
         first_seq, at = len(self._session.events) + 1, datetime.now(UTC)
         for number, event in enumerate(events):
             data = loads(dumps(event.data))
@@ -80,7 +88,7 @@ class MemoryTasks:
 
     async def end(self, claim: Claim, outcome: Outcome) -> Written:
         """End the task."""
-        written = await self.write(claim, outcome.events, outcome.steps)
+        written = await self.write(claim, outcome.events, outcome.steps, outcome.ledger)
         self._session.messages += loads(dumps(list(outcome.messages)))
         if outcome.state is not None:
             self._session.state = loads(dumps(outcome.state))
@@ -101,6 +109,10 @@ class MemoryTasks:
     async def join(self, claim: Claim, modes: Sequence[JoinMode], no: int) -> list[Joined]:
         """Nothing joins: an action waits for the session's lock until its own turn."""
         return []
+
+    async def left(self, claim: Claim) -> Decimal | None:
+        """Anything: nobody has a budget here."""
+        return None
 
     async def tell(self, claim: Claim, entries: Sequence[Event | Delta]) -> None:
         """Pass entries on to the listener."""

@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from shared.errors import SessionBusy
 from shared.store.database import Database
 from shared.store.owned import ALL, API_KEYS, CHARACTERS, OF_SESSIONS, OF_USERS, SESSIONS, Owned
+from shared.store.usage import forget
 
 ROWS_AT_ONCE = 5_000
 ROUNDS = 5
@@ -153,6 +154,7 @@ async def _delete_the_rest(connection: AsyncConnection, user_id: str, erased: Er
         )
     for table in (*OF_USERS, SESSIONS, CHARACTERS, API_KEYS):
         erased.count(table.name, (await connection.execute(_of_user(table), of_user)).rowcount)
+    await forget(connection, user_id)
 
 
 @cache

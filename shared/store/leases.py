@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 
 from shared.encoding import dumps_text
 from shared.errors import LeaseLost
@@ -20,11 +20,13 @@ from shared.records import (
     Fence,
     Joined,
     JoinMode,
+    LedgerEntry,
     NewEvent,
     Outcome,
     Step,
     Written,
 )
+from shared.store import usage
 from shared.store.consolidation import TOUCH, keep_within, lock_source
 from shared.store.database import AnyRow, Database, Parameters
 from shared.store.memories import NEW_TURNS
@@ -76,8 +78,7 @@ _NEW_STEPS = f"""new_steps as (
 # The fence and the gapless numbers are the same row update: whoever lost the lease updates no
 # row and therefore inserts nothing. So does the second copy of a write whose answer was lost:
 # `writes` counts them, and a write that says which one it is takes effect once.
-_WRITE = text(
-    f"""/* write */
+_WRITE = f"""/* write */
     with fence as (
         update sessions set
             next_event = next_event + :event_count,
@@ -90,10 +91,8 @@ _WRITE = text(
     ), {_NEW_EVENTS}, {_NEW_STEPS}
     select first_seq, at, open_tasks from fence
     """
-)
 
-_END = text(
-    f"""/* end */
+_END = f"""/* end */
     with fence as (
         update sessions set
             next_event = next_event + :event_count,
@@ -125,7 +124,7 @@ _END = text(
             status = :status,
             result = cast(:result as jsonb),
             error = cast(:error as jsonb),
-            usage = cast(:usage as jsonb),
+            usage = cast(:task_usage as jsonb),
             finished_at = fence.at
         from fence where session_id = :session and seq = :task_seq
     ), joined as (
@@ -147,7 +146,16 @@ _END = text(
     ), {NEW_TURNS}, {_NEW_STEPS}
     select first_seq, at, open_tasks from fence
     """
-)
+
+
+def _with_usage(write: str) -> TextClause:
+    """The same write with calls of models in it; most have none, and need not look for any."""
+    head, _, tail = write.rpartition(_NEW_STEPS)
+    return text(f"{head}{_NEW_STEPS}, {usage.NEW_USAGE}{tail}")
+
+
+_WRITES = {False: text(_WRITE), True: _with_usage(_WRITE)}
+_ENDS = {False: text(_END), True: _with_usage(_END)}
 
 # Rows that a write of the same worker holds right now are passed over: that write renews the
 # lease itself, and one slow row must not keep a thousand others from being renewed.
@@ -250,10 +258,12 @@ async def write(
     *,
     lease_seconds: float,
     writes: int | None = None,
+    ledger: Sequence[LedgerEntry] = (),
 ) -> Written:
     """Append events and journal steps of a running task; renews the lease.
 
     Args:
+        ledger: calls of models, which are entered and charged once.
         writes: how many writes this lease has made before: should a copy of this one have been
             made, this one is not. None makes it in any case.
 
@@ -261,11 +271,11 @@ async def write(
         LeaseLost: another worker has the session, or it is gone, or a copy of this write was
             made; nothing was written now.
     """
-    parameters = _written_parameters(claim, events, steps) | {
+    parameters = _written_parameters(claim, events, steps, ledger) | {
         "lease_seconds": lease_seconds,
         "writes": writes,
     }
-    row = await db.row(_WRITE, parameters)
+    row = await db.row(_WRITES[bool(ledger)], parameters)
     if row is None:
         raise LeaseLost(str(claim.fence.session_id))
     return Written(*row)
@@ -290,7 +300,7 @@ async def end(
         LeaseLost: another worker has the session, or it is gone, or a copy of this end was
             written; nothing was written now.
     """
-    parameters = _written_parameters(claim, outcome.events, outcome.steps) | {
+    parameters = _written_parameters(claim, outcome.events, outcome.steps, outcome.ledger) | {
         "writes": writes,
         "status": outcome.status,
         "messages": dumps_text(list(outcome.messages)),
@@ -301,7 +311,7 @@ async def end(
         "view": _optional(outcome.view),
         "result": _optional(outcome.result),
         "error": _optional(outcome.error),
-        "usage": _optional(outcome.usage),
+        "task_usage": _optional(outcome.usage),
         "joined": list(outcome.joined),
         "window_cut": outcome.lasting.window_cut,
         "idle_seconds": idle_seconds if outcome.lasting.remembers else None,
@@ -309,7 +319,7 @@ async def end(
     if outcome.lasting.soul_edits or outcome.lasting.consolidated is not None:
         row = await _end_with_more(db, claim, outcome, parameters, idle_seconds)
     else:
-        row = await db.row(_END, parameters)
+        row = await db.row(_ENDS[bool(outcome.ledger)], parameters)
     if row is None:
         raise LeaseLost(str(claim.fence.session_id))
     return Written(*row)
@@ -328,7 +338,7 @@ async def _end_with_more(
     async with db.transaction() as connection:
         if done is not None:
             await lock_source(connection, user_id, session_id, done)
-        row = (await connection.execute(_END, parameters)).first()
+        row = (await connection.execute(_ENDS[bool(outcome.ledger)], parameters)).first()
         if row is None:
             return None
         if edits:
@@ -346,9 +356,13 @@ async def _end_with_more(
 
 
 def _written_parameters(
-    claim: Claim, events: Sequence[NewEvent], steps: Sequence[Step]
+    claim: Claim,
+    events: Sequence[NewEvent],
+    steps: Sequence[Step],
+    ledger: Sequence[LedgerEntry],
 ) -> dict[str, Any]:
     return {
+        **(usage.parameters(claim, ledger) if ledger else {}),
         **_fence_parameters(claim.fence),
         "task": claim.task_id,
         "task_seq": claim.task_seq,

@@ -65,8 +65,17 @@ OF_USERS = (
 )
 """What else bears the user's name and goes with nothing, in the order in which it is deleted."""
 
-KEPT: tuple[Owned, ...] = ()
-"""What stays after an erasure under a random name, for its sums are needed."""
+BOOKS = (
+    Owned(
+        "usage",
+        "user_id",
+        tuple((name, "uuid") for name in ("session_id", "task_id"))
+        + tuple((name, "integer") for name in ("attempt", "no")),
+    ),
+    Owned("spending", "user_id", (("key_id", "text"), ("slot", "smallint"))),
+    Owned("budgets", "user_id", (("key_id", "text"),)),
+)
+"""What `usage.forget` sees to: the ledger stays under a random name, for its sums are needed."""
 
-ALL = (*OF_SESSIONS, *OF_USERS, SESSIONS, *OF_CHARACTERS, CHARACTERS, API_KEYS, *KEPT)
+ALL = (*OF_SESSIONS, *OF_USERS, SESSIONS, *OF_CHARACTERS, CHARACTERS, API_KEYS, *BOOKS)
 """All of them, those first that refer to others."""

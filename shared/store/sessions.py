@@ -1,12 +1,14 @@
 """Sessions as their owner sees them: making, listing, reading, deleting; events and messages."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from uuid import UUID
 
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError, NoResultFound
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from shared.allowance import BudgetRules
 from shared.encoding import dumps_text
 from shared.errors import InvalidRequest, NotFound
 from shared.levels import CHORE
@@ -126,12 +128,14 @@ async def create(
     character_name: str,
     *,
     most: int | None = None,
+    rules: BudgetRules | None = None,
 ) -> tuple[Session, UUID, Accepted | None]:
     """Make a session with its opening task, or find the one that its key made before.
 
     Args:
         character_name: name of the default character, should it have to be made.
         most: how many open tasks the user may have.
+        rules: as `actions.accept` takes them.
 
     Returns:
         The session, the opening task's id, and what to publish (None where nothing was made).
@@ -139,16 +143,22 @@ async def create(
     Raises:
         InvalidRequest: the user has no such character of this agent.
         TooManyTasks: so many of the user's are open already; no session was made.
+        BudgetSpent: nothing is left to pay from; no session was made.
     """
     try:
-        return await _create(db, user_id, new, character_name, most)
+        return await _create(db, user_id, new, character_name, most, rules)
     except (IntegrityError, NoResultFound):
         # Meanwhile the character, or the session of this key, was deleted: now that can be seen.
-        return await _create(db, user_id, new, character_name, most)
+        return await _create(db, user_id, new, character_name, most, rules)
 
 
 async def _create(
-    db: Database, user_id: str, new: NewSession, character_name: str, most: int | None
+    db: Database,
+    user_id: str,
+    new: NewSession,
+    character_name: str,
+    most: int | None,
+    rules: BudgetRules | None,
 ) -> tuple[Session, UUID, Accepted | None]:
     async with db.transaction() as connection:
         character = new.character_id or await default_character(
@@ -168,7 +178,8 @@ async def _create(
         made = (await connection.execute(_INSERT, parameters)).scalar()
         if made is not None:
             await hurry(connection, user_id, character, made)
-            accepted = await accept_within(connection, user_id, made, START, most=most)
+            start = replace(START, key_id=new.key_id)
+            accepted = await accept_within(connection, user_id, made, start, most=most, rules=rules)
             return await _get(connection, user_id, made), accepted.task_id, accepted
         if (await connection.execute(_CHARACTER_EXISTS, parameters)).first() is None:
             raise InvalidRequest("character_id: no such character of this agent")

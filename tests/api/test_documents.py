@@ -107,6 +107,8 @@ async def test_every_answer_is_as_openapi_describes_it(client: Client, worker: F
         ),
         ("post", "/v1/ws-tickets", "/v1/ws-tickets", None, 200),
         ("get", "/v1/me/export", "/v1/me/export", None, 200),
+        ("get", "/v1/usage", "/v1/usage", None, 200),
+        ("get", "/v1/usage", "/v1/usage?since=soon", None, 422),
         (
             "post",
             "/api/story/action",

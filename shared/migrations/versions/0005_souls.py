@@ -3,7 +3,7 @@
 from shared.migrations.apart import run_apart
 
 revision = "0005"
-down_revision = "0003"
+down_revision = "0004"
 branch_labels = None
 depends_on = None
 
