@@ -129,6 +129,7 @@ async def _asked(task: RunningTask, asked: str) -> str:
             session_id=str(task.session_id),
             temperature=0.0,
             max_tokens=tokens,
+            purpose="consolidation",
         ),
         stream_fn=resources.stream_fn,
         journal=task.journal,

@@ -81,7 +81,7 @@ _WRITE = text(
         returning id, soul_version
     ), taken as (
         update sessions set soul_version = written.soul_version from written
-        where id in (
+        where sessions.id in (
             select i.id from sessions i
             where i.character_id = :character and i.user_id = :user and i.open_tasks = 0
                 and i.updated_at < clock_timestamp() - interval '{IDLE_MINUTES} minutes'

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -9,23 +10,36 @@ import pytest
 from redis.asyncio import Redis
 from sqlalchemy import text
 
+from shared.allowance import Budget
 from shared.encoding import dumps
 from shared.erasure import erase_user
 from shared.errors import LeaseLost, SessionBusy
 from shared.events import text_key
 from shared.levels import LEVELS, key_of
 from shared.queue import Hints, envelope
-from shared.records import Claim, NewEvent, Outcome, SoulEdit, Step
+from shared.records import Claim, LedgerEntry, NewEvent, Outcome, SoulEdit, Step
 from shared.settings import Settings
-from shared.store import actions, api_keys, characters, erasure, export, leases, sessions, souls
+from shared.store import (
+    actions,
+    api_keys,
+    budgets,
+    characters,
+    erasure,
+    export,
+    leases,
+    sessions,
+    souls,
+    usage,
+)
 from shared.store.database import Database
 from shared.store.erasure import Erased
-from shared.store.owned import ALL
+from shared.store.owned import ALL, BOOKS, OF_CHARACTERS
 from tests.shared.sessions import LEASE, claimed, new_session, say
 from tests.shared.tables import dump
 from tests.shared.traces import keys_with, tables_with
 
 MINE, OTHER = "anna-canary", "bert-canary"
+PAID = Decimal("0.0125")
 
 _NAMING = text(
     """
@@ -64,7 +78,16 @@ async def settled(db: Database, user: str) -> tuple[UUID, Claim]:
     await say(db, session, word, user)
     await say(db, session, word, user)
     await actions.cancel_action(db, user, session, f"key-{user}")
-    return session, await claimed(db, session)
+    running = await claimed(db, session)
+    await usage.append(db, running, [LedgerEntry(0, "openai/m", "reply", "done", True, usd=PAID)])
+    await budgets.put(db, user, Budget(Decimal(9)))
+    await db.run(
+        text(
+            "insert into crowds (character_id, user_id) values (:who, :user) on conflict do nothing"
+        ),
+        {"who": who, "user": user},
+    )
+    return session, running
 
 
 async def ids_of(db: Database, user: str) -> list[object]:
@@ -144,9 +167,14 @@ async def test_after_an_erasure_nothing_is_left(
     after = await dump(db)
     for table in ALL:
         mine = len(before[table.name]) - len(after[table.name])
+        if table.name == "usage":
+            assert mine == 0
+            continue
         assert mine > 0, table.name
-        if table.name != "souls":
+        if table not in (*OF_CHARACTERS, *BOOKS):
             assert erased.rows[table.name] == mine
+    assert {row["user_id"][:7] for row in after["usage"]} == {"erased-", OTHER[:7]}
+    assert sum(row["usd"] for row in after["usage"]) == float(2 * PAID)
     await leases.write(db, others, [NewEvent("agent_start", {})], lease_seconds=LEASE)
     assert await keys_with(redis, others_words) == others_keys
     assert len(others_keys) == 2 + LEVELS
