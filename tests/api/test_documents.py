@@ -20,6 +20,7 @@ async def test_every_answer_is_as_openapi_describes_it(client: Client, worker: F
     path = f"/v1/sessions/{session['id']}"
     task = f"/v1/tasks/{session['task_id']}"
     character = f"/v1/characters/{session['character_id']}"
+    no_memory = f"/v1/memories/{session['id']}"
     say = {"type": "say", "text": "Hello", "client_action_id": "a"}
     calls: list[tuple[str, str, str, Any, int]] = [
         ("get", "/healthz", "/healthz", None, 200),
@@ -117,7 +118,7 @@ async def test_every_answer_is_as_openapi_describes_it(client: Client, worker: F
             {"valid": True},
             404,
         ),
-        ("delete", "/v1/memories/{memory_id}", f"/v1/memories/{session['id']}", None, 404),
+        ("delete", "/v1/memories/{memory_id}", no_memory, None, 404),
         (
             "delete",
             "/v1/memories",

@@ -33,9 +33,8 @@ async def test_memories_are_listed_searched_changed_and_deleted(
     assert {one["id"] for one in both} == {fact, tea}
     assert rest["next"] is None
     kinds = {"kind": ["fact", "skill"], "character_id": kept["character_id"]}
-    assert [
-        one["id"] for one in (await http.get("/v1/memories", params=kinds)).json()["memories"]
-    ] == [fact]
+    facts = (await http.get("/v1/memories", params=kinds)).json()["memories"]
+    assert [one["id"] for one in facts] == [fact]
     search = {"text": "living somewhere", "language": "en-GB", "session_id": kept["id"]}
     (found,) = (await http.post("/v1/memories/search", json=search)).json()["memories"]
     assert (found["id"], found["text"], found["sources"]) == (fact, "lives in Vienna", [1])
