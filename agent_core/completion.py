@@ -56,6 +56,7 @@ async def stream_completion(
         step = None
         if journal is not None:
             digest = model_step_hash(model, context, options, route=route)
+            options = replace(options, step=step_no)
             step = StepRequest(step_no, "model", route or model.name, digest, "pure")
             start = await journal.begin(step)
             if start.outcome == "done":

@@ -18,9 +18,11 @@ from agent_core.context_notes import (
     ContextNote,
     LeftOut,
     RecalledMemory,
+    Summary,
     newest_note,
     note_of,
     noted,
+    summary_of,
 )
 from agent_core.messages import (
     AssistantMessage,
@@ -47,15 +49,6 @@ _BLOCK_TOKENS = 12  # the tags around memories
 
 _LONGEST_SHARE = 3
 """One message of the history takes at most this part of the history's budget."""
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """What was said in a session up to its message of the number `upto`, counted from 1."""
-
-    id: str
-    text: str
-    upto: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,13 +96,13 @@ class BuiltContext:
 class _Window:
     """What is shown of the history: from `start` on, with the memories from `kept_from` on.
 
-    `kept` are those memories, `summary` the one before the window where it is decided already.
+    `kept` are those memories; `note` is the newest one, and where it stands.
     """
 
     start: int
     kept_from: int
     kept: tuple[RecalledMemory, ...] = ()
-    summary: str | None = None
+    note: tuple[int, ContextNote] | None = None
     is_cut: bool = True
 
 
@@ -159,7 +152,7 @@ class ContextBuilder:
         fixed = self._fixed(parts)
         total = len(parts.history)
         window = _Window(max(0, total - note.window), max(0, total - note.kept))
-        summary = next((one for one in parts.summaries if one.id == note.summary), None)
+        summary = summary_of(note, parts.history)
         return BuiltContext(
             system_prompt=self._prompt(parts, "" if summary is None else summary.text),
             messages=self._rendered(parts.history, window),
@@ -186,14 +179,15 @@ class ContextBuilder:
         if not self._holds(history, window, new, room):
             new = self._new(memories, (), most, room)
             window = self._cut(history, min(self.budget.history, room - _memory_tokens(new)))
-        summary = _summary_at(parts, window)
+        summary, is_new = _summary_at(parts, window)
         return ContextNote(
             window=len(history) - window.start,
             kept=len(history) - window.kept_from,
             cut=window.is_cut and bool(history),
             memories=tuple(new),
             left_out=tuple(self._left_out(parts, window, memories, new, whole=shown is said)),
-            summary=None if summary is None else summary.id,
+            summary=summary if is_new else None,
+            summary_id=None if summary is None else summary.id,
             tokens=(
                 ("fixed", fixed),
                 ("history", self._size(history, window)),
@@ -210,11 +204,11 @@ class ContextBuilder:
         at, note = found
         start = max(0, at - note.window)
         if not self.budget.kept:
-            return _Window(start, len(history), summary=note.summary, is_cut=False)
+            return _Window(start, len(history), note=found, is_cut=False)
         kept_from = max(0, at - note.kept)
         notes = [note_of(message) for message in history[kept_from:at]]
         kept = [memory for one in [*notes, note] if one is not None for memory in one.memories]
-        return _Window(start, kept_from, tuple(kept), summary=note.summary, is_cut=False)
+        return _Window(start, kept_from, tuple(kept), note=found, is_cut=False)
 
     def _fixed(self, parts: ContextParts) -> int:
         """Tokens of what comes before the history, with room for a summary."""
@@ -344,14 +338,21 @@ def _text(message: UserMessage) -> str:
     return said if isinstance(said, str) else plain_text(said)
 
 
-def _summary_at(parts: ContextParts, window: _Window) -> Summary | None:
-    """The summary that stands before a window: the newest one at a cut, then the same.
+def _summary_at(parts: ContextParts, window: _Window) -> tuple[Summary | None, bool]:
+    """The summary that stands before a window, and whether it is new there.
 
-    A newer one would change the beginning of every request for what the window still shows.
+    The newest is taken up where the window is cut. Between cuts it would change the beginning of
+    every request for what the window still shows.
     """
-    if window.is_cut or newest_note(parts.history) is None:
-        return max(parts.summaries, key=lambda summary: summary.upto, default=None)
-    return next((one for one in parts.summaries if one.id == window.summary), None)
+    if window.is_cut or window.note is None:
+        newest = max(parts.summaries, key=lambda summary: summary.upto, default=None)
+        return newest, newest is not None
+    at, note = window.note
+    summary = summary_of(note, parts.history[:at])
+    # The message that it was noted on may have left the window, or the branch.
+    return summary, summary is not None and summary_of(
+        ContextNote(window=len(parts.history) - window.start, summary_id=summary.id), parts.history
+    ) is None
 
 
 def _with_note(message: Message, longest: int) -> Message:

@@ -45,6 +45,27 @@ class RecalledMemory:
 
 
 @dataclass(frozen=True, slots=True)
+class Summary:
+    """What was said in a session up to its message of the number `upto`, counted from 1."""
+
+    id: str
+    text: str
+    upto: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the summary as JSON."""
+        return {"id": self.id, "text": self.text, "upto": self.upto}
+
+    @classmethod
+    def from_dict(cls, data: object) -> Summary:
+        """Read a summary; raises MalformedDataError."""
+        fields = json_object(data, "a summary")
+        return cls(
+            require(fields, "id", str), require(fields, "text", str), require(fields, "upto", int)
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class LeftOut:
     """Something that a request does not hold: `count` messages, memories, or tokens of a text.
 
@@ -79,9 +100,9 @@ class ContextNote:
     """How the request for a message of the user was built.
 
     `window` counts the messages before it that were shown, `kept` those of them whose memories
-    were; `cut` says that the window was cut for this message. `summary` names the summary that
-    stood before them, `tier` the session's tier. `tokens` says by part what was put in, by
-    estimate.
+    were; `cut` says that the window was cut for this message. `summary` stood before them; it is
+    noted where it was taken up, and those that follow name it by `summary_id`. `tier` is the
+    session's. `tokens` says by part what was put in, by estimate.
     """
 
     window: int = 0
@@ -89,7 +110,8 @@ class ContextNote:
     cut: bool = False
     memories: tuple[RecalledMemory, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
-    summary: str | None = None
+    summary: Summary | None = None
+    summary_id: str | None = None
     tier: str | None = None
     tokens: tuple[tuple[str, int], ...] = ()
 
@@ -103,7 +125,9 @@ class ContextNote:
         if self.left_out:
             data["left_out"] = [one.to_dict() for one in self.left_out]
         if self.summary is not None:
-            data["summary"] = self.summary
+            data["summary"] = self.summary.to_dict()
+        if self.summary_id is not None:
+            data["summary_id"] = self.summary_id
         if self.tier is not None:
             data["tier"] = self.tier
         return data | {"tokens": dict(self.tokens)}
@@ -119,7 +143,8 @@ class ContextNote:
             cut=optional(fields, "cut", bool, default=False),
             memories=tuple(_read(fields, "memories", RecalledMemory.from_dict)),
             left_out=tuple(_read(fields, "left_out", LeftOut.from_dict)),
-            summary=maybe(fields, "summary", str),
+            summary=Summary.from_dict(fields["summary"]) if "summary" in fields else None,
+            summary_id=maybe(fields, "summary_id", str),
             tier=maybe(fields, "tier", str),
             tokens=tuple((str(name), count) for name, count in tokens.items()),
         )
@@ -152,4 +177,15 @@ def newest_note(messages: Sequence[Message]) -> tuple[int, ContextNote] | None:
     for at in range(len(messages) - 1, -1, -1):
         if (note := note_of(messages[at])) is not None:
             return at, note
+    return None
+
+
+def summary_of(note: ContextNote, before: Sequence[Message]) -> Summary | None:
+    """The summary of a note, which stands on the message itself or on one before it."""
+    if note.summary is not None or note.summary_id is None:
+        return note.summary
+    for message in reversed(before[-note.window :] if note.window else ()):
+        earlier = note_of(message)
+        if earlier is not None and earlier.summary is not None:
+            return earlier.summary if earlier.summary.id == note.summary_id else None
     return None

@@ -35,7 +35,8 @@ class StreamOptions:
 
     `signal` is set by abort. `thinking_budgets` maps a level to tokens. `max_retry_delay` is in
     seconds: a provider that asks for a longer wait before a retry gets none. `max_attempts`
-    counts the first try, too.
+    counts the first try, too. `purpose` and the journal's `step` say what the call is for: those
+    who keep the books read them, no provider does.
     """
 
     signal: AbortSignal | None = None
@@ -48,6 +49,8 @@ class StreamOptions:
     max_tokens: int | None = None
     use_cache: bool | None = None
     max_attempts: int | None = None
+    purpose: str = ""
+    step: int | None = None
 
 
 @dataclass(slots=True)

@@ -7,7 +7,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api import problems
-from api.identity import Identity
+from api.identity import Caller, Identity
 from api.origins import is_loopback_host
 from api.problems import Problem
 from shared.errors import FiresideError
@@ -45,11 +45,11 @@ class AccessGate:
         state = scope.setdefault("state", {})
         if self._identity is None:
             check_loopback(scope)
-            state["user_id"] = LOCAL_USER
+            state["caller"] = Caller(LOCAL_USER)
         elif scope["path"].startswith(_PRIVATE):
-            state["user_id"] = await self._identity.user_of(_bearer(scope))
+            state["caller"] = await self._identity.caller_of(_bearer(scope))
         elif scope["path"] == "/metrics" and not _is_local_call(scope):
-            await self._identity.user_of(_bearer(scope))
+            await self._identity.caller_of(_bearer(scope))
 
 
 def check_loopback(scope: Scope) -> None:
@@ -83,8 +83,15 @@ def _bearer(scope: Scope) -> str:
 
 async def user_of(request: Request) -> str:
     """The user whom the gate found."""
-    user_id: str = request.state.user_id
-    return user_id
+    caller: Caller = request.state.caller
+    return caller.user_id
+
+
+async def key_of(request: Request) -> str:
+    """The id of the API key that the gate found, '' where there was none."""
+    caller: Caller = request.state.caller
+    return caller.key_id
 
 
 User = Annotated[str, Depends(user_of)]
+KeyId = Annotated[str, Depends(key_of)]

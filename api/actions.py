@@ -6,14 +6,14 @@ from uuid import UUID
 from fastapi import APIRouter, Body, Header
 from starlette.responses import Response
 
-from api import problems, replies
-from api.access import User
+from api import budgets, problems, replies
+from api.access import KeyId, User
 from api.gateway import Gateway, Parts
 from api.problems import Problem
 from api.schemas import AcceptedBody, Action, CancelledBody, CancelRequest, new_action
 from api.texts import PRINTABLE_ID
 from shared.encoding import JsonObject
-from shared.errors import TooManyTasks
+from shared.errors import BudgetSpent, TooManyTasks
 from shared.records import Accepted, NewAction
 from shared.store import actions
 
@@ -28,14 +28,18 @@ async def accept(parts: Gateway, user_id: str, session_id: UUID, new: NewAction)
     Raises:
         NotFound: the user has no such session.
         SessionBusy: the action asked not to wait.
-        Problem: the user, or all together, have too many tasks open.
+        Problem: the user, or all together, have too many tasks open, or a budget is spent.
         IdempotencyConflict: the key belongs to another action.
         StoreUnavailable: Postgres did not answer.
     """
     try:
-        accepted = await actions.accept(parts.db, user_id, session_id, new, most=parts.backlog.most)
+        accepted = await actions.accept(
+            parts.db, user_id, session_id, new, most=parts.backlog.most, rules=parts.rules
+        )
     except TooManyTasks as error:
         raise parts.backlog.problem(error) from error
+    except BudgetSpent as error:
+        raise await budgets.problem(parts, user_id, new.key_id) from error
     parts.metrics.accepted(new.action["type"], fresh=accepted.fresh)
     announce(parts, accepted)
     return accepted
@@ -100,6 +104,7 @@ def accepted_body(accepted: Accepted) -> JsonObject:
         **problems.responses(
             "invalid_json",
             "unauthorized",
+            "budget_spent",
             "forbidden_origin",
             "not_found",
             "idempotency_conflict",
@@ -116,11 +121,12 @@ async def post_action(
     action: Annotated[Action, Body()],
     parts: Parts,
     user: User,
+    key_id: KeyId,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Accept an action as a task; the answer comes as events, or by asking for the task."""
     key = one_key(idempotency_key, action.client_action_id)
-    accepted = await accept(parts, user, session_id, new_action(action, key))
+    accepted = await accept(parts, user, session_id, new_action(action, key, key_id))
     location = {"Location": f"/v1/tasks/{accepted.task_id}"}
     return replies.accepted(accepted_body(accepted), location, fresh=accepted.fresh)
 

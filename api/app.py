@@ -13,11 +13,15 @@ from api import (
     characters,
     events,
     health,
+    me,
+    memories,
     metrics,
     sessions,
+    souls,
     story_routes,
     tasks,
     tickets,
+    usage,
 )
 from api.access import AccessGate
 from api.edge import Edge
@@ -41,8 +45,12 @@ _ROUTERS = (
     tasks.router,
     events.router,
     characters.router,
+    souls.router,
+    memories.router,
+    me.router,
     tickets.router,
     story_routes.router,
+    usage.router,
 )
 
 

@@ -19,6 +19,7 @@ from api.lag import watch_for_ever
 from api.metrics import Metrics
 from api.slots import Slots
 from api.stopping import Stopping
+from shared.allowance import BudgetRules
 from shared.ending import end_all
 from shared.errors import FiresideError
 from shared.events import Publisher
@@ -58,6 +59,7 @@ class Gateway:
     identity: Identity | None
     slots: Slots
     backlog: Backlog
+    rules: BudgetRules
     metrics: Metrics
     stopping: Stopping
     beside: dict[str, asyncio.Task[None]] = field(default_factory=dict)
@@ -91,6 +93,7 @@ class Gateway:
             identity=Identity(settings, db) if guarded else None,
             slots=slots,
             backlog=Backlog(settings.max_queued, settings.max_queued_per_user if guarded else None),
+            rules=settings.budgets,
             metrics=Metrics(streams_open=lambda: slots.open, waiting=lambda: announcer.waiting),
             stopping=Stopping(on_stop=wake_all),
         )

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from dataclasses import dataclass
 from time import monotonic
 
 import jwt
@@ -32,6 +33,14 @@ def check_user_id(user_id: str) -> str:
     return user_id
 
 
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls; `key_id` is that of the API key, '' for those who come without one."""
+
+    user_id: str
+    key_id: str = ""
+
+
 class Identity:
     """Tells users by their tokens."""
 
@@ -41,29 +50,31 @@ class Identity:
         self._issuer = settings.jwt_issuer
         self._audience = settings.jwt_audience
         self._algorithms = settings.jwt_algorithms
-        self._owners: dict[bytes, tuple[str | None, float]] = {}
+        self._owners: dict[bytes, tuple[Caller | None, float]] = {}
 
-    async def user_of(self, token: str) -> str:
-        """The user's id.
+    async def caller_of(self, token: str) -> Caller:
+        """Who has the token.
 
         Raises:
             Problem: `unauthorized`, or `unavailable` where the issuer's keys can't be had.
             StoreUnavailable: Postgres did not answer.
         """
         if token.startswith(api_keys.PREFIX):
-            user_id = await self._owner(token)
+            caller = await self._owner(token)
         else:
-            user_id = await self._subject(token)
-        if user_id is None:
+            subject = await self._subject(token)
+            caller = None if subject is None else Caller(subject)
+        if caller is None:
             raise Problem("unauthorized", "The token is not valid.")
-        return user_id
+        return caller
 
-    async def _owner(self, key: str) -> str | None:
+    async def _owner(self, key: str) -> Caller | None:
         digest = hashlib.sha256(key.encode()).digest()
         owner, until = self._owners.get(digest, (None, 0.0))
         if monotonic() < until:
             return owner
-        owner = await api_keys.owner(self._db, key)
+        found = await api_keys.owner(self._db, key)
+        owner = None if found is None else Caller(found[0], str(found[1]))
         if len(self._owners) >= _MAX_CACHED:
             self._owners.clear()
         known_for = _UNKNOWN_SECONDS if owner is None else _KNOWN_SECONDS

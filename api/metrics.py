@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from shared.errors import FiresideError
-from shared.store import dead_tasks, quarantine
+from shared.store import dead_tasks, quarantine, usage
 from shared.store.database import Database
 
 _ASK_SECONDS = 1.0
@@ -77,7 +77,17 @@ class Metrics:
             "Sessions of the whole fleet in quarantine",
             registry=registry,
         )
-        for gauge in (self._dead, self._quarantined):
+        self._refused = Counter(
+            "fireside_actions_unpaid",
+            "Actions that were refused because a budget is spent",
+            registry=registry,
+        )
+        self._unpriced = Gauge(
+            "fireside_model_calls_unpriced",
+            "Calls of the whole fleet in the last day whose model has no price",
+            registry=registry,
+        )
+        for gauge in (self._dead, self._quarantined, self._unpriced):
             gauge.set(math.nan)  # until Postgres was asked
         Gauge("fireside_streams_open", "Open streams", registry=registry).set_function(streams_open)
         Gauge(
@@ -101,10 +111,15 @@ class Metrics:
         """Count a WebSocket that was closed from here."""
         self._closed.labels(str(code)).inc()
 
-    def found(self, *, dead: int, quarantined: int) -> None:
+    def unpaid(self) -> None:
+        """Count an action that was refused for want of money."""
+        self._refused.inc()
+
+    def found(self, *, dead: int, quarantined: int, unpriced: int) -> None:
         """Take what Postgres knows of the whole fleet."""
         self._dead.set(dead)
         self._quarantined.set(quarantined)
+        self._unpriced.set(unpriced)
 
     def page(self) -> bytes:
         """All figures in Prometheus' text format."""
@@ -121,5 +136,9 @@ async def get_metrics(request: Request) -> Response:
     db: Database = request.app.state.gateway.db
     with contextlib.suppress(FiresideError, TimeoutError):
         async with asyncio.timeout(_ASK_SECONDS):
-            metrics.found(dead=await dead_tasks.count(db), quarantined=await quarantine.count(db))
+            metrics.found(
+                dead=await dead_tasks.count(db),
+                quarantined=await quarantine.count(db),
+                unpriced=await usage.without_price(db),
+            )
     return Response(metrics.page(), headers={"Content-Type": CONTENT_TYPE_LATEST})

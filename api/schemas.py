@@ -1,6 +1,6 @@
 """What clients send and get, as JSON: checked on the way in, described on the way out."""
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 from uuid import UUID
 
@@ -10,10 +10,7 @@ from pydantic_core import PydanticCustomError
 from api.problems import TOO_LARGE
 from api.texts import ClientId, Text, check_object
 from shared.encoding import JsonObject, dumps
-from shared.records import MAX_SAY, NewAction, OnBusy
-
-MAX_SOUL = 20_000
-"""Characters of a soul."""
+from shared.records import MAX_SAY, MAX_SOUL, NewAction, OnBusy
 
 _MAX_METADATA = 16_384
 
@@ -75,10 +72,15 @@ Action = Annotated[Say | Choose | Continue, Field(discriminator="type")]
 """What a client may send; more types will come."""
 
 
-def new_action(action: Say | Choose | Continue, key: str | None) -> NewAction:
-    """The action as the store takes it; two that mean the same are the same there."""
+def new_action(action: Say | Choose | Continue, key: str | None, key_id: str = "") -> NewAction:
+    """The action as the store takes it; two that mean the same are the same there.
+
+    Args:
+        key: the idempotency key.
+        key_id: the API key's id.
+    """
     content = action.model_dump(exclude={"on_busy", "client_action_id"}, exclude_none=True)
-    return NewAction(content, action.on_busy, key)
+    return NewAction(content, action.on_busy, key, key_id)
 
 
 # Frames of a client
@@ -344,6 +346,61 @@ class CharactersBody(BaseModel):
     """A user's characters, newest first."""
 
     characters: list[CharacterBody]
+
+
+class UsageSumBody(BaseModel):
+    """What some model calls used and cost; tokens are those that providers reported.
+
+    `input` is without what was read from or written to a cache. `cost_usd` is by the table of
+    prices, null where no call had a price; `estimated_usd` is for calls that broke off before
+    their provider had reported them; `billed_usd` is both with the mark-up of their time.
+    """
+
+    calls: int
+    unreported_calls: int
+    unpriced_calls: int
+    input: int
+    output: int
+    cache_read: int
+    cache_write: int
+    cost_usd: float | None
+    estimated_usd: float | None
+    billed_usd: float | None
+
+
+class UsageRowBody(UsageSumBody):
+    """The same of one day, agent, model or purpose: of those that were asked for."""
+
+    day: date | None = None
+    agent: str | None = None
+    model: str | None = None
+    purpose: str | None = None
+
+
+class BudgetBody(BaseModel):
+    """A budget that the caller's actions are paid from, in dollars as they are billed.
+
+    `reserved_usd` is for tasks that are open; `renews_at` is null for a budget that does not.
+    """
+
+    of: Literal["user", "key"]
+    period: Literal["total", "month", "day"]
+    limit_usd: float
+    spent_usd: float
+    reserved_usd: float
+    left_usd: float
+    renews_at: datetime | None
+
+
+class UsageBody(BaseModel):
+    """What was used from `since` to `until`, both included, with days as `zone` has them."""
+
+    since: date
+    until: date
+    zone: str
+    total: UsageSumBody
+    rows: list[UsageRowBody]
+    budgets: list[BudgetBody]
 
 
 class TicketBody(BaseModel):

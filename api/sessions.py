@@ -6,8 +6,8 @@ from uuid import UUID
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from api import problems, replies
-from api.access import User
+from api import budgets, problems, replies
+from api.access import KeyId, User
 from api.actions import announce
 from api.catalog import Choice
 from api.gateway import Gateway, Parts
@@ -21,7 +21,7 @@ from api.schemas import (
     SessionsBody,
 )
 from shared.encoding import JsonObject
-from shared.errors import TooManyTasks
+from shared.errors import BudgetSpent, TooManyTasks
 from shared.records import NewSession, Session
 from shared.store import sessions
 
@@ -36,6 +36,7 @@ async def create(
     choice: Choice,
     *,
     key: str | None = None,
+    key_id: str = "",
     character_id: UUID | None = None,
     title: str = "",
     metadata: JsonObject | None = None,
@@ -48,7 +49,7 @@ async def create(
 
     Raises:
         InvalidRequest: the user has no such character of this agent.
-        Problem: the user, or all together, have too many tasks open.
+        Problem: the user, or all together, have too many tasks open, or a budget is spent.
     """
     new = NewSession(
         agent=choice.agent,
@@ -59,13 +60,21 @@ async def create(
         title=title,
         metadata=metadata or {},
         priority=PRIORITIES.index(priority or choice.priority),
+        key_id=key_id,
     )
     try:
         session, task_id, accepted = await sessions.create(
-            parts.db, user_id, new, choice.agent_title, most=parts.backlog.most
+            parts.db,
+            user_id,
+            new,
+            choice.agent_title,
+            most=parts.backlog.most,
+            rules=parts.rules,
         )
     except TooManyTasks as error:
         raise parts.backlog.problem(error) from error
+    except BudgetSpent as error:
+        raise await budgets.problem(parts, user_id, key_id) from error
     if accepted is not None:
         announce(parts, accepted)
     return session, task_id, accepted is not None
@@ -98,10 +107,12 @@ def session_body(session: Session) -> JsonObject:
     response_model=NewSessionBody,
     responses={
         replies.OK: {"model": NewSessionBody, "description": "made before under the same key"},
-        **problems.responses("unauthorized", "too_many_tasks", "unavailable", *_BODY_PROBLEMS),
+        **problems.responses(
+            "unauthorized", "budget_spent", "too_many_tasks", "unavailable", *_BODY_PROBLEMS
+        ),
     },
 )
-async def post_session(body: SessionRequest, parts: Parts, user: User) -> Response:
+async def post_session(body: SessionRequest, parts: Parts, user: User, key_id: KeyId) -> Response:
     """Make a session; its opening task gives the first text."""
     choice = await parts.catalog.choose(body.agent, body.story)
     session, task_id, fresh = await create(
@@ -109,6 +120,7 @@ async def post_session(body: SessionRequest, parts: Parts, user: User) -> Respon
         user,
         choice,
         key=body.key,
+        key_id=key_id,
         character_id=body.character_id,
         title=body.title,
         metadata=body.metadata,

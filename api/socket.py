@@ -94,6 +94,7 @@ class _Socket:
         self._origins = origins
         self._websocket = websocket
         self._joined = asyncio.Event()
+        self._key_id = ""
 
     async def serve(self) -> None:
         """Serve the client until one side ends it."""
@@ -165,7 +166,7 @@ class _Socket:
         try:
             async with asyncio.timeout(_AUTH_SECONDS):
                 frame = _decode(await self._receive())
-                user_id = (
+                caller = (
                     await redeem(self._parts.redis, frame.ticket)
                     if isinstance(frame, AuthFrame)
                     else None
@@ -174,9 +175,10 @@ class _Socket:
             raise Closing(UNAUTHENTICATED, "send an auth frame first") from error
         except QueueUnavailable as error:
             raise Closing(RESTART, "tickets can't be checked just now") from error
-        if user_id is None:
+        if caller is None:
             raise Closing(UNAUTHENTICATED, "the ticket is not valid")
-        return user_id
+        self._key_id = caller.key_id
+        return caller.user_id
 
     async def _find_session(self, _user_id: str) -> UUID:
         try:
@@ -259,7 +261,7 @@ class _Socket:
         match frame:
             case ActionFrame():
                 key = one_key(frame.id, frame.action.client_action_id)
-                action = new_action(frame.action, key)
+                action = new_action(frame.action, key, self._key_id)
                 accepted = await accept(self._parts, user_id, session_id, action)
                 await self._send(_ack(frame.id, accepted))
             case CancelFrame(task_id=UUID() as task_id, client_action_id=None):

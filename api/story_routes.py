@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from api import problems, replies
-from api.access import User
+from api.access import KeyId, User
 from api.actions import IdempotencyKey, accept
 from api.gateway import Gateway, Parts
 from api.schemas import STORY_KEY, Say, StoryAccepted, StoryAction, StoryStatus, new_action
@@ -53,12 +53,12 @@ def story_result(result: JsonObject) -> JsonObject:
     }
 
 
-async def _find_or_create(parts: Gateway, user_id: str, name: str) -> UUID:
+async def _find_or_create(parts: Gateway, user_id: str, key_id: str, name: str) -> UUID:
     try:
         return (await find_session(parts, user_id, name)).id
     except NotFound:
         choice = await parts.catalog.default_choice()
-        session, _, _ = await create(parts, user_id, choice, key=name)
+        session, _, _ = await create(parts, user_id, choice, key=name, key_id=key_id)
         return session.id
 
 
@@ -68,6 +68,7 @@ async def _find_or_create(parts: Gateway, user_id: str, name: str) -> UUID:
     responses=problems.responses(
         "invalid_json",
         "unauthorized",
+        "budget_spent",
         "forbidden_origin",
         "idempotency_conflict",
         "payload_too_large",
@@ -77,11 +78,15 @@ async def _find_or_create(parts: Gateway, user_id: str, name: str) -> UUID:
     ),
 )
 async def post_story_action(
-    body: StoryAction, parts: Parts, user: User, idempotency_key: IdempotencyKey = None
+    body: StoryAction,
+    parts: Parts,
+    user: User,
+    key_id: KeyId,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Say something in a story; a session that does not exist yet is made."""
-    session_id = await _find_or_create(parts, user, body.session_id)
-    action = new_action(Say(type="say", text=body.user_input), idempotency_key)
+    session_id = await _find_or_create(parts, user, key_id, body.session_id)
+    action = new_action(Say(type="say", text=body.user_input), idempotency_key, key_id)
     accepted = await accept(parts, user, session_id, action)
     return replies.ok({"task_id": accepted.task_id, "status": "processing"})
 

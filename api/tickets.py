@@ -10,43 +10,55 @@ from redis.exceptions import RedisError
 from starlette.responses import Response
 
 from api import problems, replies
-from api.access import User
+from api.access import KeyId, User
 from api.gateway import Parts
+from api.identity import Caller
 from api.schemas import TicketBody
 from shared.errors import QueueUnavailable
 
 router = APIRouter(tags=["WebSocket"])
 
 
-async def issue(redis: Redis, user_id: str, seconds: int) -> str:
+async def issue(redis: Redis, caller: Caller, seconds: int) -> str:
     """A new ticket of 256 random bits; only its hash is kept.
+
+    The API key's id stands beside the user's, under a name of its own: gateways of the release
+    before know only the user.
 
     Raises:
         QueueUnavailable: Redis did not answer.
     """
     ticket = secrets.token_urlsafe(32)
     try:
-        await redis.set(_key(ticket), user_id, ex=seconds)
+        async with redis.pipeline() as pipeline:
+            pipeline.set(_key(ticket), caller.user_id, ex=seconds)
+            if caller.key_id:
+                pipeline.set(_key(ticket, "key"), caller.key_id, ex=seconds)
+            await pipeline.execute()
     except (RedisError, OSError) as error:
         raise QueueUnavailable(str(error)) from error
     return ticket
 
 
-async def redeem(redis: Redis, ticket: str) -> str | None:
-    """The user of a ticket, which is used up by that; None for one that is unknown or used.
+async def redeem(redis: Redis, ticket: str) -> Caller | None:
+    """Whose ticket it is, which is used up by that; None for one that is unknown or used.
 
     Raises:
         QueueUnavailable: Redis did not answer.
     """
     try:
-        user_id = cast("bytes | None", await redis.getdel(_key(ticket)))
+        async with redis.pipeline() as pipeline:
+            pipeline.getdel(_key(ticket))
+            pipeline.getdel(_key(ticket, "key"))
+            user_id, key_id = cast("list[bytes | None]", await pipeline.execute())
     except (RedisError, OSError) as error:
         raise QueueUnavailable(str(error)) from error
-    return None if user_id is None else user_id.decode()
+    return None if user_id is None else Caller(user_id.decode(), (key_id or b"").decode())
 
 
-def _key(ticket: str) -> str:
-    return f"fireside:ticket:{hashlib.sha256(ticket.encode()).hexdigest()}"
+def _key(ticket: str, part: str = "") -> str:
+    name = f"ticket-{part}" if part else "ticket"
+    return f"fireside:{name}:{hashlib.sha256(ticket.encode()).hexdigest()}"
 
 
 @router.post(
@@ -54,8 +66,8 @@ def _key(ticket: str) -> str:
     response_model=TicketBody,
     responses=problems.responses("unauthorized", "forbidden_origin", "unavailable"),
 )
-async def make_ticket(parts: Parts, user: User) -> Response:
+async def make_ticket(parts: Parts, user: User, key_id: KeyId) -> Response:
     """A ticket for the first frame of a WebSocket; good once, for `expires_in` seconds."""
     seconds = parts.settings.ticket_seconds
-    ticket = await issue(parts.redis, user, seconds)
+    ticket = await issue(parts.redis, Caller(user, key_id), seconds)
     return replies.ok({"ticket": ticket, "expires_in": seconds})

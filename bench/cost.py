@@ -21,8 +21,8 @@ from typing import Any, Protocol
 from agent_core import AssistantMessage, Message, Model, TextContent, Usage, UserMessage, get_model
 from agent_core.chat_format import chat_messages
 from agent_core.context_budget import ContextBudget, fitted
-from agent_core.context_builder import ContextBuilder, ContextParts, Summary
-from agent_core.context_notes import note_of
+from agent_core.context_builder import ContextBuilder, ContextParts
+from agent_core.context_notes import Summary, note_of
 from agent_core.streaming import LlmContext
 from bench.locomo import Conversation, DataError, Question, Sitting, Turn, read
 from bench.memory import choose_embedder, own_database

@@ -33,7 +33,17 @@ from shared.encoding import dumps_text
 from shared.ending import end_all
 from shared.events import Publisher
 from shared.migrate import migrate
-from shared.records import Claim, Fence, NewAction, NewEvent, NewSession, Outcome, Step, Written
+from shared.records import (
+    Claim,
+    Fence,
+    LedgerEntry,
+    NewAction,
+    NewEvent,
+    NewSession,
+    Outcome,
+    Step,
+    Written,
+)
 from shared.redis_pool import connect_redis
 from shared.settings import load_settings
 from shared.store import actions, claims, leases, sessions
@@ -98,7 +108,11 @@ class PlainTasks(PostgresTasks):
         self._plain = db
 
     async def write(
-        self, claim: Claim, events: Sequence[NewEvent], steps: Sequence[Step]
+        self,
+        claim: Claim,
+        events: Sequence[NewEvent],
+        steps: Sequence[Step],
+        ledger: Sequence[LedgerEntry] = (),
     ) -> Written:
         """Append events."""
         if not events:

@@ -2,6 +2,7 @@
 
 FiresideError
 ├── SettingsError        a setting is missing or wrong
+│   └── PricesError      a table of prices is malformed
 ├── StoreUnavailable     Postgres did not answer, or refused for now
 ├── QueueUnavailable     Redis did not answer
 ├── Refused              a client's request can't be met; has a stable `code`
@@ -9,6 +10,9 @@ FiresideError
 │   ├── IdempotencyConflict
 │   ├── SessionBusy
 │   ├── TooManyTasks
+│   ├── VersionConflict
+│   ├── SoulTooLarge
+│   ├── BudgetSpent
 │   └── InvalidRequest
 ├── NewerRelease         a task was begun by a newer release, and is left to it
 └── LeaseLost            a worker wrote without the lease: another has the session
@@ -21,6 +25,10 @@ class FiresideError(Exception):
 
 class SettingsError(FiresideError):
     """A setting is missing or wrong; the message names the variable."""
+
+
+class PricesError(SettingsError):
+    """A table of prices can't be read, or is malformed; the message says where."""
 
 
 class StoreUnavailable(FiresideError):
@@ -79,3 +87,21 @@ class TooManyTasks(Refused):
     def __init__(self, position: int) -> None:
         super().__init__(f"{position} tasks are running or waiting already")
         self.position = position
+
+
+class VersionConflict(Refused):
+    """What was to be changed has been changed meanwhile; nothing was written."""
+
+    code = "version_conflict"
+
+
+class SoulTooLarge(Refused):
+    """A soul would have more characters than a soul may have; nothing was written."""
+
+    code = "payload_too_large"
+
+
+class BudgetSpent(Refused):
+    """A budget that the action would be paid from is spent; nothing was written."""
+
+    code = "budget_spent"

@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from decimal import Decimal
 from typing import Literal, TypeAlias
 from uuid import UUID
 
+from shared.consolidation import Consolidated
 from shared.encoding import JsonObject
 
 TaskStatus: TypeAlias = Literal["queued", "running", "completed", "failed", "cancelled", "dead"]
@@ -15,6 +17,9 @@ OnBusy: TypeAlias = Literal["enqueue", "steer", "follow_up", "interrupt", "colle
 
 MAX_SAY = 16_000
 """Characters of what one action may say."""
+
+MAX_SOUL = 20_000
+"""Characters of a soul, which goes into every request of its character."""
 
 JoinMode: TypeAlias = Literal["steer", "follow_up"]
 """How an action may join a task that runs: at its next turn, or where it would end."""
@@ -88,11 +93,12 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class NewAction:
-    """An action as a client sent it, already validated."""
+    """An action as a client sent it, already validated; `key_id` is the API key's, if any."""
 
     action: JsonObject
     on_busy: OnBusy = "enqueue"
     client_action_id: str | None = None
+    key_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +126,8 @@ class Accepted:
 class NewSession:
     """A session to be made; `story` and its hash are from the catalog.
 
-    `priority` is 0 where somebody waits for the answers, 1 in the background.
+    `priority` is 0 where somebody waits for the answers, 1 in the background. `key` is the
+    caller's own name for it; `key_id` names the API key that it is made with, '' for none.
     """
 
     agent: str
@@ -131,6 +138,7 @@ class NewSession:
     title: str = ""
     metadata: JsonObject = field(default_factory=dict)
     priority: int = 0
+    key_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +153,33 @@ class Character:
     soul_version: int
     created_at: datetime
     updated_at: datetime
+
+
+SoulSource: TypeAlias = Literal["user", "agent", "restored"]
+"""Who wrote a version of a soul: its user, the agent by its tool, or an undo or a rollback."""
+
+
+@dataclass(frozen=True, slots=True)
+class SoulVersion:
+    """One version of a character's soul, 1, 2, 3, ...; none is ever changed.
+
+    `task_id` is the task whose agent wrote it, `restored` the version whose text it took back.
+    """
+
+    version: int
+    soul: str
+    source: SoulSource
+    task_id: UUID | None
+    restored: int | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SoulEdit:
+    """A section of a soul by its heading, and its new text; an empty one takes the section out."""
+
+    section: str
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +265,9 @@ class Claim:
 
     `steps`, `events` and `joined` are those that earlier attempts of the task left behind; the
     texts of joined tasks with the number 0 are in `action` already. `open_tasks` counts all of the
-    session's, this one among them.
+    session's, this one among them. `key_id` names the API key that it came with, '' for none;
+    `left_usd` is what may still be spent on it, None for anything; with `economy` cheaper models
+    should answer, for most of a budget is spent.
     """
 
     fence: Fence
@@ -255,13 +292,62 @@ class Claim:
     events: Sequence[Event] = ()
     joined: Sequence[Joined] = ()
     open_tasks: int = 1
+    key_id: str = ""
+    left_usd: Decimal | None = None
+    economy: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerEntry:
+    """One call of a model, as the ledger keeps it.
+
+    `no` counts the calls of an attempt: 0, 1, 2, ...; `step` is the journal's number, if the call
+    has one. The tokens are those that the provider reported; `reported` says whether it did.
+    `lost` is a call of an earlier attempt that nobody heard the end of. `usd` is what the tokens
+    cost by the table of prices that `prices` names, None where that does not know the model;
+    `estimated_usd` what a call cost, about, that broke off before the provider reported.
+    """
+
+    no: int
+    model: str
+    purpose: str
+    outcome: Literal["done", "error", "aborted", "lost"]
+    reported: bool
+    step: int | None = None
+    input: int = 0
+    output: int = 0
+    cache_read: int = 0
+    cache_write: int = 0
+    usd: Decimal | None = None
+    estimated_usd: Decimal = Decimal(0)
+    prices: str | None = None
+    mark_up: Decimal = Decimal(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Lasting:
+    """What a completed task leaves for other sessions, and for the memory of its own.
+
+    `soul_edits` go into the newest version of the character's soul. With `window_cut` the session
+    takes that version from its next task on; else it keeps the one that it has. With `remembers`
+    the session is to be read for what is worth knowing; `consolidated` is what came of doing so.
+    """
+
+    soul_edits: Sequence[SoulEdit] = ()
+    window_cut: bool = False
+    remembers: bool = False
+    consolidated: Consolidated | None = None
+
+
+NOTHING_LASTING = Lasting()
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How a task ended, and all that its end changes, in one transaction.
 
-    `joined` are the tasks that end with it; their terminal events are among `events`.
+    `joined` are the tasks that end with it; their terminal events are among `events`. `ledger` are
+    calls of models that no write before has entered.
     """
 
     status: Literal["completed", "failed", "cancelled", "dead"]
@@ -274,6 +360,8 @@ class Outcome:
     error: JsonObject | None = None
     usage: JsonObject | None = None
     joined: Sequence[UUID] = ()
+    lasting: Lasting = NOTHING_LASTING
+    ledger: Sequence[LedgerEntry] = ()
 
 
 @dataclass(frozen=True, slots=True)

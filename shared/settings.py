@@ -1,5 +1,6 @@
 """Every setting of gateway and worker, read from the environment once and validated here."""
 
+from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
@@ -8,6 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from shared.allowance import BudgetRules, read_budget
 from shared.errors import SettingsError
 from shared.model_limits import read_limits
 
@@ -169,9 +171,42 @@ class Settings(BaseSettings):
     embeddings_api_key: SecretStr | None = Field(
         default=None, description="key for the embedding model"
     )
+    prices: str | None = Field(
+        default=None,
+        description="file with prices of models, before those of the release: docs/cost.md",
+    )
+    mark_up: float = Field(
+        default=1, ge=0, le=1000, description="what is billed for each dollar that a model costs"
+    )
+    budget_per_user: str | None = Field(
+        default=None,
+        description="what a user without a budget of their own may spend, in billed dollars: "
+        "`20/month`, `0.5/day` or `100` in all",
+    )
+    budget_per_key: str | None = Field(default=None, description="the same for each API key")
+    budget_reserve: float = Field(
+        default=0.01,
+        ge=0,
+        le=1000,
+        description="dollars reserved for a task while nothing is known of what the user's cost",
+    )
+    budget_economy: float = Field(
+        default=0.8,
+        ge=0,
+        le=1,
+        description="part of a budget from which on cheaper models answer; 1: never",
+    )
     tool_seconds: float = Field(default=30, gt=0, description="longest run of one tool call")
     task_seconds: float = Field(
         default=300, gt=0, description="longest run of one attempt of a task"
+    )
+
+    consolidate_seconds: float = Field(
+        default=600,
+        ge=0,
+        le=604_800,
+        description="a session that is quiet for so long is read for what is worth knowing; "
+        "0: none is",
     )
 
     agent_modules: Words = Field(
@@ -263,6 +298,15 @@ class Settings(BaseSettings):
             raise ValueError(str(error)) from None
         return value
 
+    @field_validator("budget_per_user", "budget_per_key")
+    @classmethod
+    def _budget(cls, value: str | None) -> str | None:
+        try:
+            read_budget(value)
+        except SettingsError as error:
+            raise ValueError(str(error)) from None
+        return value
+
     @field_validator("database_url")
     @classmethod
     def _postgres(cls, value: SecretStr) -> SecretStr:
@@ -292,6 +336,16 @@ class Settings(BaseSettings):
             raise ValueError(
                 "FIRESIDE_JWT_JWKS needs FIRESIDE_JWT_ISSUER and FIRESIDE_JWT_AUDIENCE beside it"
             )
+
+    @property
+    def budgets(self) -> BudgetRules:
+        """What users and keys may spend where nothing else was said of them."""
+        return BudgetRules(
+            per_user=read_budget(self.budget_per_user),
+            per_key=read_budget(self.budget_per_key),
+            reserve=Decimal(str(self.budget_reserve)),
+            economy=Decimal(str(self.budget_economy)),
+        )
 
     @property
     def story_paths(self) -> list[Path]:

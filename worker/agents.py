@@ -18,14 +18,15 @@ from agent_core import (
     UserMessage,
     limited,
 )
-from agent_core.context_builder import Summary
+from shared.consolidation import Material
 from shared.encoding import JsonObject
 from shared.errors import FiresideError, SettingsError
 from shared.memories import Standing
-from shared.records import CatalogEntry
+from shared.records import NOTHING_LASTING, CatalogEntry, Lasting
 from shared.settings import Settings
 from shared.store.memories import Cue
 from worker.deadlines import Deadlines
+from worker.metering import Meter, Tariff
 from worker.tiers import ModelTiers, Tier
 
 
@@ -41,6 +42,10 @@ class TaskFailed(FiresideError):
         self.code = code
 
 
+ReadMaterial: TypeAlias = Callable[[str, UUID, int, int], Awaitable[Material | None]]
+"""Gives what a consolidation reads: of this user's session, from one message to another; None
+where the session is gone."""
+
 ReadStory: TypeAlias = Callable[[str], Awaitable[str]]
 """Gives the compiled JSON of a story's version by its hash; raises NotFound."""
 
@@ -54,9 +59,9 @@ class Resources:
     """What a deployment gives all of its agents: the model with its key, the kept stories.
 
     Without a `stream_fn` the model is called in the way that it says itself. `tool_seconds` is the
-    longest run of one tool call. Model calls pass the `limiter`, where there is one. Without
-    `recollect` nothing is kept beside the transcript. `tiers` are the models beside the one, if
-    there are any.
+    longest run of one tool call. Model calls pass the `limiter`, where there is one, and cost what
+    the `tariff` says. Without `recollect` nothing is kept beside the transcript. `tiers` are the
+    models beside the one, if there are any.
     """
 
     model: Model
@@ -66,6 +71,8 @@ class Resources:
     tool_seconds: float = 30.0
     limiter: CallLimiter | None = None
     recollect: Recollect | None = None
+    read_material: ReadMaterial | None = None
+    tariff: Tariff = field(default_factory=Tariff)
     tiers: ModelTiers | None = None
 
     def model_of(self, tier: Tier) -> Model:
@@ -73,12 +80,17 @@ class Resources:
         return self.model if self.tiers is None else self.tiers.model(tier)
 
     def for_user(
-        self, user_id: str, waiting: Callable[[], AbstractContextManager[object]]
+        self,
+        user_id: str,
+        waiting: Callable[[], AbstractContextManager[object]],
+        meter: Meter,
     ) -> "Resources":
-        """The same for one user's task: its model calls wait for their turn inside `waiting`."""
-        stream_fn = self.stream_fn
+        """The same for one user's task: its model calls are counted by the `meter`, and wait for
+        their turn inside `waiting`."""
+        stream_fn: StreamFn | None = meter.counted(self.stream_fn)
         if self.limiter is not None:
             stream_fn = limited(stream_fn, self.limiter, user_id, waiting=waiting)
+        stream_fn = meter.guarded(stream_fn)
         if self.tiers is not None:
             stream_fn = self.tiers.stream_fn(stream_fn)
         return replace(self, stream_fn=stream_fn)
@@ -103,7 +115,7 @@ class RunningTask:
     would end, is given what the user has said meanwhile, and answers it with this task. Time-outs
     of `deadlines` stand still while a model call waits for its turn. `told` are the messages that
     earlier attempts of the task have told, the user's own first: they will not be told again.
-    `summaries` are the newest ones of what was said before. With `economy` most of a budget is
+    With `economy` most of a budget is
     spent: cheaper models should answer.
     """
 
@@ -127,7 +139,6 @@ class RunningTask:
     follow_ups: TakeIn = _nothing_said
     deadlines: Deadlines = field(default_factory=Deadlines)
     told: Sequence[Message] = ()
-    summaries: Sequence[Summary] = ()
     economy: bool = False
 
 
@@ -136,6 +147,7 @@ class Answer:
     """What came of an action.
 
     `state` is kept for the next task; `public` and `choices` are what a client may see.
+    `lasting` is what it changes beyond the session.
     """
 
     text: str
@@ -143,6 +155,7 @@ class Answer:
     public: JsonObject = field(default_factory=dict)
     choices: Sequence[JsonObject] = ()
     decision: JsonObject | None = None
+    lasting: Lasting = NOTHING_LASTING
 
 
 class RegisteredAgent(Protocol):

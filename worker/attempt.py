@@ -8,10 +8,11 @@ import structlog
 
 from agent_core import AbortSignal, JournalError, StepMismatchError, message_from_dict
 from shared.encoding import JsonObject, dumps
-from shared.errors import FiresideError, StoreUnavailable
+from shared.errors import BudgetSpent, FiresideError, StoreUnavailable
 from shared.records import Claim, Written
 from worker.agents import Answer, RegisteredAgent, Resources, RunningTask, TaskFailed
 from worker.deadlines import Deadlines
+from worker.metering import Meter
 from worker.task_log import AttemptLostError, TaskLog
 
 log = structlog.get_logger(__name__)
@@ -56,9 +57,10 @@ async def run_attempt(
         log.error("task is dead", agent=claim.agent, task_id=str(claim.task_id))
         message = _exhausted(claim, max_attempts)
         return await task_log.end("dead", data=_error("attempts_exhausted", message))
+    meter = Meter(claim, task_log, resources.tariff)
     try:
         deadlines = Deadlines()
-        resources = resources.for_user(claim.user_id, deadlines.stopped)
+        resources = resources.for_user(claim.user_id, deadlines.stopped, meter)
         async with deadlines.within(task_seconds):
             answer = await _answer(claim, task_log, agents, resources, signal, deadlines)
             view: JsonObject = {"state": answer.public, "choices": list(answer.choices)}
@@ -67,7 +69,8 @@ async def run_attempt(
     except Cancelled:
         return await task_log.end("cancelled", data={})
     except TaskFailed as failure:
-        return await task_log.end("failed", data=_error(failure.code, str(failure)))
+        code = BudgetSpent.code if meter.refused else failure.code
+        return await task_log.end("failed", data=_error(code, str(failure)))
     except TimeoutError:
         message = f"not done within {task_seconds:g} seconds"
         return await task_log.end("failed", data=_error("task_timeout", message))
@@ -86,7 +89,13 @@ async def run_attempt(
         return await task_log.end("failed", data=_error("agent_failed", message))
     result["messages"] = task_log.message_ids()
     data: JsonObject = {"result": result, "usage": task_log.usage.to_dict()}
-    return await task_log.end("completed", data=data, state=answer.state, view=view)
+    return await task_log.end(
+        "completed",
+        data=data,
+        state=answer.state,
+        view=view,
+        lasting=answer.lasting,
+    )
 
 
 async def _answer(
@@ -176,6 +185,7 @@ def _running_task(
         follow_ups=partial(task_log.take_in, "steer", "follow_up"),
         deadlines=deadlines,
         told=[message_from_dict(message) for message in task_log.told],
+        economy=claim.economy,
     )
 
 

@@ -16,10 +16,10 @@ from agent_core import AgentTool, Message, Model, UserMessage
 from agent_core.content import plain_text
 from agent_core.context_budget import ContextBudget, ContextOverflowError
 from agent_core.context_builder import BuiltContext, ContextBuilder, ContextParts
-from agent_core.context_notes import RecalledMemory, newest_note, note_of, noted
+from agent_core.context_notes import RecalledMemory, Summary, newest_note, note_of, noted
 from agent_core.recall import Candidate, line_of, rank
 from shared.errors import StoreUnavailable
-from shared.memories import language_of, said_in
+from shared.memories import Standing, language_of, said_in
 from shared.store.memories import Cue
 from worker.agents import RunningTask, TaskFailed
 from worker.memories import AT_ONCE, candidate_of, without_marks, zone_of
@@ -69,7 +69,6 @@ async def context_of(
         instructions=instructions,
         soul=soul,
         tools=tools,
-        summaries=task.summaries,
         history=past,
         earlier=task.earlier + len(task.history) - len(past),
     )
@@ -79,7 +78,9 @@ async def context_of(
             built = builder.compose(known, parts)
         else:
             shown = len(past) - builder.shown(past)[0]
-            memories = await _recalled(task, said, shown) if with_memories else ()
+            standings = await _recalled(task, said, shown)
+            parts = replace(parts, summaries=_summaries(task, standings))
+            memories = await _ranked(task, said, shown, standings) if with_memories else ()
             built = _with_tier(task, builder.build(said, parts, memories), past, usual)
     except ContextOverflowError as error:
         raise TaskFailed("context_overflow", str(error)) from error
@@ -106,33 +107,60 @@ def _with_tier(
     return replace(built, note=note, said=noted(built.said, note))
 
 
-async def _recalled(task: RunningTask, said: UserMessage, shown: int) -> list[RecalledMemory]:
-    """What bears on a message, the best first, without what the window shows; nothing where
-    nothing is kept, or the store is away."""
+async def _recalled(task: RunningTask, said: UserMessage, shown: int) -> Sequence[Standing]:
+    """What may bear on a message, without what the window shows; nothing where nothing is kept, or
+    the store is away."""
     recollect = task.resources.recollect
     if recollect is None:
-        return []
-    query = said.content if isinstance(said.content, str) else plain_text(said.content)
+        return ()
     cue = Cue(
         task.user_id,
         UUID(str(task.character["id"])),
-        query,
+        _text(said),
         language=language_of(task.metadata),
         session_id=task.session_id,
         shown_from=task.earlier + len(task.history) - shown + 1,
     )
     try:
-        standings = await recollect(cue)
+        return await recollect(cue)
     except StoreUnavailable as error:
         log.warning("nothing is recalled", error=str(error))
-        return []
-    window = {said_in(one.to_dict()).strip() for one in task.history[len(task.history) - shown :]}
-    found = [candidate_of(one) for one in standings if one.text not in window]
+        return ()
+
+
+def _summaries(task: RunningTask, standings: Sequence[Standing]) -> list[Summary]:
+    """What sums up the session itself: it stands before the window, not among the memories."""
+    return [
+        Summary(str(one.id), without_marks(one.text), one.no or 0)
+        for one in standings
+        if _is_own_summary(task, one)
+    ]
+
+
+def _is_own_summary(task: RunningTask, one: Standing) -> bool:
+    return one.kind == "summary" and one.session_id == task.session_id
+
+
+async def _ranked(
+    task: RunningTask, said: UserMessage, shown: int, standings: Sequence[Standing]
+) -> list[RecalledMemory]:
+    """The memories that bear on a message most, the best first."""
+    past = task.history[len(task.history) - shown :]
+    window = {" ".join(said_in(one.to_dict()).split()) for one in past}
+    found = [
+        candidate_of(one)
+        for one in standings
+        if one.text not in window and not _is_own_summary(task, one)
+    ]
     if len(found) <= AT_ONCE:
-        ranked = rank(query, found)
+        ranked = rank(_text(said), found)
     else:
-        ranked = await asyncio.to_thread(rank, query, found)
+        ranked = await asyncio.to_thread(rank, _text(said), found)
     return [_line(task, one) for one in ranked[:_MOST_RECALLED]]
+
+
+def _text(said: UserMessage) -> str:
+    return said.content if isinstance(said.content, str) else plain_text(said.content)
 
 
 def _line(task: RunningTask, one: Candidate) -> RecalledMemory:

@@ -32,13 +32,16 @@ from shared.records import Claim, Written
 from shared.redis_pool import connect_redis
 from shared.retention import prune_for_ever
 from shared.settings import Settings
-from shared.store import catalog, claims, leases, turns
+from shared.store import catalog, claims, consolidation, leases, turns
 from shared.store.database import Database
 from shared.sweep import sweep_for_ever
 from worker.agents import RegisteredAgent, Resources
 from worker.attempt import run_attempt
+from worker.consolidation import consolidate_for_ever
 from worker.holding import Held, Holding
 from worker.keeper import Keeper
+from worker.late_usage import LateUsage
+from worker.metering import Tariff
 from worker.outage import Outage
 from worker.outlived import OutlivedAttempts
 from worker.postgres_tasks import PostgresTasks
@@ -104,6 +107,8 @@ class Host:
         self._agents = agents
         self._model = model
         self._api_key = api_key
+        self._tariff = Tariff.from_settings(settings, (model,))
+        self._rules = settings.budgets
         # Where no start would be left for the quarantine, the task is given up at once.
         after = settings.quarantine_after
         self._quarantine_after = after if after < settings.max_attempts else None
@@ -230,6 +235,8 @@ class Host:
             limiter=self._limits,
             tiers=self._tiers,
             recollect=self._recollection.recall,
+            read_material=functools.partial(consolidation.read, self._db),
+            tariff=self._tariff,
         )
         self._outage = Outage(self._db, patience=settings.outage_seconds)
         self._holding = Holding(
@@ -240,8 +247,14 @@ class Host:
             heartbeat_seconds=settings.heartbeat_seconds,
         )
         self._store = PostgresTasks(
-            self._db, self._telling, self._outage, lease_seconds=settings.lease_seconds
+            self._db,
+            self._telling,
+            self._outage,
+            lease_seconds=settings.lease_seconds,
+            idle_seconds=settings.consolidate_seconds or None,
+            rules=self._rules,
         )
+        self._late_usage = LateUsage(self._db, pause=settings.heartbeat_seconds)
         self._keeper = Keeper(self._db, every=settings.sweep_seconds)
         self._outlived = OutlivedAttempts(self._db, pause=settings.heartbeat_seconds)
         watching = asyncio.create_task(lineage.watch_for_ever())
@@ -256,6 +269,7 @@ class Host:
                 self._pace.tell_for_ever(),
                 self._outlived.take_back_for_ever(),
                 self._recollection.hear_for_ever(),
+                self._late_usage.enter_for_ever(),
                 *([watch_for_ever(self._stuck_seconds)] if self._watched else []),
                 *self._chores(),
                 self._stopped(),
@@ -277,6 +291,7 @@ class Host:
                 service.cancel()
             await self._hand_over()
             await end_all(services)
+            await self._late_usage.enter_the_rest(LAST_NEWS_SECONDS)
             await self._outage.close()
             await self._telling.send_the_rest(LAST_NEWS_SECONDS)
             await self._limits.aclose()
@@ -289,7 +304,7 @@ class Host:
 
     def _chores(self) -> Sequence[Coroutine[Any, Any, object]]:
         """What this process does for all: find sessions that were forgotten or are in quarantine,
-        and delete what is old."""
+        have those read again whose time has come, and delete what is old."""
         every = self._settings.sweep_seconds
         return [
             sweep_for_ever(
@@ -301,7 +316,14 @@ class Host:
             ),
             self._keeper.keep_for_ever(),
             prune_for_ever(self._db, self._settings),
+            *self._consolidation(every),
         ]
+
+    def _consolidation(self, every: float) -> Sequence[Coroutine[Any, Any, None]]:
+        idle_seconds = self._settings.consolidate_seconds
+        if not idle_seconds:
+            return []
+        return [consolidate_for_ever(self._db, self._hints, idle_seconds=idle_seconds, every=every)]
 
     async def _exchange(self, session_id: UUID, level: int, answer: Future[UUID]) -> None:
         """Give a hint back for a better one; it was read while no slot was free."""
@@ -378,6 +400,7 @@ class Host:
                     history=HISTORY_MESSAGES,
                     back_off=BACK_OFF_SECONDS,
                     quarantine_after=self._quarantine_after,
+                    rules=self._rules,
                 )
                 if claim is not None and self._closing.is_set():
                     await self._release(claim)
@@ -421,7 +444,12 @@ class Host:
         signal = AbortSignal()
         if claim.cancel_requested:
             signal.set()
-        task_log = TaskLog(claim, self._store, on_lost=lambda: held.stop())  # noqa: PLW0108 - not yet there
+        task_log = TaskLog(
+            claim,
+            self._store,
+            on_lost=lambda: held.stop(),  # noqa: PLW0108 - not yet there
+            on_late=self._late_usage.add,
+        )
         held = Held(claim, task_log, signal, began)
         self._holding.add(held)
         try:

@@ -4,14 +4,17 @@ For tests, notebooks and a small bot. What the process forgets when it ends is g
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from decimal import Decimal
 from uuid import UUID, uuid4
 
 from agent_core import AbortSignal
 from shared.encoding import JsonObject, dumps, loads
+from shared.errors import Refused
 from shared.events import Delta
 from shared.records import (
     Claim,
@@ -19,11 +22,13 @@ from shared.records import (
     Fence,
     Joined,
     JoinMode,
+    LedgerEntry,
     NewEvent,
     Outcome,
     Step,
     Written,
 )
+from shared.souls import merged
 from worker.agents import RegisteredAgent, Resources
 from worker.attempt import run_attempt
 from worker.task_log import TaskLog
@@ -31,7 +36,7 @@ from worker.task_log import TaskLog
 
 @dataclass(slots=True)
 class MemorySession:
-    """A session that nobody else knows: its log, transcript, journal and state."""
+    """A session that nobody else knows: its log, transcript, journal, ledger and state."""
 
     agent: str
     story: str | None = None
@@ -43,8 +48,14 @@ class MemorySession:
     events: list[Event] = field(default_factory=list)
     messages: list[JsonObject] = field(default_factory=list)
     steps: dict[tuple[int, int], Step] = field(default_factory=dict)
+    ledger: list[LedgerEntry] = field(default_factory=list)
     tasks: int = 0
     lock: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False, compare=False)
+    soul: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        """The newest soul is the one that the session begins with."""
+        self.soul = self.character["soul"]
 
 
 class MemoryTasks:
@@ -57,9 +68,14 @@ class MemoryTasks:
         self._listener = listener
 
     async def write(
-        self, claim: Claim, events: Sequence[NewEvent], steps: Sequence[Step]
+        self,
+        claim: Claim,
+        events: Sequence[NewEvent],
+        steps: Sequence[Step],
+        ledger: Sequence[LedgerEntry] = (),
     ) -> Written:
-        """Append events and journal steps."""
+        """Append events, journal steps and enter calls of models."""
+        self._session.ledger += ledger
         first_seq, at = len(self._session.events) + 1, datetime.now(UTC)
         for number, event in enumerate(events):
             data = loads(dumps(event.data))
@@ -72,17 +88,31 @@ class MemoryTasks:
 
     async def end(self, claim: Claim, outcome: Outcome) -> Written:
         """End the task."""
-        written = await self.write(claim, outcome.events, outcome.steps)
+        written = await self.write(claim, outcome.events, outcome.steps, outcome.ledger)
         self._session.messages += loads(dumps(list(outcome.messages)))
         if outcome.state is not None:
             self._session.state = loads(dumps(outcome.state))
         if outcome.view is not None:
             self._session.view = loads(dumps(outcome.view))
+        self._keep_soul(outcome)
         return replace(written, open_tasks=0)
+
+    def _keep_soul(self, outcome: Outcome) -> None:
+        """Merge edits; the session is shown them from its next window on."""
+        session = self._session
+        for edit in outcome.lasting.soul_edits:
+            with contextlib.suppress(Refused):
+                session.soul = merged(session.soul, [edit])
+        if outcome.lasting.window_cut:
+            session.character["soul"] = session.soul
 
     async def join(self, claim: Claim, modes: Sequence[JoinMode], no: int) -> list[Joined]:
         """Nothing joins: an action waits for the session's lock until its own turn."""
         return []
+
+    async def left(self, claim: Claim) -> Decimal | None:
+        """Anything: nobody has a budget here."""
+        return None
 
     async def tell(self, claim: Claim, entries: Sequence[Event | Delta]) -> None:
         """Pass entries on to the listener."""

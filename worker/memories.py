@@ -177,7 +177,7 @@ def zone_of(metadata: JsonObject) -> tzinfo:
         return UTC
     try:
         return ZoneInfo(name)
-    except (ValueError, OSError):  # no such zone, or no name of one
+    except (KeyError, ValueError, OSError):  # no such zone, or no name of one
         return UTC
 
 

@@ -3,12 +3,25 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from decimal import Decimal
 from typing import TypeVar
 
+from shared.allowance import NO_RULES, BudgetRules
 from shared.errors import LeaseLost, StoreUnavailable
 from shared.events import Delta
-from shared.records import Claim, Event, Fence, Joined, JoinMode, NewEvent, Outcome, Step, Written
-from shared.store import leases, outcomes
+from shared.records import (
+    Claim,
+    Event,
+    Fence,
+    Joined,
+    JoinMode,
+    LedgerEntry,
+    NewEvent,
+    Outcome,
+    Step,
+    Written,
+)
+from shared.store import budgets, leases, outcomes
 from shared.store.database import Database
 from shared.store.outcomes import Progress
 from worker.outage import Outage
@@ -28,18 +41,32 @@ class PostgresTasks:
     """
 
     def __init__(
-        self, db: Database, telling: Telling, outage: Outage, *, lease_seconds: float
+        self,
+        db: Database,
+        telling: Telling,
+        outage: Outage,
+        *,
+        lease_seconds: float,
+        idle_seconds: float | None = None,
+        rules: BudgetRules = NO_RULES,
     ) -> None:
         self._db = db
         self._telling = telling
         self._outage = outage
         self._lease_seconds = lease_seconds
+        self._idle_seconds = idle_seconds
+        self._rules = rules
         self._progress: dict[Fence, Progress] = {}
 
     async def write(
-        self, claim: Claim, events: Sequence[NewEvent], steps: Sequence[Step]
+        self,
+        claim: Claim,
+        events: Sequence[NewEvent],
+        steps: Sequence[Step],
+        ledger: Sequence[LedgerEntry] = (),
     ) -> Written:
-        """Append events and journal steps; raises LeaseLost or StoreUnavailable."""
+        """Append events, journal steps and enter calls of models; raises LeaseLost or
+        StoreUnavailable."""
         progress = self._progress.setdefault(claim.fence, Progress())
         written = await self._surely(
             lambda: leases.write(
@@ -49,6 +76,7 @@ class PostgresTasks:
                 steps,
                 lease_seconds=self._lease_seconds,
                 writes=progress.writes,
+                ledger=ledger,
             ),
             lambda: outcomes.of_write(self._db, claim, progress),
         )
@@ -64,9 +92,19 @@ class PostgresTasks:
         """End the task; raises LeaseLost or StoreUnavailable."""
         progress = self._progress.get(claim.fence, Progress())
         return await self._surely(
-            lambda: leases.end(self._db, claim, outcome, writes=progress.writes),
+            lambda: leases.end(
+                self._db,
+                claim,
+                outcome,
+                writes=progress.writes,
+                idle_seconds=self._idle_seconds,
+            ),
             lambda: outcomes.of_end(self._db, claim, progress),
         )
+
+    async def left(self, claim: Claim) -> Decimal | None:
+        """What the task may still spend; raises StoreUnavailable."""
+        return await budgets.left(self._db, claim.user_id, self._rules, key_id=claim.key_id)
 
     def forget(self, fence: Fence) -> None:
         """Keep nothing of a lease that is over."""

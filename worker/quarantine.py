@@ -63,6 +63,7 @@ class QuarantineHost(Host):
             lease_seconds=self._settings.lease_seconds,
             history=HISTORY_MESSAGES,
             back_off=BACK_OFF_SECONDS,
+            rules=self._rules,
         )
         self._found = claim is not None
         if claim is None:

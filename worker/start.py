@@ -8,12 +8,14 @@ import structlog
 
 from agent_core import Model, get_model
 from agent_core.litellm_stream import preload
+from shared.consolidation import KEEPER
 from shared.errors import SettingsError
 from shared.migrate import head_revision, warn_of_newer_schema
 from shared.settings import Settings
 from shared.store import catalog
 from shared.store.database import Database
 from worker.agents import RegisteredAgent, load_agents
+from worker.consolidation import ConsolidationAgent
 from worker.host import Host
 from worker.publish import publish_stories
 from worker.tiers import ModelAccess, ModelTiers
@@ -29,6 +31,7 @@ def start_host(settings: Settings) -> Host:
     """
     agents = load_agents(settings)
     asyncio.run(_announce(settings, list(agents.values())))
+    agents = {**agents, KEEPER: ConsolidationAgent()}
     host = Host(
         settings,
         agents,

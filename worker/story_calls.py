@@ -156,6 +156,7 @@ class StoryCalls:
     ) -> AssistantMessage:
         """Call the first model; the next one only where the form of the answer was refused."""
         begun, task, no = time.monotonic(), self._task, STEP_NUMBERS[purpose]
+        options = replace(options, purpose=purpose)
         message, recorded = AssistantMessage([]), False
         for model in models:
             events = stream_completion(

@@ -7,7 +7,8 @@ entries are grouped: those of one moment are one fenced write. Nothing here know
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 from uuid import UUID
 
@@ -27,7 +28,19 @@ from agent_core import (
 from shared.encoding import JsonObject
 from shared.errors import LeaseLost
 from shared.events import Delta
-from shared.records import Claim, Event, Joined, JoinMode, NewEvent, Outcome, Step, Written
+from shared.records import (
+    NOTHING_LASTING,
+    Claim,
+    Event,
+    Joined,
+    JoinMode,
+    Lasting,
+    LedgerEntry,
+    NewEvent,
+    Outcome,
+    Step,
+    Written,
+)
 from worker.joining import Joining
 from worker.takeover import recall, told_before
 
@@ -49,9 +62,13 @@ class TaskStore(Protocol):
     """Where an attempt is written and told: Postgres and Redis, or this process's memory."""
 
     async def write(
-        self, claim: Claim, events: Sequence[NewEvent], steps: Sequence[Step]
+        self,
+        claim: Claim,
+        events: Sequence[NewEvent],
+        steps: Sequence[Step],
+        ledger: Sequence[LedgerEntry] = (),
     ) -> Written:
-        """Append events and journal steps; raises LeaseLost."""
+        """Append events, journal steps and enter calls of models; raises LeaseLost."""
 
     async def join(self, claim: Claim, modes: Sequence[JoinMode], no: int) -> list[Joined]:
         """Take waiting actions into the task; raises LeaseLost."""
@@ -59,8 +76,19 @@ class TaskStore(Protocol):
     async def end(self, claim: Claim, outcome: Outcome) -> Written:
         """End the task; raises LeaseLost."""
 
+    async def left(self, claim: Claim) -> Decimal | None:
+        """What the task may still spend, in dollars; None for anything."""
+
     async def tell(self, claim: Claim, entries: Sequence[Event | Delta]) -> None:
         """Tell clients; never raises, for they can find events in the log."""
+
+
+LateEntries: TypeAlias = Callable[[Claim, Sequence[LedgerEntry]], None]
+"""Takes calls of models that an attempt can't enter itself any more."""
+
+
+def _drop(claim: Claim, entries: Sequence[LedgerEntry]) -> None:
+    """Nobody keeps books."""
 
 
 class AttemptLostError(JournalError):
@@ -74,16 +102,28 @@ class TaskLog:
         claim: the session and the task; its steps and events are what earlier attempts left.
         store: where the attempt is written.
         on_lost: called once when the attempt may write no more; the run must then stop.
+        on_late: given calls of models that end when the attempt may write no more, or whose write
+            may have failed: they were paid for all the same.
 
     `told` are the messages that earlier attempts told. `ending` says that the terminal event is on
     its way: nothing else decides the task any more. `lost_to` is what kept the attempt from writing
     more, or None.
     """
 
-    def __init__(self, claim: Claim, store: TaskStore, *, on_lost: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        claim: Claim,
+        store: TaskStore,
+        *,
+        on_lost: Callable[[], None],
+        on_late: LateEntries = _drop,
+    ) -> None:
         self._claim = claim
         self._store = store
         self._on_lost = on_lost
+        self._on_late = on_late
+        self._ledger: list[LedgerEntry] = []
+        self._calls = 0
         self._outbox: list[NewEvent | Delta] = []
         self._steps: dict[int, Step] = {}
         self._memos = {step.no: step for step in claim.steps}
@@ -194,6 +234,9 @@ class TaskLog:
                 if known.output is not None:
                     self._count_usage(step, known.output)
                 return known
+            if memo.status == "started" and step.kind == "model":
+                # Whether a provider answered the attempt that began it, nobody can say any more.
+                self.enter(_lost_call(step))
         self._check()
         self._steps[step.no] = _step(step, "started")
         key = f"{self._claim.task_id}:{step.no}"
@@ -217,6 +260,35 @@ class TaskLog:
     def _count_usage(self, step: StepRequest, output: JsonObject) -> None:
         if step.kind == "model":
             self.usage += Usage.from_dict(output["usage"])
+
+    # -- ledger -------------------------------------------------------------------------------
+
+    def enter(self, entry: LedgerEntry) -> None:
+        """Take a call of a model for the ledger, whatever has become of the attempt."""
+        numbered = replace(entry, no=self._calls)
+        self._calls += 1
+        if self._lost is not None:
+            self._on_late(self._claim, [numbered])
+            return
+        self._ledger.append(numbered)
+        self._flush_in(GROUP_SECONDS)
+
+    async def left(self) -> Decimal | None:
+        """What the task may still spend, with all that it has spent itself; None for anything.
+
+        Raises:
+            AttemptLostError: the attempt may write no more.
+            StoreUnavailable: nobody can say.
+        """
+        if self._ledger or self._lock.locked():
+            await self.flush()
+        return await self._store.left(self._claim)
+
+    def _enter_late(self, ledger: Sequence[LedgerEntry] = ()) -> None:
+        """Pass on what no write of this attempt can be believed to have entered."""
+        late, self._ledger = [*ledger, *self._ledger], []
+        if late:
+            self._on_late(self._claim, late)
 
     # -- joining ------------------------------------------------------------------------------
 
@@ -291,12 +363,13 @@ class TaskLog:
         async with self._lock:
             self._next_flush = None
             self._check()
-            entries, steps = self._take()
+            entries, steps, ledger = self._take()
             events = [entry for entry in entries if isinstance(entry, NewEvent)]
-            if events or steps:
+            if events or steps or ledger:
                 try:
-                    written = await self._store.write(self._claim, events, steps)
+                    written = await self._store.write(self._claim, events, steps, ledger)
                 except Exception as error:
+                    self._enter_late(ledger)
                     # The store has tried for as long as the lease could last. It may have been
                     # committed all the same: the next attempt reads what stands in the log.
                     # Whatever the error is, the write that waits for the lock must not go on as if
@@ -316,6 +389,7 @@ class TaskLog:
         data: JsonObject,
         state: JsonObject | None = None,
         view: JsonObject | None = None,
+        lasting: Lasting = NOTHING_LASTING,
     ) -> Written:
         """End the task: the last events, all messages and the terminal event in one write.
 
@@ -324,12 +398,14 @@ class TaskLog:
         Args:
             data: the terminal event's, and the task's `result` or `error` with it.
             view: what clients may see from now on; a `state_changed` tells them.
+            lasting: what the task leaves beyond its session.
 
         Raises:
             AttemptLostError: the attempt may write no more.
         """
         self.ending = True
-        return await asyncio.shield(self._own(self._write_end(status, data, state, view)))
+        ending = self._write_end(status, data, state, view, lasting)
+        return await asyncio.shield(self._own(ending))
 
     async def _write_end(
         self,
@@ -337,6 +413,7 @@ class TaskLog:
         data: JsonObject,
         state: JsonObject | None,
         view: JsonObject | None,
+        lasting: Lasting,
     ) -> Written:
         if self._open is not None:
             # Log and transcript keep what clients have seen of a message that was cut off.
@@ -346,7 +423,7 @@ class TaskLog:
             self._check()
             if self._timer is not None:
                 self._timer.cancel()
-            entries, steps = self._take()
+            entries, steps, ledger = self._take()
             if view is not None:
                 # Never in an earlier write: whoever hears of it must find the view changed.
                 entries.append(NewEvent("state_changed", view))
@@ -360,16 +437,20 @@ class TaskLog:
                 steps=steps,
                 state=state,
                 view=view,
+                lasting=lasting,
                 result=data.get("result"),
                 error=data.get("error"),
                 usage=self.usage.to_dict(),
                 joined=joined,
+                ledger=ledger,
             )
             try:
                 written = await self._store.end(self._claim, outcome)
             except Exception as error:
+                self._enter_late(ledger)
                 raise self._lose(error) from error
             self._lost = AttemptLostError("the task has ended")
+            self._enter_late()
             await self._store.tell(self._claim, _numbered(entries, self._claim.task_id, written))
             return written
 
@@ -397,17 +478,19 @@ class TaskLog:
             self._timer.cancel()
         while self._writes:
             await asyncio.wait(self._writes)
+        self._enter_late()
 
     def message_ids(self) -> list[int]:
         """The ids that the messages will have in the transcript."""
         first = self._claim.next_message
         return list(range(first, first + len(self._messages)))
 
-    def _take(self) -> tuple[list[NewEvent | Delta], list[Step]]:
+    def _take(self) -> tuple[list[NewEvent | Delta], list[Step], list[LedgerEntry]]:
         entries, self._outbox = self._outbox, []
         steps, self._steps = list(self._steps.values()), {}
+        ledger, self._ledger = self._ledger, []
         self._pieces = 0
-        return entries, steps
+        return entries, steps, ledger
 
     def _check(self) -> None:
         if self._lost is not None:
@@ -441,6 +524,10 @@ def _step(
     step: StepRequest, status: Literal["started", "done"], output: JsonObject | None = None
 ) -> Step:
     return Step(step.no, step.kind, step.name, step.effect, step.input_hash, status, output)
+
+
+def _lost_call(step: StepRequest) -> LedgerEntry:
+    return LedgerEntry(0, step.name, "", "lost", reported=False, step=step.no, usd=Decimal(0))
 
 
 def _numbered(

@@ -229,7 +229,8 @@ class Connection(asyncio.Protocol):
 
     def _end_play(self, how: End) -> None:
         assert self._play is not None
-        self._stage.director.ended(self._play.number, how)
+        said = self._play.performance.usage if how != "aborted" else None
+        self._stage.director.ended(self._play.number, how, said)
         if self._play.timer is not None:
             self._play.timer.cancel()
         for count in self._play.counts:

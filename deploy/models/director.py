@@ -41,7 +41,8 @@ class Counts(BaseModel):
 class Call(BaseModel):
     """A request in the log of calls: which rule answered it at which turn, and how that ended.
 
-    Times are in seconds since 1970; `end` is None while the answer is under way.
+    Times are in seconds since 1970; `end` is None while the answer is under way. `usage` is what
+    the provider reported: nothing unless the answer was given to its end.
     """
 
     n: int
@@ -51,6 +52,7 @@ class Call(BaseModel):
     began: float
     ended: float | None = None
     end: End | None = None
+    usage: dict[str, JsonValue] | None = None
 
 
 class Stats(Counts):
@@ -127,11 +129,12 @@ class Director:
             return self._perform(request, live.rule, _strikes(live, request.turn), name)
         return self._unscripted(request)
 
-    def ended(self, number: int, end: End) -> None:
-        """Note in the log how the answer to a request ended."""
+    def ended(self, number: int, end: End, usage: JsonValue = None) -> None:
+        """Note in the log how the answer to a request ended, and what usage it reported."""
         call = self.calls.get(number)
         if call is not None:
             call.ended, call.end = time.time(), end
+            call.usage = usage if isinstance(usage, dict) else None
 
     def _unscripted(self, request: ChatRequest) -> Performance:
         profile = self.profile

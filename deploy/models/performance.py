@@ -36,7 +36,8 @@ class Performance:
 
     `tokens` counts the frames at the front that are content. Before frame `hold` the performance
     waits to be released; with `hold_opening` before the opening. `close` closes the connection at
-    the end; `good` is false if the answer is a fault.
+    the end; `good` is false if the answer is a fault. `usage` is what the answer reports where it
+    is played to its end, None where it reports nothing that can be read.
     """
 
     frames: Sequence[bytes]
@@ -48,6 +49,7 @@ class Performance:
     hold_opening: bool = False
     close: bool = False
     good: bool = True
+    usage: JsonValue = None
 
 
 @dataclass
@@ -61,6 +63,7 @@ class _Stream:
     good: bool = True
     hold: int | None = None
     hold_opening: bool = field(default=False)
+    usage: JsonValue = None
 
 
 def perform(request: ChatRequest, reply: Reply) -> Performance:
@@ -85,7 +88,10 @@ def load(request: ChatRequest, profile: Profile) -> Performance:
         texts = [wire.token(i) for i in range(profile.chunks)]
         body = wire.completion(who, Reply(), texts, usage, "stop")
         return Performance(
-            frames=[wire.json_response(body)], ttft=profile.ttft + profile.duration, tokens=1
+            frames=[wire.json_response(body)],
+            ttft=profile.ttft + profile.duration,
+            tokens=1,
+            usage=usage,
         )
     ending = wire.event(who, {}, finish="stop")
     if request.include_usage:
@@ -97,6 +103,7 @@ def load(request: ChatRequest, profile: Profile) -> Performance:
         ttft=profile.ttft,
         step=profile.duration / profile.chunks,
         tokens=profile.chunks,
+        usage=usage if request.include_usage else None,
     )
 
 
@@ -106,6 +113,7 @@ def _streamed(request: ChatRequest, reply: Reply, who: Identity) -> Performance:
         opening=_opening(who),
         content=wire.content_events(who, reply, chunks),
         ending=_ending(request, reply, who, chunks),
+        usage=_reply_usage(request, reply, chunks) if request.include_usage else None,
     )
     steps = max(1, len(parts.content))
     _strike(parts, reply, who)
@@ -119,12 +127,15 @@ def _streamed(request: ChatRequest, reply: Reply, who: Identity) -> Performance:
         hold_opening=parts.hold_opening,
         close=parts.close,
         good=parts.good,
+        usage=parts.usage,
     )
 
 
 def _strike(parts: _Stream, reply: Reply, who: Identity) -> None:
     """Change the parts as the reply's fault says."""
     parts.good = reply.fault is None or isinstance(reply.fault, HangFault)
+    if not isinstance(reply.fault, HangFault | NoDoneFault | None):
+        parts.usage = None
     match reply.fault:
         case HangFault(after=after):
             parts.hold, parts.hold_opening = after or 0, after is None
@@ -186,6 +197,7 @@ def _whole(request: ChatRequest, reply: Reply, who: Identity) -> Performance:
         tokens=1,
         close=close,
         good=reply.fault is None or isinstance(reply.fault, HangFault),
+        usage=usage if reply.fault is None or isinstance(reply.fault, HangFault) else None,
     )
     return (
         replace(plain, hold=0, hold_opening=True) if isinstance(reply.fault, HangFault) else plain

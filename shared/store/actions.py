@@ -9,14 +9,27 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from shared.allowance import BudgetRules
 from shared.encoding import dumps, dumps_text
-from shared.errors import IdempotencyConflict, NotFound, SessionBusy, TooManyTasks
-from shared.levels import COUNTED, level_of
+from shared.errors import (
+    BudgetSpent,
+    IdempotencyConflict,
+    NotFound,
+    SessionBusy,
+    TooManyTasks,
+)
+from shared.levels import CHORE, COUNTED, level_of
 from shared.records import EVENT_VERSION, Accepted, Event, JoinMode, NewAction, Task
+from shared.store import budgets
 from shared.store.database import AnyRow, Database
 
 JOINS = frozenset(get_args(JoinMode))
 """What an action may ask for to join a task that runs."""
+
+# A task that is paid from a budget is taken to cost what the user's tasks cost on average.
+_RESERVED = """case when (select limited from purse) then coalesce((
+                select sum(total) / nullif(sum(tasks), 0) from spending
+                where user_id = :user and key_id = ''), :reserve) end"""
 
 # The counters of the session's row are read from the row as it is once its lock is held
 # (`returning`), never from the statement's snapshot: two actions that arrive at once get
@@ -29,7 +42,15 @@ _ACCEPT = text(
     ), mine as materialized (
         select count(*)::int as open, count(*) filter (where priority = 0)::int as before
         from (select priority from tasks
-              where user_id = :user and status in ('queued', 'running') limit :counted) t
+              where user_id = :user and status in ('queued', 'running')
+                  and priority < {CHORE} limit :counted) t
+    ), purse as materialized (
+        select count(*) > 0 as limited, coalesce(bool_or(w.usd <= w.spent + (
+            select coalesce(sum(t.reserved), 0) from tasks t
+            where t.user_id = :user and t.status in ('queued', 'running')
+                and (w.key_id = '' or t.key_id = w.key_id))), false) as empty
+        from ({budgets.wallets(":user", "cast(:key_id as text)")}) as w
+        where :budgeted
     ), session as (
         update sessions set
             next_task = next_task + 1,
@@ -44,13 +65,14 @@ _ACCEPT = text(
             and (:on_busy <> 'reject' or open_tasks = 0)
             and (cast(:most as int) is null or (select open from mine) < cast(:most as int))
             and (early_cancels = 0 or not :alone)
+            and not (select empty from purse)
         returning next_task - 1 as task_seq, next_event - 1 as event_seq,
             open_tasks - 1 as position, early_cancels, priority
     ), task as (
         insert into tasks (session_id, seq, user_id, client_action_id, action, body_hash,
-            on_busy, queued_seq, position, priority)
+            on_busy, queued_seq, position, priority, key_id, reserved)
         select :session, task_seq, :user, :key, cast(:action as jsonb), :body_hash,
-            :on_busy, event_seq, position, priority
+            :on_busy, event_seq, position, priority, :key_id, {_RESERVED}
         from session
         returning id, queued_seq, position
     ), event as (
@@ -69,9 +91,10 @@ _ACCEPT = text(
         mine.before - 1
     from known, mine
     union all
-    select null, 'refused', null, mine.open, null, false, null, null, 0, 0, 0
-    from mine
-    where mine.open >= cast(:most as int) and not exists (select from known)
+    select null, case when purse.empty then 'spent' else 'refused' end, null, mine.open, null,
+        false, null, null, 0, 0, 0
+    from mine, purse
+    where (purse.empty or mine.open >= cast(:most as int)) and not exists (select from known)
         and exists (select from sessions where id = :session and user_id = :user)
     """
 )
@@ -176,7 +199,13 @@ _TASK = text(
 
 
 async def accept(
-    db: Database, user_id: str, session_id: UUID, new: NewAction, *, most: int | None = None
+    db: Database,
+    user_id: str,
+    session_id: UUID,
+    new: NewAction,
+    *,
+    most: int | None = None,
+    rules: BudgetRules | None = None,
 ) -> Accepted:
     """Make an action a task, or find the task that its key made before.
 
@@ -184,39 +213,58 @@ async def accept(
         most: how many open tasks the user may have. They are counted in the same statement, which
             sees what was committed before it: actions that arrive at the same instant may go
             beyond it together.
+        rules: what may be spent by those who have no budget of their own; None has no budget
+            looked at. What open tasks are taken to cost counts as spent, seen as `most` is.
 
     Raises:
         NotFound: the user has no such session.
         TooManyTasks: so many of the user's are open already; an action that was accepted before
             is found all the same.
+        BudgetSpent: nothing is left to pay it from; the same holds.
         SessionBusy: `on_busy` is `reject` and a task of the session is open.
         IdempotencyConflict: the key belongs to another action.
         StoreUnavailable: whether it was accepted is not known; send it again with its key.
     """
     try:
-        return await _accept(db, user_id, session_id, new, most)
+        return await _accept(db, user_id, session_id, new, most, rules)
     except IntegrityError:
         # The same key arrived twice at once and the other one won: now it can be seen.
-        return await _accept(db, user_id, session_id, new, most)
+        return await _accept(db, user_id, session_id, new, most, rules)
 
 
 async def _accept(
-    db: Database, user_id: str, session_id: UUID, new: NewAction, most: int | None
+    db: Database,
+    user_id: str,
+    session_id: UUID,
+    new: NewAction,
+    most: int | None,
+    rules: BudgetRules | None,
 ) -> Accepted:
     if new.on_busy != "interrupt":
         # Mostly one statement does it all, and is its own transaction: two round trips less.
-        parameters = _parameters(user_id, session_id, new, most, alone=True)
+        parameters = _parameters(user_id, session_id, new, most, rules, alone=True)
         row = await db.row(_ACCEPT, parameters)
         if row is not None:
             return _accepted(row, parameters)
     async with db.transaction() as connection:
-        return await accept_within(connection, user_id, session_id, new, most=most)
+        return await accept_within(connection, user_id, session_id, new, most=most, rules=rules)
 
 
 def _parameters(
-    user_id: str, session_id: UUID, new: NewAction, most: int | None, *, alone: bool
+    user_id: str,
+    session_id: UUID,
+    new: NewAction,
+    most: int | None,
+    rules: BudgetRules | None,
+    *,
+    alone: bool,
 ) -> dict[str, Any]:
+    held = BudgetRules() if rules is None else rules
     return {
+        **budgets.parameters(held),
+        "budgeted": rules is not None,
+        "reserve": held.reserve,
+        "key_id": new.key_id,
         "session": session_id,
         "user": user_id,
         "key": new.client_action_id,
@@ -236,9 +284,10 @@ async def accept_within(
     new: NewAction,
     *,
     most: int | None = None,
+    rules: BudgetRules | None = None,
 ) -> Accepted:
     """The same inside a transaction of the caller's; may raise IntegrityError for a doubled key."""
-    parameters = _parameters(user_id, session_id, new, most, alone=False)
+    parameters = _parameters(user_id, session_id, new, most, rules, alone=False)
     row = (await connection.execute(_ACCEPT, parameters)).first()
     if row is None:
         return await _refused(connection, parameters)
@@ -270,6 +319,8 @@ def _accepted(row: AnyRow, parameters: dict[str, Any]) -> Accepted:
     """What a row of `_ACCEPT` or `_KNOWN` says."""
     if row.status == "refused":
         raise TooManyTasks(row.position)
+    if row.status == "spent":
+        raise BudgetSpent("The budget for this is spent.")
     if not row.fresh and bytes(row.body_hash) != parameters["body_hash"]:
         raise IdempotencyConflict("this key was used for another action")
     queued = [Event(row.queued_seq, "task_queued", row.id, row.at, row.data)] if row.fresh else []

@@ -17,7 +17,7 @@ _INSERT = text(
     insert into api_keys (user_id, label, sha256) values (:user, :label, :sha256) returning id
     """
 )
-_OWNER = text("select user_id from api_keys where sha256 = :sha256 and revoked_at is null")
+_OWNER = text("select user_id, id from api_keys where sha256 = :sha256 and revoked_at is null")
 _PAGE = text(
     """
     select id, user_id, label, created_at, revoked_at from api_keys
@@ -41,10 +41,10 @@ async def create(db: Database, user_id: str, label: str = "") -> tuple[UUID, str
     return row.id, key
 
 
-async def owner(db: Database, key: str) -> str | None:
-    """The user that a key belongs to, or None for a key that is unknown or revoked."""
+async def owner(db: Database, key: str) -> tuple[str, UUID] | None:
+    """The user that a key belongs to and the key's id, or None for one unknown or revoked."""
     row = await db.row(_OWNER, {"sha256": _digest(key)})
-    return None if row is None else str(row.user_id)
+    return None if row is None else (str(row.user_id), row.id)
 
 
 async def page(db: Database, user_id: str | None = None) -> list[ApiKey]:

@@ -10,6 +10,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from shared.allowance import NO_RULES, BudgetRules
 from shared.encoding import JsonObject
 from shared.errors import NewerRelease
 from shared.records import (
@@ -22,6 +23,7 @@ from shared.records import (
     Joined,
     Step,
 )
+from shared.store import budgets
 from shared.store.database import AnyRow, Database, Parameters
 from shared.store.sweeps import FREE
 
@@ -38,9 +40,11 @@ _LEASE = """
 
 _LEASED = """s.id, s.epoch, s.lease_token, s.open_tasks, s.user_id, s.agent, s.story, s.story_hash,
         s.metadata, s.state, s.view, s.next_message, s.head_message,
-        (select jsonb_build_object('id', c.id, 'name', c.name, 'soul', c.soul,
-                                   'soul_version', c.soul_version)
-         from characters c where c.id = s.character_id and c.user_id = s.user_id) as character"""
+        (select jsonb_build_object('id', c.id, 'name', c.name, 'soul', coalesce(o.soul, c.soul),
+                                   'soul_version', coalesce(o.version, c.soul_version))
+         from characters c
+         left join souls o on o.character_id = c.id and o.version = s.soul_version
+         where c.id = s.character_id and c.user_id = s.user_id) as character"""
 
 _TAKE_LEASE = text(
     f"""/* claim lease */
@@ -73,7 +77,7 @@ _LOCK_QUARANTINE = text("/* claim quarantine lock */ select pg_try_advisory_xact
 # A statement of its own, so that its snapshot is newer than the lease: a task that was accepted
 # while this claim waited for the row is seen.
 _TAKE_TASK = text(
-    """/* claim task */
+    f"""/* claim task */
     with done as (
         select count(*)::int as steps from steps
         where session_id = :session and status = 'done' and task_seq = (
@@ -92,13 +96,18 @@ _TAKE_TASK = text(
             where session_id = :session and status in ('queued', 'running')
             order by (status = 'running') desc, (on_busy = 'interrupt') desc, seq
             limit 1)
-        returning id, seq, action, claims, attempts, cancel_requested_at, queued_seq
+        returning id, seq, action, claims, attempts, cancel_requested_at, queued_seq, user_id,
+            key_id
     ), next_attempt as (
         update sessions set ready_at = lease_until
             + make_interval(secs => least(:back_off * power(2, task.attempts - 3), :longest))
         from task where sessions.id = :session and task.attempts >= 3 and :back_off > 0
     )
-    select * from task
+    select * from task, lateral (
+        select min(usd - spent) as left_usd,
+            coalesce(bool_or(spent >= usd * e.part and e.part < 1), false) as economy
+        from ({budgets.wallets("task.user_id", "task.key_id")}) as w,
+            (select cast(:economy as numeric) as part) as e) as purse
     """
 )
 
@@ -199,6 +208,7 @@ async def claim(
     history: int,
     back_off: float = 0.0,
     quarantine_after: int | None = None,
+    rules: BudgetRules = NO_RULES,
 ) -> Claim | None:
     """Take the session's lease and its head-of-line task, or None where there is nothing to take.
 
@@ -209,6 +219,7 @@ async def claim(
             session waits so many seconds after its lease for the next one; then twice as many.
         quarantine_after: a task that has lost so many attempts without a finished step is not
             taken; its session is put into quarantine instead. None takes any.
+        rules: what may be spent by those who have no budget of their own.
 
     Raises:
         NewerRelease: an earlier attempt was of a newer release; a worker of that one takes it.
@@ -218,7 +229,7 @@ async def claim(
         lease = (await connection.execute(_TAKE_LEASE, parameters)).first()
         if lease is None:
             return None
-        task = await _take_task(connection, lease, back_off)
+        task = await _take_task(connection, lease, back_off, rules)
         suspect = quarantine_after is not None and task.attempts > quarantine_after
         if suspect and task.cancel_requested_at is None:
             await connection.execute(_QUARANTINE, {"session": session_id, "task_seq": task.seq})
@@ -227,7 +238,12 @@ async def claim(
 
 
 async def claim_quarantined(
-    db: Database, *, lease_seconds: float, history: int, back_off: float = 0.0
+    db: Database,
+    *,
+    lease_seconds: float,
+    history: int,
+    back_off: float = 0.0,
+    rules: BudgetRules = NO_RULES,
 ) -> Claim | None:
     """Take a session out of the quarantine; None where none waits, or one is out already.
 
@@ -242,12 +258,16 @@ async def claim_quarantined(
         if lease is None:
             return None
         return await _claimed(
-            connection, lease, await _take_task(connection, lease, back_off), history
+            connection, lease, await _take_task(connection, lease, back_off, rules), history
         )
 
 
-async def _take_task(connection: AsyncConnection, lease: AnyRow, back_off: float) -> AnyRow:
+async def _take_task(
+    connection: AsyncConnection, lease: AnyRow, back_off: float, rules: BudgetRules
+) -> AnyRow:
     parameters = {
+        **budgets.parameters(rules),
+        "economy": rules.economy,
         "session": lease.id,
         "epoch": lease.epoch,
         "back_off": back_off,
@@ -304,6 +324,9 @@ async def _claimed(connection: AsyncConnection, lease: AnyRow, task: AnyRow, his
         events=events,
         joined=joined,
         open_tasks=lease.open_tasks,
+        key_id=task.key_id,
+        left_usd=task.left_usd,
+        economy=task.economy,
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 
 from shared.encoding import dumps_text
 from shared.errors import LeaseLost
@@ -20,13 +20,17 @@ from shared.records import (
     Fence,
     Joined,
     JoinMode,
+    LedgerEntry,
     NewEvent,
     Outcome,
     Step,
     Written,
 )
-from shared.store.database import Database, Parameters
+from shared.store import usage
+from shared.store.consolidation import TOUCH, keep_within, lock_source
+from shared.store.database import AnyRow, Database, Parameters
 from shared.store.memories import NEW_TURNS
+from shared.store.souls import merge_within
 
 # `joined_task` of a task that does not run any more says nothing: whoever was not answered by it
 # waits on. Asked again for the same place, it gives the same answer.
@@ -74,8 +78,7 @@ _NEW_STEPS = f"""new_steps as (
 # The fence and the gapless numbers are the same row update: whoever lost the lease updates no
 # row and therefore inserts nothing. So does the second copy of a write whose answer was lost:
 # `writes` counts them, and a write that says which one it is takes effect once.
-_WRITE = text(
-    f"""/* write */
+_WRITE = f"""/* write */
     with fence as (
         update sessions set
             next_event = next_event + :event_count,
@@ -88,10 +91,8 @@ _WRITE = text(
     ), {_NEW_EVENTS}, {_NEW_STEPS}
     select first_seq, at, open_tasks from fence
     """
-)
 
-_END = text(
-    f"""/* end */
+_END = f"""/* end */
     with fence as (
         update sessions set
             next_event = next_event + :event_count,
@@ -101,6 +102,10 @@ _END = text(
                                 then next_message + :message_count - 1 else head_message end,
             state = coalesce(cast(:state as jsonb), state),
             view = coalesce(cast(:view as jsonb), view),
+            soul_version = case when soul_version is null or :window_cut
+                then (select c.soul_version from characters c where c.id = character_id)
+                else soul_version end,
+            consolidate_at = {TOUCH},
             open_tasks = open_tasks - 1 - cardinality(cast(:joined as uuid[])),
             lease_token = null,
             lease_until = null,
@@ -119,7 +124,7 @@ _END = text(
             status = :status,
             result = cast(:result as jsonb),
             error = cast(:error as jsonb),
-            usage = cast(:usage as jsonb),
+            usage = cast(:task_usage as jsonb),
             finished_at = fence.at
         from fence where session_id = :session and seq = :task_seq
     ), joined as (
@@ -141,7 +146,16 @@ _END = text(
     ), {NEW_TURNS}, {_NEW_STEPS}
     select first_seq, at, open_tasks from fence
     """
-)
+
+
+def _with_usage(write: str) -> TextClause:
+    """The same write with calls of models in it; most have none, and need not look for any."""
+    head, _, tail = write.rpartition(_NEW_STEPS)
+    return text(f"{head}{_NEW_STEPS}, {usage.NEW_USAGE}{tail}")
+
+
+_WRITES = {False: text(_WRITE), True: _with_usage(_WRITE)}
+_ENDS = {False: text(_END), True: _with_usage(_END)}
 
 # Rows that a write of the same worker holds right now are passed over: that write renews the
 # lease itself, and one slow row must not keep a thousand others from being renewed.
@@ -244,10 +258,12 @@ async def write(
     *,
     lease_seconds: float,
     writes: int | None = None,
+    ledger: Sequence[LedgerEntry] = (),
 ) -> Written:
     """Append events and journal steps of a running task; renews the lease.
 
     Args:
+        ledger: calls of models, which are entered and charged once.
         writes: how many writes this lease has made before: should a copy of this one have been
             made, this one is not. None makes it in any case.
 
@@ -255,29 +271,36 @@ async def write(
         LeaseLost: another worker has the session, or it is gone, or a copy of this write was
             made; nothing was written now.
     """
-    parameters = _written_parameters(claim, events, steps) | {
+    parameters = _written_parameters(claim, events, steps, ledger) | {
         "lease_seconds": lease_seconds,
         "writes": writes,
     }
-    row = await db.row(_WRITE, parameters)
+    row = await db.row(_WRITES[bool(ledger)], parameters)
     if row is None:
         raise LeaseLost(str(claim.fence.session_id))
     return Written(*row)
 
 
 async def end(
-    db: Database, claim: Claim, outcome: Outcome, *, writes: int | None = None
+    db: Database,
+    claim: Claim,
+    outcome: Outcome,
+    *,
+    writes: int | None = None,
+    idle_seconds: float | None = None,
 ) -> Written:
     """End the task: its terminal event, messages, state and status, and the lease given back.
 
     Args:
         writes: as `write` takes it.
+        idle_seconds: after so long without a further task the session is read for what is worth
+            knowing, should the outcome say that it may be; None: never.
 
     Raises:
         LeaseLost: another worker has the session, or it is gone, or a copy of this end was
             written; nothing was written now.
     """
-    parameters = _written_parameters(claim, outcome.events, outcome.steps) | {
+    parameters = _written_parameters(claim, outcome.events, outcome.steps, outcome.ledger) | {
         "writes": writes,
         "status": outcome.status,
         "messages": dumps_text(list(outcome.messages)),
@@ -288,19 +311,58 @@ async def end(
         "view": _optional(outcome.view),
         "result": _optional(outcome.result),
         "error": _optional(outcome.error),
-        "usage": _optional(outcome.usage),
+        "task_usage": _optional(outcome.usage),
         "joined": list(outcome.joined),
+        "window_cut": outcome.lasting.window_cut,
+        "idle_seconds": idle_seconds if outcome.lasting.remembers else None,
     }
-    row = await db.row(_END, parameters)
+    if outcome.lasting.soul_edits or outcome.lasting.consolidated is not None:
+        row = await _end_with_more(db, claim, outcome, parameters, idle_seconds)
+    else:
+        row = await db.row(_ENDS[bool(outcome.ledger)], parameters)
     if row is None:
         raise LeaseLost(str(claim.fence.session_id))
     return Written(*row)
 
 
+async def _end_with_more(
+    db: Database,
+    claim: Claim,
+    outcome: Outcome,
+    parameters: Parameters,
+    idle_seconds: float | None,
+) -> AnyRow | None:
+    """The end, and with it what a task has changed outside of its session; all or nothing."""
+    user_id, session_id = claim.user_id, claim.fence.session_id
+    done, edits = outcome.lasting.consolidated, outcome.lasting.soul_edits
+    async with db.transaction() as connection:
+        if done is not None:
+            await lock_source(connection, user_id, session_id, done)
+        row = (await connection.execute(_ENDS[bool(outcome.ledger)], parameters)).first()
+        if row is None:
+            return None
+        if edits:
+            await merge_within(
+                connection,
+                user_id,
+                session_id,
+                claim.task_id,
+                edits,
+                take=outcome.lasting.window_cut,
+            )
+        if done is not None:
+            await keep_within(connection, user_id, done, idle_seconds=idle_seconds)
+    return row
+
+
 def _written_parameters(
-    claim: Claim, events: Sequence[NewEvent], steps: Sequence[Step]
+    claim: Claim,
+    events: Sequence[NewEvent],
+    steps: Sequence[Step],
+    ledger: Sequence[LedgerEntry],
 ) -> dict[str, Any]:
     return {
+        **(usage.parameters(claim, ledger) if ledger else {}),
         **_fence_parameters(claim.fence),
         "task": claim.task_id,
         "task_seq": claim.task_seq,

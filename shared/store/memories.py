@@ -12,7 +12,7 @@ from uuid import UUID
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.encoding import dumps_text
+from shared.encoding import dumps_text, well_formed
 from shared.memories import DEFAULT_LANGUAGE, NewMemory, Standing, pairs
 from shared.store.database import AnyRow, Database
 
@@ -80,8 +80,8 @@ _CUE = text(
 _RECALLABLE = """m.user_id = :user and m.character_id = :character and m.on_branch
             and (m.valid_to is null or m.valid_to > clock_timestamp())
             and (s.id is null or m.no is null or m.no <= s.head_message)
-            and (m.kind <> 'turn' or m.session_id is distinct from :session
-                 or m.no < :shown_from)"""
+            and (m.kind = 'turn' and m.session_id = :session
+                 and m.no >= :shown_from) is not true"""
 
 # Which words of the cue a memory has is looked at only where it has any.
 _COLUMNS = """m.id, m.session_id, m.kind, m.no, m.part, m.role, m.speaker, m.text, m.importance,
@@ -255,12 +255,13 @@ async def recall(db: Database, cue: Cue, vector: Vector | None) -> list[Standing
     Args:
         vector: the cue's. Memories whose vector is another model's are found by words alone.
     """
+    asked = well_formed(cue.text[:CUE_CHARACTERS]).replace("\0", "")
     parameters = {
         "user": cue.user_id,
         "character": cue.character_id,
-        "cue": cue.text[:CUE_CHARACTERS],
+        "cue": asked,
         "language": cue.language,
-        "pairs": pairs(cue.text[:CUE_CHARACTERS]),
+        "pairs": pairs(asked),
     }
     read = await db.row(_CUE, parameters)
     assert read is not None

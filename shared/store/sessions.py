@@ -1,17 +1,21 @@
 """Sessions as their owner sees them: making, listing, reading, deleting; events and messages."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from uuid import UUID
 
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError, NoResultFound
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from shared.allowance import BudgetRules
 from shared.encoding import dumps_text
 from shared.errors import InvalidRequest, NotFound
+from shared.levels import CHORE
 from shared.records import Accepted, Event, Message, NewAction, NewSession, Session
 from shared.store.actions import accept_within
 from shared.store.characters import default_character
+from shared.store.consolidation import hurry
 from shared.store.database import AnyRow, Database
 from shared.store.memories import leave_session
 
@@ -27,13 +31,20 @@ _COLUMNS = """
     s.priority
 """
 
-_BY_ID = text(f"select {_COLUMNS} from sessions s where s.id = :session and s.user_id = :user")
+# Sessions that the server made for its own chores are nobody's to see.
+_BY_ID = text(
+    f"""
+    select {_COLUMNS} from sessions s
+    where s.id = :session and s.user_id = :user and s.priority < {CHORE}
+    """
+)
 _BY_KEY = text(f"select {_COLUMNS} from sessions s where s.key = :key and s.user_id = :user")
 
 _PAGE = text(
     f"""
     select {_COLUMNS} from sessions s
-    where s.user_id = :user and (cast(:before as uuid) is null or (s.created_at, s.id) < (
+    where s.user_id = :user and s.priority < {CHORE}
+        and (cast(:before as uuid) is null or (s.created_at, s.id) < (
         select b.created_at, b.id from sessions b where b.id = :before and b.user_id = :user))
     order by s.created_at desc, s.id desc limit :limit
     """
@@ -42,9 +53,9 @@ _PAGE = text(
 _INSERT = text(
     """
     insert into sessions (user_id, key, agent, story, story_hash, character_id, title, metadata,
-        priority)
+        priority, soul_version)
     select :user, :key, :agent, :story, :story_hash, c.id, :title, cast(:metadata as jsonb),
-        :priority
+        :priority, c.soul_version
     from characters c
     where c.id = :character and c.user_id = :user and c.agent = :agent
     on conflict (user_id, key) where key is not null do nothing
@@ -117,12 +128,14 @@ async def create(
     character_name: str,
     *,
     most: int | None = None,
+    rules: BudgetRules | None = None,
 ) -> tuple[Session, UUID, Accepted | None]:
     """Make a session with its opening task, or find the one that its key made before.
 
     Args:
         character_name: name of the default character, should it have to be made.
         most: how many open tasks the user may have.
+        rules: as `actions.accept` takes them.
 
     Returns:
         The session, the opening task's id, and what to publish (None where nothing was made).
@@ -130,16 +143,22 @@ async def create(
     Raises:
         InvalidRequest: the user has no such character of this agent.
         TooManyTasks: so many of the user's are open already; no session was made.
+        BudgetSpent: nothing is left to pay from; no session was made.
     """
     try:
-        return await _create(db, user_id, new, character_name, most)
+        return await _create(db, user_id, new, character_name, most, rules)
     except (IntegrityError, NoResultFound):
         # Meanwhile the character, or the session of this key, was deleted: now that can be seen.
-        return await _create(db, user_id, new, character_name, most)
+        return await _create(db, user_id, new, character_name, most, rules)
 
 
 async def _create(
-    db: Database, user_id: str, new: NewSession, character_name: str, most: int | None
+    db: Database,
+    user_id: str,
+    new: NewSession,
+    character_name: str,
+    most: int | None,
+    rules: BudgetRules | None,
 ) -> tuple[Session, UUID, Accepted | None]:
     async with db.transaction() as connection:
         character = new.character_id or await default_character(
@@ -158,7 +177,9 @@ async def _create(
         }
         made = (await connection.execute(_INSERT, parameters)).scalar()
         if made is not None:
-            accepted = await accept_within(connection, user_id, made, START, most=most)
+            await hurry(connection, user_id, character, made)
+            start = replace(START, key_id=new.key_id)
+            accepted = await accept_within(connection, user_id, made, start, most=most, rules=rules)
             return await _get(connection, user_id, made), accepted.task_id, accepted
         if (await connection.execute(_CHARACTER_EXISTS, parameters)).first() is None:
             raise InvalidRequest("character_id: no such character of this agent")

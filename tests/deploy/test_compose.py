@@ -26,7 +26,7 @@ from tests.deploy.container_files import (
 
 SECRETS = {"POSTGRES_PASSWORD": "one", "REDIS_PASSWORD": "two"}
 SERVERS = {"postgres", "redis"}
-OURS = {"web", "worker", "migrate"}
+OURS = {"web", "worker", "embed", "migrate"}
 
 
 def settings_of(service: str, environment: dict[str, str]) -> dict[str, str]:
@@ -72,7 +72,7 @@ def test_unset_settings_are_the_defaults(service: str, monkeypatch: pytest.Monke
 def test_only_the_gateway_listens_on_all_addresses() -> None:
     hosts = {service: settings_of(service, SECRETS).get("FIRESIDE_HOST") for service in OURS}
 
-    assert hosts == {"web": "0.0.0.0", "worker": None, "migrate": None}
+    assert hosts == {"web": "0.0.0.0", "worker": None, "embed": None, "migrate": None}
 
 
 @pytest.mark.parametrize("missing", sorted(SECRETS))
@@ -101,7 +101,15 @@ def test_the_services_and_how_many_of_each() -> None:
     assert set(services) == {"nginx"} | OURS | SERVERS
     assert {
         name: service.get("deploy", {}).get("replicas", 1) for name, service in services.items()
-    } == {"nginx": 1, "web": 2, "worker": 3, "migrate": 1, "postgres": 1, "redis": 1}
+    } == {
+        "nginx": 1,
+        "web": 2,
+        "worker": 3,
+        "embed": 1,
+        "migrate": 1,
+        "postgres": 1,
+        "redis": 1,
+    }
 
 
 def test_names_within_compose_are_defined() -> None:
@@ -133,6 +141,7 @@ def test_each_service_waits_for_what_it_needs() -> None:
         "nginx": {"web": {"condition": "service_healthy"}},
         "web": ready,
         "worker": ready,
+        "embed": ready,
         "migrate": {"postgres": {"condition": "service_healthy"}},
     }
 
@@ -144,7 +153,7 @@ def test_who_is_waited_for_as_healthy_has_a_check() -> None:
         assert services[name]["healthcheck"]["test"], name
     assert "healthcheck" not in services["web"]  # the image's own
     assert [name for name, _ in instructions()].count("HEALTHCHECK") == 1
-    for name in ("worker", "migrate"):  # or they would be asked as if they were gateways
+    for name in ("worker", "embed", "migrate"):  # or they would be asked as if they were gateways
         assert services[name]["healthcheck"] == {"disable": True}
 
 
@@ -191,7 +200,7 @@ def test_our_processes_run_without_rights() -> None:
 def test_postgres_takes_as_many_connections_as_the_processes_open() -> None:
     services = compose()["services"]
     pool = Settings.model_fields["database_pool"].default
-    processes = sum(services[name]["deploy"]["replicas"] for name in ("web", "worker"))
+    processes = 1 + sum(services[name]["deploy"]["replicas"] for name in ("web", "worker"))
     accepted = int(
         re.findall(r"max_connections=(\d+)", " ".join(services["postgres"]["command"]))[0]
     )

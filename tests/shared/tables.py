@@ -24,6 +24,9 @@ TABLES = (
     "stories",
     "catalog",
     "api_keys",
+    "usage",
+    "spending",
+    "budgets",
 )
 """All tables of the schema, those that refer to others first."""
 

@@ -11,12 +11,15 @@ from tests.shared.tables import dump
 
 
 async def test_a_key_belongs_to_its_user(db: Database) -> None:
-    _, mine = await api_keys.create(db, "me", "laptop")
-    _, others = await api_keys.create(db, "other")
+    my_id, mine = await api_keys.create(db, "me", "laptop")
+    others_id, others = await api_keys.create(db, "other")
 
     assert re.fullmatch(r"fs_[A-Za-z0-9_-]{43}", mine)
     assert mine != others
-    assert [await api_keys.owner(db, key) for key in (mine, others)] == ["me", "other"]
+    assert [await api_keys.owner(db, key) for key in (mine, others)] == [
+        ("me", my_id),
+        ("other", others_id),
+    ]
 
 
 async def test_a_key_is_not_stored(db: Database) -> None:
@@ -35,21 +38,21 @@ async def test_a_key_is_not_stored(db: Database) -> None:
 
 @pytest.mark.parametrize("wrong", ["", "fs_", "fs_x", "\0", "é", "\ud800", "a" * 100_000])
 async def test_a_wrong_key_is_nobodys(db: Database, wrong: str) -> None:
-    _, key = await api_keys.create(db, "me")
+    key_id, key = await api_keys.create(db, "me")
 
     assert await api_keys.owner(db, wrong) is None
-    assert await api_keys.owner(db, key + wrong) == ("me" if not wrong else None)
+    assert await api_keys.owner(db, key + wrong) == (None if wrong else ("me", key_id))
     assert await api_keys.owner(db, key[:-1]) is None
 
 
 async def test_a_revoked_key_is_nobodys(db: Database) -> None:
     key_id, key = await api_keys.create(db, "me")
-    _, other = await api_keys.create(db, "me")
+    other_id, other = await api_keys.create(db, "me")
 
     assert not await api_keys.revoke(db, "stranger", key_id)
     assert not await api_keys.revoke(db, "me", uuid4())
-    assert await api_keys.owner(db, key) == "me"
+    assert await api_keys.owner(db, key) == ("me", key_id)
     assert await api_keys.revoke(db, "me", key_id)
     assert not await api_keys.revoke(db, "me", key_id)
 
-    assert [await api_keys.owner(db, one) for one in (key, other)] == [None, "me"]
+    assert [await api_keys.owner(db, one) for one in (key, other)] == [None, ("me", other_id)]

@@ -41,8 +41,18 @@ DEFAULTS: dict[str, Any] = {
     "model_tokens_per_minute": None,
     "model_concurrency": None,
     "model_limits": [],
+    "prices": None,
+    "mark_up": 1.0,
+    "budget_per_user": None,
+    "budget_per_key": None,
+    "budget_reserve": 0.01,
+    "budget_economy": 0.8,
+    "embeddings": "minilm",
+    "embeddings_url": None,
+    "embeddings_api_key": None,
     "tool_seconds": 30.0,
     "task_seconds": 300.0,
+    "consolidate_seconds": 600.0,
     "agent_modules": ["worker.story", "worker.companion"],
     "story_folders": ["stories"],
     "default_story": None,
@@ -114,7 +124,7 @@ WRONG = [
                 "a",
                 "PING_SECONDS POLL_SECONDS MODEL_FIRST_TOKEN_SECONDS MODEL_STALL_SECONDS "
                 "TOOL_SECONDS TASK_SECONDS LEASE_SECONDS HEARTBEAT_SECONDS SWEEP_SECONDS "
-                "STUCK_SECONDS DRAIN_SECONDS",
+                "STUCK_SECONDS DRAIN_SECONDS MARK_UP BUDGET_RESERVE BUDGET_ECONOMY",
             ),
         ]
         for name in (f"FIRESIDE_{one}" for one in names.split())
@@ -137,6 +147,9 @@ WRONG = [
             ("MODEL_TOKENS_PER_MINUTE", "0", "or equal to 1"),
             ("MODEL_CONCURRENCY", "0", "or equal to 1"),
             ("TOOL_SECONDS", "0", "0"),
+            ("MARK_UP", "-0.1", "or equal to 0"),
+            ("BUDGET_RESERVE", "-1", "or equal to 0"),
+            ("BUDGET_ECONOMY", "-0.1", "or equal to 0"),
             ("TASK_SECONDS", "-1", "0"),
             ("LEASE_SECONDS", "0.4", "or equal to 0.5"),
             ("HEARTBEAT_SECONDS", "0", "or equal to 0.1"),
@@ -159,6 +172,9 @@ WRONG = [
             ("PING_SECONDS", "121", "120"),
             ("POLL_SECONDS", "61", "60"),
             ("MODEL_RETRIES", "11", "10"),
+            ("MARK_UP", "1001", "1000"),
+            ("BUDGET_RESERVE", "1001", "1000"),
+            ("BUDGET_ECONOMY", "1.1", "1"),
             ("LEASE_SECONDS", "301", "300"),
             ("HEARTBEAT_SECONDS", "101", "100"),
             ("SWEEP_SECONDS", "61", "60"),
@@ -189,6 +205,10 @@ WRONG = [
         for value in ("0", "-1", "1.5", "x", "1/", "/1", "1//2", "²", "1" * 13)
     ),
     ("FIRESIDE_MODEL_LIMITS", f"a/{SECRET}=1,a/{SECRET}=2", "a model is named twice"),
+    *(
+        (name, SECRET, "must be US dollars, as 100, 20/month or 0.5/day")
+        for name in ("FIRESIDE_BUDGET_PER_USER", "FIRESIDE_BUDGET_PER_KEY")
+    ),
     *(
         (f"FIRESIDE_{name}", value, "Input should be a finite number")
         for name in ("TOOL_SECONDS", "TASK_SECONDS", "LEASE_SECONDS", "PING_SECONDS")
@@ -256,8 +276,18 @@ def test_each_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         "model_tokens_per_minute": 200_000,
         "model_concurrency": 20,
         "model_limits": ["openai/a=500/200000/20", "openai/b=-/90000"],
+        "prices": "prices.json",
+        "mark_up": 1.25,
+        "budget_per_user": "20/month",
+        "budget_per_key": "0.5/day",
+        "budget_reserve": 0.002,
+        "budget_economy": 0.5,
+        "embeddings": "openai/text-embedding-3-small",
+        "embeddings_url": "http://127.0.0.1:9/v1",
+        "embeddings_api_key": SECRET,
         "tool_seconds": 3.5,
         "task_seconds": 4.5,
+        "consolidate_seconds": 0.0,
         "agent_modules": ["parrot"],
         "story_folders": ["a", "b/c"],
         "default_story": "cave",

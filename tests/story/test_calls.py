@@ -20,11 +20,14 @@ from agent_core import (
 from agent_core.testing import SCRIPTED_MODEL, Reply, ScriptedModel, ScriptedRequest, ScriptedStream
 from deploy.models.control import ScriptedModel as HttpModel
 from tests.story.playing import Table, begun, ruling, verdict
+from tests.worker.attempts import KeepingStore, claim
 from worker.agents import Resources, RunningTask
 from worker.in_process import InProcess
+from worker.metering import Meter
 from worker.narration import written
 from worker.story import StoryAgent
 from worker.story_calls import StoryCalls
+from worker.task_log import TaskLog
 
 
 async def hang(stream: ScriptedStream, request: ScriptedRequest) -> None:
@@ -175,6 +178,7 @@ async def test_a_call_that_waits_for_its_turn_is_no_call_that_hangs() -> None:
             yield lambda final: None
 
     resources = replace(task.resources, limiter=Slow())
-    waits = replace(task, resources=resources.for_user("user", task.deadlines.stopped))
+    meter = Meter(claim(), TaskLog(claim(), KeepingStore(), on_lost=lambda: None), resources.tariff)
+    waits = replace(task, resources=resources.for_user("user", task.deadlines.stopped, meter))
 
     assert await StoryCalls(waits, reply_seconds=0.05).ask("referee", "Rule.", "hi", {}) == "{}"

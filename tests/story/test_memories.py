@@ -64,13 +64,13 @@ def test_a_few_giant_messages_make_the_window_short() -> None:
 
 async def test_memories_are_what_the_window_lost_the_newest_as_far_as_they_fit() -> None:
     task = session_of(40)
-    lines = await Memories().recall(task, "anything", 22)
+    lines = await Memories().recall(task, "anything", 16)
 
     assert numbers(list(recent(task)))[0] == 16
     assert lines == [
-        "<player>number 12</player>",
+        "User: number 12",
         "You: number 13",
-        "<player>number 14</player>",
+        "User: number 14",
         "You: number 15",
     ]
 
@@ -81,6 +81,6 @@ async def test_a_memory_is_one_short_line() -> None:
     task = replace(session_of(0), history=history)
 
     (first, *_) = await Memories().recall(task, "anything", 10_000)
-    assert first.startswith("<player>a b a b")
+    assert first.startswith("User: a b a b")
     assert "\n" not in first
     assert len(first) < 300

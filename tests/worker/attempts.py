@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from decimal import Decimal
 from uuid import UUID
 
 from shared.errors import FiresideError
@@ -12,6 +13,7 @@ from shared.records import (
     Fence,
     Joined,
     JoinMode,
+    LedgerEntry,
     NewEvent,
     Outcome,
     Step,
@@ -64,20 +66,27 @@ class KeepingStore:
         self.outcome: Outcome | None = None
         self.failure: FiresideError | None = None
         self._next = first_seq
+        self.ledger: list[LedgerEntry] = []
+        self.money: Decimal | None = None
         self.waiting: list[tuple[UUID, str]] = []
         self.asked: list[tuple[tuple[JoinMode, ...], int]] = []
 
     async def write(
-        self, claim: Claim, events: Sequence[NewEvent], steps: Sequence[Step]
+        self,
+        claim: Claim,
+        events: Sequence[NewEvent],
+        steps: Sequence[Step],
+        ledger: Sequence[LedgerEntry] = (),
     ) -> Written:
         if self.failure is not None:
             raise self.failure
+        self.ledger += ledger
         self.writes.append((list(events), list(steps)))
         first, self._next = self._next, self._next + len(events)
         return Written(first, NOW, 1)
 
     async def end(self, claim: Claim, outcome: Outcome) -> Written:
-        written = await self.write(claim, outcome.events, outcome.steps)
+        written = await self.write(claim, outcome.events, outcome.steps, outcome.ledger)
         self.outcome = outcome
         return Written(written.first_seq, written.at, 0)
 
@@ -87,6 +96,9 @@ class KeepingStore:
             raise self.failure
         waiting, self.waiting = self.waiting, []
         return [Joined(task_id, text, no) for task_id, text in waiting]
+
+    async def left(self, claim: Claim) -> Decimal | None:
+        return self.money
 
     async def tell(self, claim: Claim, entries: Sequence[Event | Delta]) -> None:
         self.told += entries

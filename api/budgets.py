@@ -1,0 +1,43 @@
+"""Budgets as their users see them: what is left, and why an action was refused."""
+
+import math
+from datetime import UTC, datetime
+
+from api.gateway import Gateway
+from api.problems import Problem
+from shared.encoding import JsonObject
+from shared.errors import BudgetSpent
+from shared.store import budgets
+from shared.store.budgets import Standing
+
+
+async def of_caller(parts: Gateway, user_id: str, key_id: str) -> list[Standing]:
+    """The budgets that a caller's actions are paid from."""
+    return await budgets.standings(parts.db, user_id, parts.rules, key_id=key_id)
+
+
+def body(standing: Standing) -> JsonObject:
+    """A budget as JSON."""
+    return {
+        "of": "key" if standing.key_id else "user",
+        "period": standing.period,
+        "limit_usd": float(standing.usd),
+        "spent_usd": float(standing.spent),
+        "reserved_usd": float(standing.reserved),
+        "left_usd": float(standing.left),
+        "renews_at": standing.renews_at,
+    }
+
+
+async def problem(parts: Gateway, user_id: str, key_id: str) -> Problem:
+    """What a client is told whose action was refused. There is a time after which to try again
+    only where each budget that is spent renews itself."""
+    parts.metrics.unpaid()
+    spent = [one for one in await of_caller(parts, user_id, key_id) if one.left <= 0]
+    detail = "The budget for this is spent."
+    renewals = [one.renews_at for one in spent if one.renews_at is not None]
+    if not spent or len(renewals) < len(spent):
+        return Problem(BudgetSpent.code, detail)
+    seconds = max(1, math.ceil((max(renewals) - datetime.now(UTC)).total_seconds()))
+    told = {"retry_after": seconds, "renews_at": max(renewals)}
+    return Problem(BudgetSpent.code, detail, told, {"Retry-After": str(seconds)})

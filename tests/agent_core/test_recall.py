@@ -1,0 +1,212 @@
+"""Ranking: what a question and a statement call up, z-scores, neighbours, names, budgets."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent_core.recall import (
+    WEIGHTS,
+    Candidate,
+    bm25,
+    date_of,
+    fill,
+    is_question,
+    line_of,
+    named_in,
+    rank,
+    signs,
+    weights_of,
+    z_scores,
+)
+from agent_core.tokens import count_tokens
+
+DAY = datetime(2026, 5, 7, 12, tzinfo=UTC)
+
+
+def said(
+    no: int,
+    text: str = "It was a fine day at the lake.",
+    hits: Sequence[str] = (),
+    likeness: float | None = None,
+    speaker: str = "Ada",
+) -> Candidate:
+    return Candidate(
+        id=no,
+        text=text,
+        said_at=DAY + timedelta(minutes=no),
+        hits=hits,
+        length=6,
+        likeness=likeness,
+        speaker=speaker,
+        place=("s", no),
+    )
+
+
+def ids(candidates: Sequence[Candidate]) -> list[object]:
+    return [one.id for one in candidates]
+
+
+@pytest.mark.parametrize(
+    "cue",
+    [
+        "What did I say?",
+        "So, do you remember it? I don't.",
+        "where was it",
+        'She asked "why?"',
+        "你还记得我的狗吗\uff1f",
+        "Isn't it late",
+    ],
+)
+def test_a_question(cue: str) -> None:
+    assert is_question(cue)
+
+
+@pytest.mark.parametrize(
+    "cue",
+    ["I went to the lake.", "", "What a day! We swam.", "I know what you did.", "http://a.b/?q=1"],
+)
+def test_no_question(cue: str) -> None:
+    assert not is_question(cue)
+
+
+def test_rare_words_count_more_than_frequent_ones() -> None:
+    rows = [said(1, hits=["lake"]), *(said(no, hits=["day"]) for no in range(2, 6)), said(6)]
+
+    scores = bm25(rows)
+
+    assert scores[0] > scores[1] > 0
+    assert scores[5] == 0
+    assert scores[0] == pytest.approx(math.log(1 + 5.5 / 1.5))
+
+
+def test_a_shorter_memory_with_the_same_words_is_better() -> None:
+    short, long = said(1, hits=["lake"]), replace(said(2, hits=["lake"]), length=40)
+
+    assert bm25([short, long])[0] > bm25([short, long])[1]
+
+
+def test_z_scores() -> None:
+    assert z_scores([1.0, 3.0]) == [-1.0, 1.0]
+    assert z_scores([1.0, None, 3.0]) == [-1.0, 0.0, 1.0]
+    assert z_scores([2.0, 2.0]) == [0.0, 0.0]
+    assert z_scores([None]) == [0.0]
+    assert z_scores([]) == []
+
+
+def test_a_question_is_answered_by_words_and_by_likeness() -> None:
+    rows = [
+        said(10, hits=["dog"], likeness=0.1),
+        said(20, likeness=0.9),
+        said(30, hits=["dog"], likeness=0.9),
+        said(40, likeness=0.1),
+    ]
+
+    ranked = ids(rank("What is my dog called?", rows))
+
+    assert ranked[0] == 30
+    assert ranked[-1] == 40
+
+
+def test_a_statement_calls_up_what_is_like_it_and_hardly_what_has_its_words() -> None:
+    rows = [said(10, hits=["dog", "park"], likeness=0.1), said(20, likeness=0.9), said(30)]
+
+    assert ids(rank("I walked the dog in the park.", rows))[0] == 20
+
+
+def test_without_any_vector_a_statement_goes_by_its_words() -> None:
+    rows = [said(10), said(20, hits=["dog", "park"]), said(30)]
+
+    assert ids(rank("I walked the dog in the park.", rows))[0] == 20
+
+
+def test_the_turn_after_what_answers_comes_before_one_elsewhere() -> None:
+    rows = [said(10, hits=["dog"]), said(11), said(50), said(51)]
+
+    assert ids(rank("Where is the dog?", rows))[:2] == [10, 11]
+
+
+def test_who_is_named_is_asked_for() -> None:
+    rows = [said(10, speaker="Ada"), said(20, speaker="Ben")]
+
+    assert ids(rank("What does Ada like?", rows)) == [10, 20]
+    assert ids(rank("What does ben like?", rows)) == [20, 10]
+    assert named_in("Ada and Ben", ["Ada", "Ben"]) is None
+    assert named_in("Adabelle", ["Ada"]) is None
+    assert named_in("what of mary ann", ["Mary Ann", ""]) == "Mary Ann"
+
+
+def test_a_memory_that_asks_is_no_answer() -> None:
+    rows = [said(10, "Did you swim in the lake?"), said(20, "I swam across the lake.")]
+
+    assert ids(rank("Who swam?", rows)) == [20, 10]
+
+
+def test_of_equals_the_newer_one_comes_first() -> None:
+    assert ids(rank("Who?", [said(10), said(30), said(20)])) == [30, 20, 10]
+
+
+def test_the_best_of_a_session_lifts_the_rest_of_it() -> None:
+    here = [said(no, hits=["dog"]) for no in (10, 20, 30)] + [said(40)]
+    there = [replace(said(no), place=("t", no)) for no in (110, 120)]
+
+    assert ids(rank("Where is the dog?", [*there, *here]))[3] == 40
+
+
+def test_what_was_not_said_in_so_many_words_has_no_neighbours() -> None:
+    fact = replace(said(11), place=None)
+    row = signs([said(10, hits=["dog"]), fact, said(12)], None)[1]
+
+    assert row[2:8] == (0.0,) * 6
+
+
+def test_there_is_a_weight_for_each_sign() -> None:
+    assert len(weights_of(WEIGHTS)) == len(signs([said(1)], None)[0])
+
+
+def test_nothing_to_rank() -> None:
+    assert rank("What?", []) == []
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.booleans(), st.floats(-1, 1)), max_size=30))
+def test_ranking_keeps_every_candidate_once(rows: list[tuple[int, bool, float]]) -> None:
+    given_ = [said(no, hits=["dog"] if hit else (), likeness=like) for no, hit, like in rows]
+
+    assert sorted(map(id, rank("Where?", given_))) == sorted(map(id, given_))
+    assert sorted(map(id, rank("There.", given_))) == sorted(map(id, given_))
+
+
+def test_a_line_says_who_and_when() -> None:
+    assert line_of(said(1, "Hello\n  there")) == "Ada (7 May 2026): Hello there"
+    assert line_of(said(1, "Hello", speaker="")) == "(7 May 2026) Hello"
+    assert len(line_of(said(1, "x" * 5_000))) < 730
+
+
+def test_a_day_is_that_of_the_readers_zone() -> None:
+    late = datetime(2026, 12, 31, 23, 30, tzinfo=UTC)
+
+    assert date_of(late) == "31 December 2026"
+    assert date_of(late, ZoneInfo("Asia/Tokyo")) == "1 January 2027"
+    assert date_of(datetime(2026, 3, 1, 2, tzinfo=UTC), ZoneInfo("America/New_York")) == (
+        "28 February 2026"
+    )
+
+
+@given(st.lists(st.text(max_size=200)), st.integers(0, 300))
+def test_a_budget_is_never_exceeded(texts: list[str], budget: int) -> None:
+    taken = fill(list(enumerate(texts)), budget)
+
+    assert sum(count_tokens(line) + 1 for _, line in taken) <= budget
+    assert all(one[0] < two[0] for one, two in pairwise(taken))
+
+
+def test_a_long_line_gives_way_to_shorter_ones() -> None:
+    taken = fill([(1, "word " * 100), (2, "a few words")], 20)
+
+    assert [number for number, _ in taken] == [2]

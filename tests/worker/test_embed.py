@@ -1,0 +1,364 @@
+"""The embedding process: vectors for what was written, answers to who asks, changed models."""
+
+import asyncio
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from pydantic import SecretStr
+from redis.asyncio import Redis
+from sqlalchemy import text
+
+from shared.embedding import EMBED_CHANNEL, TEXT_CHARACTERS, Embeddings
+from shared.encoding import dumps
+from shared.ending import end_all
+from shared.errors import SettingsError
+from shared.memories import NewMemory
+from shared.redis_pool import connect_redis
+from shared.settings import Settings, load_settings
+from shared.store import characters, memories, vectors
+from shared.store.database import Database
+from shared.store.memories import Cue
+from tests.worker.hosts import until, within
+from worker.embed import Answering, Filling, catch_up, check
+from worker.embedders import (
+    EmbeddingsAway,
+    EmbeddingsChanged,
+    HashingEmbedder,
+    LitellmEmbedder,
+    MiniLmEmbedder,
+    as_text,
+    dimension_of,
+    embedder_of,
+)
+from worker.recollection import Recollection
+
+ROOT = Path(__file__).parents[2]
+ME = "me"
+
+
+@pytest.fixture
+def settings(postgres_url: str, redis_url: str) -> Settings:
+    urls = {"database_url": SecretStr(postgres_url), "redis_url": SecretStr(redis_url)}
+    return load_settings().model_copy(update=urls)
+
+
+@pytest.fixture
+async def db(settings: Settings) -> AsyncIterator[Database]:
+    database = Database.from_settings(settings)
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+async def redis(settings: Settings) -> AsyncIterator[Redis]:
+    client = connect_redis(settings)
+    yield client
+    await client.aclose()
+
+
+class Fickle:
+    """An embedder that is away, or gives as many numbers as it is told."""
+
+    name = "fickle"
+
+    def __init__(self, dimension: int = 2) -> None:
+        self.dimension = dimension
+        self.away = False
+        self.seen: list[str] = []
+
+    async def embed(self, texts: Sequence[str]) -> list[str]:
+        if self.away:
+            raise EmbeddingsAway("fickle: gone")
+        self.seen += texts
+        return [as_text([1.0] * self.dimension) for _ in texts]
+
+
+async def remembered(db: Database, *texts: str) -> UUID:
+    character = await characters.create(db, ME, "companion", "Ember", "")
+    new = [NewMemory("fact", one, speaker="Ada") for one in texts]
+    await memories.add(db, ME, character.id, new)
+    return character.id
+
+
+async def without_vector(db: Database) -> int:
+    return len(await vectors.missing(db, after=UUID(int=0), limit=1000))
+
+
+async def test_filling_gives_a_vector_to_each_memory(db: Database) -> None:
+    await remembered(db, *(f"memory {number}" for number in range(70)))
+    embedder = Fickle()
+
+    assert await Filling(db, embedder, 2).fill() == 70
+    assert await without_vector(db) == 0
+    assert await Filling(db, embedder, 2).fill() == 0
+    assert all(one.startswith("Ada (") for one in embedder.seen)
+    assert len(embedder.seen) == 70
+
+
+async def test_memories_wait_for_a_model_that_is_away(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    character = await remembered(db, "Ada has a dog.")
+    embedder = Fickle()
+    embedder.away = True
+    filling = Filling(db, embedder, 2)
+
+    with pytest.raises(EmbeddingsAway):
+        await filling.fill()
+    found = await memories.recall(db, Cue(ME, character, "Who has a dog?"), None)
+    assert [(one.hits, one.likeness) for one in found] == [(["dog"], None)]
+
+    embedder.away = False
+    assert await filling.fill() == 1
+
+
+async def test_a_model_whose_vectors_changed_is_refused_with_what_to_do(db: Database) -> None:
+    await remembered(db, "one", "two")
+    await Filling(db, Fickle(2), 2).fill()
+
+    assert await check(db, Fickle(2)) == 2
+    with pytest.raises(EmbeddingsChanged) as caught:
+        await check(db, Fickle(3))
+    assert str(caught.value) == (
+        "memories have vectors of fickle with 2 numbers, FIRESIDE_EMBEDDINGS gives fickle with 3: "
+        "run python -m worker.embed --again"
+    )
+
+
+async def test_a_model_that_changes_while_it_runs_writes_nothing(db: Database) -> None:
+    await remembered(db, "one")
+
+    with pytest.raises(EmbeddingsChanged, match="fickle gave 3 numbers, before it gave 2"):
+        await Filling(db, Fickle(3), 2).fill()
+    assert await without_vector(db) == 1
+
+
+async def test_embedding_again(db: Database, settings: Settings) -> None:
+    character = await remembered(db, *(f"memory {number}" for number in range(40)))
+    await Filling(db, Fickle(2), 2).fill()
+    await memories.add(db, ME, character, [NewMemory("fact", "a new one")])
+
+    assert await catch_up(settings, Fickle(3), again=True) == 41
+
+    assert await vectors.sample(db) == [vectors.Found("fickle", 3)]
+    assert await catch_up(settings, Fickle(3), again=False) == 0
+
+
+def command(settings: Settings, *arguments: str, **environment: str) -> tuple[int, str]:
+    given = {
+        "DATABASE_URL": settings.database_url.get_secret_value(),
+        "REDIS_URL": settings.redis_url.get_secret_value(),
+        "PATH": "",
+        **environment,
+    }
+    ran = subprocess.run(
+        [sys.executable, "-m", "worker.embed", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=given,
+        timeout=60,
+    )
+    return ran.returncode, ran.stdout or ran.stderr
+
+
+async def test_the_command(db: Database, settings: Settings) -> None:
+    await remembered(db, "one", "two")
+    hashing = {"FIRESIDE_EMBEDDINGS": "hashing"}
+
+    done = await asyncio.to_thread(command, settings, "--once", **hashing)
+    assert done == (0, "2 memories embedded by hashing-384\n")
+
+    await db.run(text("update memories set model = 'older'"))
+    code, said = await asyncio.to_thread(command, settings, **hashing)
+    assert code == 1
+    assert said == (
+        "fireside: memories have vectors of older with 384 numbers, FIRESIDE_EMBEDDINGS gives "
+        "hashing-384 with 384: run python -m worker.embed --again\n"
+    )
+
+    done = await asyncio.to_thread(command, settings, "--again", **hashing)
+    assert done == (0, "2 memories embedded by hashing-384\n")
+
+
+@pytest.mark.parametrize("name", ["nonsense", ""])
+def test_a_wrong_name_of_a_model(name: str, settings: Settings) -> None:
+    with pytest.raises(SettingsError, match="must be minilm, hashing or provider/model"):
+        embedder_of(settings.model_copy(update={"embeddings": name}))
+
+
+def test_the_settings_choose(settings: Settings) -> None:
+    hashing = embedder_of(settings.model_copy(update={"embeddings": "hashing"}))
+    hosted = embedder_of(settings.model_copy(update={"embeddings": "openai/some-model"}))
+
+    assert isinstance(hashing, HashingEmbedder)
+    assert isinstance(hosted, LitellmEmbedder)
+    assert hosted.name == "openai/some-model"
+
+
+async def test_hashing_is_the_same_every_time_and_likes_the_like() -> None:
+    one, same, like, other = await HashingEmbedder().embed(
+        ["My dog is called Rex", "My dog is called Rex", "the dog called Rex", "It rains"]
+    )
+
+    assert one == same
+    assert dimension_of(one) == 384
+    assert product(one, like) > product(one, other)
+
+
+def product(one: str, two: str) -> float:
+    pairs = zip(one[1:-1].split(","), two[1:-1].split(","), strict=True)
+    return sum(float(a) * float(b) for a, b in pairs)
+
+
+async def test_a_vector_is_brought_to_unit_length() -> None:
+    assert as_text([3.0, 4.0]) == "[0.6,0.8]"
+    assert as_text([0.0, 0.0]) == "[0,0]"
+    assert as_text([float("nan"), 2.0]) == "[0,1]"
+
+
+@asynccontextmanager
+async def answering(
+    redis: Redis, *embedders: HashingEmbedder | Fickle | MiniLmEmbedder
+) -> AsyncIterator[Embeddings]:
+    """Embedding processes at work, and somebody who may ask them."""
+    asks = Embeddings(redis)
+    services = [asyncio.create_task(asks.listen_for_ever())]
+    for embedder in embedders:
+        process = Answering(redis, embedder)
+        services += [
+            asyncio.create_task(process.hear_for_ever()),
+            asyncio.create_task(process.answer_for_ever()),
+        ]
+
+    async def all_hear() -> bool:
+        channels = await redis.pubsub_channels(f"{EMBED_CHANNEL}*")
+        heard = dict(await redis.pubsub_numsub(EMBED_CHANNEL))
+        return len(channels) >= 1 + bool(embedders) and (
+            heard.get(EMBED_CHANNEL.encode(), 0) == len(embedders)
+        )
+
+    await until(all_hear)
+    try:
+        yield asks
+    finally:
+        await end_all(services)
+
+
+async def test_who_asks_is_answered(redis: Redis) -> None:
+    embedder = HashingEmbedder()
+    async with answering(redis, embedder) as asks:
+        found = await asyncio.gather(*(asks.of(f"question {number}") for number in range(20)))
+
+    expected = await embedder.embed([f"question {number}" for number in range(20)])
+    assert [one and one.text for one in found] == expected
+    assert {(one.model, one.dimension) for one in found if one} == {("hashing-384", 384)}
+
+
+async def test_two_processes_answer_a_question_once(redis: Redis) -> None:
+    first, second = Fickle(), Fickle()
+    async with answering(redis, first, second) as asks:
+        assert all([await asks.of(f"question {number}") for number in range(10)])
+
+    assert sorted(first.seen + second.seen) == sorted(f"question {number}" for number in range(10))
+
+
+async def test_without_a_process_nobody_waits_and_no_words_stay(redis: Redis) -> None:
+    async with answering(redis) as asks:
+        began = time.monotonic()
+        assert await asks.of("a secret") is None
+        assert time.monotonic() - began < 0.2
+
+    assert await redis.keys("*") == []
+
+
+async def test_a_process_that_does_not_answer_is_not_asked_again_at_once(redis: Redis) -> None:
+    away = Fickle()
+    away.away = True
+    async with answering(redis, away) as asks:
+        assert await asks.of("one") is None
+        began = time.monotonic()
+        assert await asks.of("two") is None
+        assert time.monotonic() - began < 0.05
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        b"",
+        b"no json",
+        b"[]",
+        b"7",
+        dumps({"id": "1", "to": "elsewhere", "text": "hi"}),
+        dumps({"id": 1, "to": f"{EMBED_CHANNEL}:x", "text": "hi"}),
+        dumps({"id": "1", "to": f"{EMBED_CHANNEL}:x", "text": "x" * (TEXT_CHARACTERS + 1)}),
+    ],
+)
+async def test_junk_is_not_answered(redis: Redis, junk: bytes) -> None:
+    embedder = Fickle()
+    async with answering(redis, embedder) as asks:
+        await redis.publish(EMBED_CHANNEL, junk)
+        for channel in await redis.pubsub_channels(f"{EMBED_CHANNEL}:*"):
+            await redis.publish(channel, junk)
+        assert await asks.of("fine") is not None
+
+    assert embedder.seen == ["fine"]
+
+
+async def test_recalling_with_and_without_the_process(db: Database, redis: Redis) -> None:
+    character = await remembered(db, "My dog is called Rex.")
+    embedder = HashingEmbedder()
+    await Filling(db, embedder, 384).fill()
+    recollection = Recollection(db, redis)
+    cue = Cue(ME, character, "Rex the dog")
+
+    (one,) = await recollection.recall(cue)
+    assert one.likeness is None
+    hearing = asyncio.create_task(recollection.hear_for_ever())
+    async with answering(redis, embedder):
+
+        async def has_likeness() -> bool:
+            (found,) = await recollection.recall(cue)
+            return found.likeness is not None
+
+        await until(has_likeness)
+    await end_all([hearing])
+
+
+async def test_the_model_runs_beside_the_loop() -> None:
+    pytest.importorskip("onnxruntime")
+    embedder = MiniLmEmbedder()
+    assert embedder.name == "all-MiniLM-L6-v2-int8"
+    await embedder.embed(["warm"])
+    work = asyncio.ensure_future(embedder.embed(["It was a fine day at the lake. " * 8] * 32))
+    switched = 0
+
+    async def count() -> None:
+        nonlocal switched
+        while not work.done():
+            await asyncio.sleep(0.001)
+            switched += 1
+
+    counting = asyncio.create_task(count())
+    made = await within(work, 30)
+    await counting
+
+    assert {dimension_of(vector) for vector in made} == {384}
+    assert switched > 20
+
+
+async def test_minilm_in_batches_gives_what_it_gives_alone() -> None:
+    pytest.importorskip("onnxruntime")
+    embedder = MiniLmEmbedder()
+    texts = ["a dog", "My dog is called Rex, and he likes the lake.", "", "x" * 5_000, "rain"]
+
+    together = await embedder.embed(texts)
+
+    for one, vector in zip(texts, together, strict=True):
+        assert product(vector, (await embedder.embed([one]))[0]) > 0.97
