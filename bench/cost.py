@@ -36,7 +36,14 @@ from agent_core.streaming import LlmContext
 from bench.locomo import Conversation, DataError, Question, Sitting, Turn, read
 from bench.memory import choose_embedder, own_database
 from bench.provider_cache import Meter, Request, counted_by, tokens_of
-from bench.recalling import Reader, Remembered, read_blocking, sensed, worded
+from bench.recalling import (
+    Reader,
+    Remembered,
+    read_blocking,
+    require_numpy,
+    sensed,
+    worded,
+)
 from shared.errors import PricesError
 from shared.prices import PriceTable, load_prices
 from worker.minilm import EmbeddingsMissingError
@@ -324,11 +331,15 @@ def ways(reader: Reader, budget: ContextBudget) -> dict[str, Callable[[], Way]]:
 
 
 def measure(
-    conversations: Sequence[Conversation], reader: Reader, prices: Prices, budget: ContextBudget
+    conversations: Sequence[Conversation],
+    reader: Reader,
+    prices: Prices,
+    budget: ContextBudget,
+    turns: int = CHAIN_TURNS,
 ) -> dict[str, Any]:
-    """All figures."""
+    """All figures; `turns` are those of the chained user."""
     result: dict[str, Any] = {"conversations": {}, "chained": {}}
-    chain = chained(conversations, CHAIN_TURNS)
+    chain = chained(conversations, turns)
     for name, make in ways(reader, budget).items():
         replies = Replies()
         for conversation in conversations:
@@ -447,6 +458,7 @@ def main() -> int:
         known = load_prices(options.prices)
         prices = Prices(priced(options.model, known), priced(options.cheap, known))
         embedder = choose_embedder(options.embeddings)
+        require_numpy()
     except (DataError, PricesError, EmbeddingsMissingError) as error:
         print(f"bench.cost: {error}", file=sys.stderr)
         return 1

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from agent_core import Model, Usage
-from agent_core.prompt_cache import PromptCache, prompt_cache_of
+from agent_core.prompt_cache import prompt_cache_of
 from agent_core.tokens import count_tokens
 
 FRAME_TOKENS = 4  # role and separators of a message

@@ -6,6 +6,7 @@ candidates are all turns of the user, as the store gives them: so it ranks what 
 
 import asyncio
 import importlib
+import importlib.util
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,8 +23,11 @@ from shared.settings import Settings
 from shared.store.database import Database
 from worker.embedders import Embedder
 from worker.memories import without_marks
+from worker.minilm import EmbeddingsMissingError
 
 MOST = 64
+"""How many memories a budget is filled from, as in the worker."""
+
 _AT_ONCE = 256
 
 _LEXEMES = text(
@@ -32,6 +36,12 @@ _LEXEMES = text(
     from unnest(cast(:texts as text[])) with ordinality as texts(said, no) order by no
     """
 )
+
+
+def require_numpy() -> None:
+    """Raise EmbeddingsMissingError without numpy, which compares the vectors."""
+    if importlib.util.find_spec("numpy") is None:
+        raise EmbeddingsMissingError("numpy is not installed: pip install '.[embeddings]'")
 
 
 @dataclass(frozen=True, slots=True)
