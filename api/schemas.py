@@ -48,10 +48,11 @@ class _Action(Strict):
 
 
 class Say(_Action):
-    """The user says something."""
+    """The user says something; `deep` asks for the stronger model from now on."""
 
     type: Literal["say"]
     text: SayText
+    deep: Literal[True] | None = None
 
 
 class Choose(_Action):
@@ -78,7 +79,7 @@ def new_action(action: Say | Choose | Continue, key: str | None, key_id: str = "
         key: the idempotency key.
         key_id: the API key's id.
     """
-    content = action.model_dump(exclude={"on_busy", "client_action_id"})
+    content = action.model_dump(exclude={"on_busy", "client_action_id"}, exclude_none=True)
     return NewAction(content, action.on_busy, key, key_id)
 
 

@@ -184,6 +184,7 @@ def _running_task(
         steering=partial(task_log.take_in, "steer"),
         follow_ups=partial(task_log.take_in, "steer", "follow_up"),
         deadlines=deadlines,
+        told=[message_from_dict(message) for message in task_log.told],
         economy=claim.economy,
     )
 

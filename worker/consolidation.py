@@ -14,7 +14,6 @@ import structlog
 
 from agent_core import (
     LlmContext,
-    Model,
     StepRequest,
     StreamDone,
     StreamError,
@@ -31,7 +30,7 @@ from shared.queue import Hints
 from shared.records import CatalogEntry, Lasting
 from shared.store import consolidation
 from shared.store.database import Database
-from worker.agents import Answer, Resources, RunningTask, TaskFailed
+from worker.agents import Answer, RunningTask, TaskFailed
 from worker.extraction import (
     OUTPUT_CHARACTERS,
     SYSTEM_PROMPT,
@@ -119,7 +118,7 @@ async def _found(task: RunningTask, material: Material, first: int, last: int) -
 async def _asked(task: RunningTask, asked: str) -> str:
     """The model's answer, as far as it is not too long; raises TaskFailed where there is none."""
     resources = task.resources
-    model = _cheapest(resources)
+    model = resources.model_of("cheap")
     tokens = OUTPUT_TOKENS + (THINKING_TOKENS if model.reasoning else 0)
     events = stream_completion(
         model,
@@ -151,10 +150,6 @@ async def _asked(task: RunningTask, asked: str) -> str:
     except TimeoutError:
         raise TaskFailed("model_failed", f"no answer within {CALL_SECONDS:g} seconds") from None
     raise AssertionError("a completion ends with its message")
-
-
-def _cheapest(resources: Resources) -> Model:
-    return resources.model
 
 
 async def consolidate_for_ever(

@@ -50,6 +50,7 @@ from worker.recollection import Recollection
 from worker.slots import Slots
 from worker.task_log import AttemptLostError, TaskLog
 from worker.telling import Telling
+from worker.tiers import ModelTiers
 from worker.watchdog import watch_for_ever
 
 log = structlog.get_logger(__name__)
@@ -83,6 +84,7 @@ class Host:
     Args:
         agents: what this worker can run, by name.
         model, api_key: what agents call, and with which key.
+        tiers: the models beside the one, if there are any.
         watched: end the process where the loop stands still; of a process' one host only.
 
     `failure` is what ended its work without being asked to; the process is then told to end.
@@ -95,8 +97,10 @@ class Host:
         model: Model,
         api_key: str | None,
         *,
+        tiers: ModelTiers | None = None,
         watched: bool = False,
     ) -> None:
+        self._tiers = tiers
         self._watched = watched
         self._stuck_seconds = max(settings.stuck_seconds, 2 * settings.lease_seconds)
         self._settings = settings
@@ -229,6 +233,7 @@ class Host:
             functools.partial(catalog.compiled_story, self._db),
             tool_seconds=settings.tool_seconds,
             limiter=self._limits,
+            tiers=self._tiers,
             recollect=self._recollection.recall,
             read_material=functools.partial(consolidation.read, self._db),
             tariff=self._tariff,

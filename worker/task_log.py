@@ -105,8 +105,9 @@ class TaskLog:
         on_late: given calls of models that end when the attempt may write no more, or whose write
             may have failed: they were paid for all the same.
 
-    `ending` says that the terminal event is on its way: nothing else decides the task any more.
-    `lost_to` is what kept the attempt from writing more, or None.
+    `told` are the messages that earlier attempts told. `ending` says that the terminal event is on
+    its way: nothing else decides the task any more. `lost_to` is what kept the attempt from writing
+    more, or None.
     """
 
     def __init__(
@@ -128,6 +129,7 @@ class TaskLog:
         self._memos = {step.no: step for step in claim.steps}
         told = told_before(claim.events)
         self._settled, self._messages = told.settled, told.messages
+        self.told = list(told.messages)
         self._joining = Joining(claim, told.joined)
         self._unread = set(self._memos)
         self._ordinals: Counter[str] = Counter()
@@ -176,6 +178,8 @@ class TaskLog:
         if isinstance(message, AssistantMessage):
             # Its text comes as deltas, and whole at its end: not twice.
             data["content"] = []
+        # What was noted on the user's message comes with its end, once.
+        data.pop("details", None)
         told = _message_data(data, self._number, self._joining.task_of(message))
         self._append("message_start", told, self._number)
 

@@ -2,12 +2,19 @@
 
 import pytest
 
+from agent_core import UserMessage
+from agent_core.context_builder import ContextBuilder, ContextParts
 from agent_core.testing import Reply, ScriptedModel, call, calls
 from shared.encoding import JsonObject
 from shared.records import MAX_SOUL
 from tests.story.playing import Table, plain
-from worker.companion import DEFAULT_SOUL, greeting_of, system_prompt
+from worker.companion import DEFAULT_SOUL, SYSTEM_PROMPT, greeting_of, soul_of
 from worker.in_process import MemorySession
+
+
+def system_prompt(character: JsonObject) -> str:
+    parts = ContextParts(instructions=SYSTEM_PROMPT, soul=soul_of(character))
+    return ContextBuilder().build(UserMessage("hi"), parts).system_prompt
 
 
 def companion(*replies: Reply, name: str = "Ash", soul: str = "You mend clocks.") -> Table:
