@@ -197,7 +197,7 @@ def signs(candidates: Sequence[Candidate], named: str | None) -> list[tuple[floa
     words, likeness = z_scores(raw), z_scores([one.likeness for one in candidates])
     sessions = z_scores(_best_of_sessions(candidates, raw))
     standing = _by_place(candidates, words, likeness)
-    rows = []
+    rows: list[tuple[float, ...]] = []
     for at, one in enumerate(candidates):
         before = before_before = after = _NOTHING
         if one.place is not None:

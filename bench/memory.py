@@ -236,7 +236,7 @@ async def run(
         embedding = (time.perf_counter() - began) / max(count, 1)
         answered: dict[str, list[Asked]] = {}
         for number, conversation in enumerate(conversations):
-            vectors = await _vectors(embedder, [one.text for one in conversation.questions])
+            vectors = await vectors_of(embedder, [one.text for one in conversation.questions])
             answered[f"{number} {conversation.id}"] = [
                 await ask(db, replayed[number], question, vector)
                 for question, vector in zip(conversation.questions, vectors, strict=True)
@@ -262,7 +262,7 @@ async def run(
     return result
 
 
-async def _vectors(embedder: Embedder, texts: Sequence[str]) -> list[Vector]:
+async def vectors_of(embedder: Embedder, texts: Sequence[str]) -> list[Vector]:
     made = [
         one for at in range(0, len(texts), 32) for one in await embedder.embed(texts[at : at + 32])
     ]

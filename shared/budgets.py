@@ -1,4 +1,4 @@
-"""`python -m shared.budgets`: say what single users and API keys may spend, and see what is left."""
+"""`python -m shared.budgets`: say what users and API keys may spend, and see what is left."""
 
 import argparse
 import asyncio

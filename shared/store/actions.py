@@ -44,13 +44,17 @@ _ACCEPT = text(
         from (select priority from tasks
               where user_id = :user and status in ('queued', 'running')
                   and priority < {CHORE} limit :counted) t
+    ), wallets as materialized (
+        select * from ({budgets.wallets(":user", "cast(:key_id as text)")}) as w where :budgeted
+    ), taken as materialized (
+        select coalesce(sum(reserved), 0) as by_user,
+            coalesce(sum(reserved) filter (where key_id = :key_id), 0) as by_key
+        from tasks where exists (select from wallets)
+            and user_id = :user and status in ('queued', 'running')
     ), purse as materialized (
-        select count(*) > 0 as limited, coalesce(bool_or(w.usd <= w.spent + (
-            select coalesce(sum(t.reserved), 0) from tasks t
-            where t.user_id = :user and t.status in ('queued', 'running')
-                and (w.key_id = '' or t.key_id = w.key_id))), false) as empty
-        from ({budgets.wallets(":user", "cast(:key_id as text)")}) as w
-        where :budgeted
+        select count(*) > 0 as limited, coalesce(bool_or(w.usd <= w.spent +
+            case when w.key_id = '' then t.by_user else t.by_key end), false) as empty
+        from wallets w, taken t
     ), session as (
         update sessions set
             next_task = next_task + 1,

@@ -31,6 +31,9 @@ from shared.store.actions import accept_within
 from shared.store.database import AnyRow, Database
 from shared.store.memories import add_within
 
+KEPT_SUMMARIES = 3
+"""How many of a session's summaries are true at once: a window may begin before the newest."""
+
 MOST_TRIES = 3
 """How often a range is tried; then the session goes on without what could be learned from it."""
 
@@ -172,6 +175,17 @@ _CLOSE = text(
 )
 
 
+# A window is cut back to somewhere within the last summaries; the ones before these say nothing
+# that they don't, and would be recalled beside them.
+_CLOSE_SUMMARIES = text(
+    f"""/* consolidation close summaries */
+    update memories set valid_to = greatest(valid_from, clock_timestamp())
+    where session_id = :session and user_id = :user and kind = 'summary' and valid_to is null
+        and no <= :upto - {KEPT_SUMMARIES * MESSAGES}
+    """
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Due:
     """A session that should be read again."""
@@ -306,6 +320,8 @@ async def keep_within(
     if character is None:
         return False
     await add_within(connection, user_id, character, list(_memories(done)))
+    if done.summary is not None:
+        await connection.execute(_CLOSE_SUMMARIES, range_ | {"upto": done.summary.upto})
     for finding in done.findings:
         if finding.replaces:
             closed = {

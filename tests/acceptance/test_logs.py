@@ -115,17 +115,24 @@ async def test_logs_hold_no_word_of_users(
         ("/api/story/action", {"session_id": f"{CANARY} !", "user_input": CANARY}),
     ):
         assert (await anna.post(path, json=body)).status_code == 422
-    assert (await anna.post("/v1/sessions", content=CANARY)).status_code == 400
+    json_type = {"Content-Type": "application/json"}
+    broken = await anna.post("/v1/sessions", content=CANARY, headers=json_type)
+    assert broken.status_code == 400
     await bad_frames(anna)
     assert (await anna.get("/v1/me/export")).text.count(CANARY) > 20
     assert (await anna.delete("/v1/me")).status_code == 200
 
-    for child in [*fleet.workers, *fleet.gateways]:
+    logs = stopped(fleet)
+    assert [line for log in logs for line in log if CANARY.lower() in line.lower()] == []
+    assert any("agent failed" in line for line in logs[0])
+
+
+def stopped(fleet: Fleet) -> list[list[str]]:
+    """All lines that the processes have written; the worker's come first."""
+    children = [*fleet.workers, *fleet.gateways]
+    for child in children:
         child.stop()
-    lines = {child.command.name: child.output() for child in [*fleet.workers, *fleet.gateways]}
-    leaks = [line for name in lines for line in lines[name] if CANARY.lower() in line.lower()]
-    assert leaks == []
-    assert any("agent failed" in line for line in lines["worker-0"])
+    return [child.command.log.read_text(errors="replace").splitlines() for child in children]
 
 
 async def learned(http: httpx.AsyncClient) -> None:

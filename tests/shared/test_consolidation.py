@@ -223,6 +223,21 @@ async def test_a_summary_begins_where_the_last_one_ended(db: Database) -> None:
     assert [one.no for one in material.said] == list(range(1, MESSAGES + 3))
 
 
+async def test_of_a_long_session_the_last_summaries_are_recalled(db: Database) -> None:
+    session = await new_session(db, started=True)
+    for upto in range(MESSAGES, 6 * MESSAGES, MESSAGES):
+        await turn(db, session, MESSAGES)
+        summary = Summary(f"up to {upto}", upto)
+        done = found(session, upto - MESSAGES + 1, upto, summary=summary)
+        await end(db, await ordered(db, session), done)
+
+    rows = [row for row in (await dump(db))["memories"] if row["kind"] == "summary"]
+
+    open_ones = sorted(row["no"] for row in rows if row["valid_to"] is None)
+    assert open_ones == [3 * MESSAGES, 4 * MESSAGES, 5 * MESSAGES]
+    assert len(rows) == 5
+
+
 async def test_a_failed_range_is_tried_again_and_given_up_in_the_end(db: Database) -> None:
     session = await new_session(db, started=True)
     await turn(db, session)

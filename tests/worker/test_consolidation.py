@@ -1,5 +1,6 @@
 """Consolidation by a worker: what a user said is known for good, whatever the model answers."""
 
+import asyncio
 import functools
 import json
 from collections.abc import AsyncIterator
@@ -12,8 +13,9 @@ from agent_core import UserMessage
 from deploy.models.control import ScriptedModel
 from shared.consolidation import KEEPER
 from shared.encoding import JsonObject
+from shared.memories import NewMemory
 from shared.records import Lasting
-from shared.store import actions
+from shared.store import actions, memories, sessions
 from shared.store.database import Database
 from tests.shared.sessions import ME, new_session, say
 from tests.shared.tables import dump
@@ -174,6 +176,39 @@ async def test_a_bad_answer_changes_nothing(
     host.submit(session)
     await until(lambda: _ended(db, later))
     assert (await actions.get_task(db, ME, later)).status == "completed"
+
+
+async def test_another_worker_asks_what_the_first_one_asked(
+    readers: Readers, db: Database, scripted_model: ScriptedModel
+) -> None:
+    """The first attempt has journalled what was known and the model's answer, and is lost."""
+    scripted_model.script({"reply": {"text": GOOD, "fault": {"kind": "hang", "after": 0}}})
+    session = await new_session(db)
+    await say(db, session, SAID)
+    host = readers.read()
+    host.submit(session)
+    await submit(host, db)
+    await scripted_model.until(in_flight=1)
+    who = (await sessions.get(db, ME, session)).character_id
+    await memories.add(db, ME, who, [NewMemory("fact", "The user owns a boat.")])
+    (task,) = await consolidations(db)
+    await until(lambda: _has_steps(db, task["id"]))
+    scripted_model.script({"reply": {"text": GOOD}})
+    await asyncio.to_thread(host.drain)
+
+    again = readers.read()
+    again.submit(UUID(task["session_id"]))
+    await until(lambda: over(db))
+
+    assert (await consolidations(db))[0]["status"] == "completed"
+    first, second = scripted_model.requests()
+    assert first.body["messages"] == second.body["messages"]
+    assert "owns a boat" not in str(second.body)
+    assert "The user lives in Graz." in await learned(db)
+
+
+async def _has_steps(db: Database, task: str) -> bool:
+    return any(row["name"] == "known" for row in (await dump(db))["steps"])
 
 
 async def _ended(db: Database, task: Any) -> bool:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -235,23 +236,17 @@ async def test_a_host_recalls_what_another_session_said(hosts: Hosts) -> None:
         for words in ("My dog is called Rex.", "What is my dog called?"):
             new = NewSession("companion", metadata={"user_name": "Ada"})
             session, _, _ = await sessions.create(db, "me", new, "Ember")
-            before = len(recalled)
             host.submit(session.id)
-            await until(lambda before=before: _counts(recalled, before + 1))
+            await until(partial(_answered, db, session.id, 1))
             await accept(db, session.id, words)
-            await until(lambda session=session: _answered(db, session.id, 1))
             host.submit(session.id)
-            await until(lambda session=session: _answered(db, session.id, 2))
+            await until(partial(_answered, db, session.id, 2))
     finally:
         await within(db.close())
 
     today = recalled[-1][0].split("(")[1].split(")")[0]
     assert f"Ada ({today}): My dog is called Rex." in recalled[-1]
     assert all("What is my dog" not in line for line in recalled[-1])
-
-
-async def _counts(recalled: list[list[str]], count: int) -> bool:
-    return len(recalled) >= count
 
 
 async def _answered(db: Database, session_id: UUID, count: int) -> bool:
