@@ -19,6 +19,7 @@ from agent_core.attempts import is_retryable, retry_after_seconds, streamed_answ
 from agent_core.chat_format import chat_messages, sampling, tool_definitions, usage_of
 from agent_core.errors import ProviderError
 from agent_core.models import Model
+from agent_core.prompt_cache import prompt_cache_of
 from agent_core.streaming import AssistantMessageEvent, LlmContext, StreamOptions
 from agent_core.thinking import thinking_budget, thinking_level
 
@@ -99,7 +100,7 @@ def _request(
         **sampling(model, options),
     }
     _think(request, model, options)
-    if "claude" in model.id:
+    if prompt_cache_of(model).marked:
         _mark_for_cache(request["messages"])
     if context.tools:
         request["tools"] = tool_definitions(context.tools)
@@ -133,9 +134,9 @@ def _think(request: dict[str, Any], model: Model, options: StreamOptions) -> Non
 def _mark_for_cache(messages: list[dict[str, Any]]) -> None:
     """Mark where Claude's cache is to be cut: other providers find the prefix themselves.
 
-    Marked are the system prompt, the history before the newest message of the user (what is
-    retrieved for it comes with it and changes each time), and the end, for the tool calls that
-    may follow.
+    Marked are the system prompt, which outlives a cut of the window; the history before the newest
+    message of the user, which is what the call before left behind; and the end, for the next
+    message and for the tool calls that may follow.
     """
     users = [at for at, message in enumerate(messages) if message["role"] == "user"]
     marks = {0, len(messages) - 1} | ({users[-1] - 1} if users and users[-1] > 0 else set())

@@ -85,25 +85,32 @@ class Usage:
 
 @dataclass(slots=True)
 class UserMessage:
-    """What the user says; `timestamp` is in milliseconds since 1970."""
+    """What the user says; `timestamp` is in milliseconds since 1970.
+
+    `details` is JSON for programs: what else a model is shown with the message, say.
+    """
 
     role: ClassVar[Literal["user"]] = "user"
     content: str | list[UserContent]
     timestamp: int = field(default_factory=now_ms)
+    details: Any = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the message as JSON."""
-        return {
+        data: dict[str, Any] = {
             "role": "user",
             "content": _content_to_json(self.content),
             "timestamp": self.timestamp,
         }
+        if self.details is not None:
+            data["details"] = self.details
+        return data
 
     @classmethod
     def from_dict(cls, data: object) -> UserMessage:
         """Read the message; raises MalformedDataError."""
         fields = json_object(data, "a user message")
-        return cls(_user_content(fields), _timestamp(fields))
+        return cls(_user_content(fields), _timestamp(fields), fields.get("details"))
 
 
 @dataclass(slots=True)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _MILLION = 1_000_000
 _DEFAULT_WINDOW = 128_000
 _DEFAULT_OUTPUT_CAP = 4_096
+_DEFAULT_CACHE_MINIMUM = 1_024
 
 Api = Literal["litellm", "openai"]
 _APIS: tuple[Api, ...] = get_args(Api)
@@ -45,7 +46,8 @@ class Model:
 
     `api` picks the way to it: `litellm` for all providers, `openai` for endpoints that speak
     OpenAI's chat completions at `base_url`, called without litellm. `max_tokens` caps each
-    answer. `reasoning` tells whether the model can think, `images` whether it can see. Timeouts
+    answer. `cache_minimum` is the shortest beginning of a prompt, in tokens, that the provider
+    caches. `reasoning` tells whether the model can think, `images` whether it can see. Timeouts
     are in seconds: up to the first content, and between two pieces of it.
     """
 
@@ -61,6 +63,7 @@ class Model:
     thinking_levels: tuple[ThinkingLevel, ...] = _LEVELS
     images: bool = False
     tools: bool = True
+    cache_minimum: int = _DEFAULT_CACHE_MINIMUM
     first_token_timeout: float = 60.0
     stall_timeout: float = 30.0
     max_attempts: int = 3
@@ -91,6 +94,7 @@ class Model:
             "base_url": self.base_url,
             "context_window": self.context_window,
             "max_tokens": self.max_tokens,
+            "cache_minimum": self.cache_minimum,
             "cost": asdict(self.cost),
             "api": self.api,
             "temperature": self.temperature,
@@ -116,6 +120,7 @@ class Model:
             base_url=maybe(fields, "base_url", str),
             context_window=optional(fields, "context_window", int, _DEFAULT_WINDOW),
             max_tokens=optional(fields, "max_tokens", int, _DEFAULT_OUTPUT_CAP),
+            cache_minimum=optional(fields, "cache_minimum", int, _DEFAULT_CACHE_MINIMUM),
             cost=ModelCost(
                 number(cost, "input", 0.0),
                 number(cost, "output", 0.0),
@@ -160,6 +165,7 @@ def _from_entry(provider: str, model_id: str, entry: Mapping[str, Any]) -> Model
         provider=provider,
         context_window=_whole(entry.get("max_input_tokens"), _DEFAULT_WINDOW),
         max_tokens=min(_whole(entry.get("max_output_tokens"), _DEFAULT_OUTPUT_CAP), 16_384),
+        cache_minimum=_whole(entry.get("prompt_cache_min_tokens"), _DEFAULT_CACHE_MINIMUM),
         cost=ModelCost(
             input=_per_million(entry, "input_cost_per_token"),
             output=_per_million(entry, "output_cost_per_token"),

@@ -110,7 +110,7 @@ class ModelRouter:
     def report(self, model: Model, error: StreamError | None) -> None:
         """Take note of how a call went: None for well."""
         for entry in self._entries.values():
-            if entry.model is not model:
+            if not _is_same(entry.model, model):
                 continue
             if error is None:
                 entry.failures = 0
@@ -129,17 +129,14 @@ class ModelRouter:
     def stream_fn(self, inner: StreamFn | None = None, *, task: Task = "simple") -> StreamFn:
         """Return a stream function that falls back from model to model.
 
-        The model it is called with is tried first. A model that has begun its answer is not
-        replaced.
+        The model it is called with is tried first, unless it is left out just now. A model that
+        has begun its answer is not replaced.
         """
 
         async def routed(
             model: Model, context: LlmContext, options: StreamOptions
         ) -> AsyncGenerator[AssistantMessageEvent, None]:
-            rest = self.candidates(
-                has_tools=bool(context.tools), task=task, session_id=options.session_id
-            )
-            candidates = [model, *(other for other in rest if other is not model)]
+            candidates = self._with_fallbacks(model, task, options, tools=bool(context.tools))
             for candidate in candidates:
                 fallback_left = candidate is not candidates[-1]
                 began = False
@@ -158,6 +155,23 @@ class ModelRouter:
                         return
 
         return routed
+
+    def _with_fallbacks(
+        self, model: Model, task: Task, options: StreamOptions, *, tools: bool
+    ) -> list[Model]:
+        rest = self.candidates(has_tools=tools, task=task, session_id=options.session_id)
+        now = self._clock()
+        closed = any(
+            _is_same(entry.model, model) and entry.closed_until > now
+            for entry in self._entries.values()
+        )
+        others = [other for other in rest if not _is_same(other, model)]
+        return [*others, model] if closed else [model, *others]
+
+
+def _is_same(one: Model, other: Model) -> bool:
+    """Whether two are one model: a caller may have changed how it is to be called."""
+    return (one.name, one.base_url) == (other.name, other.base_url)
 
 
 def _is_replaceable(event: AssistantMessageEvent) -> bool:

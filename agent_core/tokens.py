@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 from agent_core.content import ImageContent, TextContent, ThinkingContent, ToolCall
 from agent_core.messages import AssistantMessage, Message
@@ -22,8 +23,21 @@ _IMAGE_TOKENS = 1_000
 _PIECES = re.compile(r"[A-Za-z]+|[0-9]+|[^\W\d_]+|[^\w\s]+|_+|\s{2,}")
 
 
+_KEPT_CHARACTERS = 8_000
+
+
 def count_tokens(text: str) -> int:
     """Return about how many tokens a text has."""
+    return _kept_count(text) if len(text) <= _KEPT_CHARACTERS else _count(text)
+
+
+@lru_cache(maxsize=4_096)
+def _kept_count(text: str) -> int:
+    """The count of a message or a line, which is asked for in reply after reply."""
+    return _count(text)
+
+
+def _count(text: str) -> int:
     return sum(map(_tokens_of_piece, _PIECES.findall(text)))
 
 

@@ -31,6 +31,7 @@ STATUSES = {
     "method_not_allowed": HTTPStatus.METHOD_NOT_ALLOWED,
     "idempotency_conflict": HTTPStatus.CONFLICT,
     "session_busy": HTTPStatus.CONFLICT,
+    "version_conflict": HTTPStatus.CONFLICT,
     "payload_too_large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     "invalid_request": HTTPStatus.UNPROCESSABLE_ENTITY,
     "too_many_tasks": HTTPStatus.TOO_MANY_REQUESTS,

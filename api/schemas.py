@@ -10,10 +10,7 @@ from pydantic_core import PydanticCustomError
 from api.problems import TOO_LARGE
 from api.texts import ClientId, Text, check_object
 from shared.encoding import JsonObject, dumps
-from shared.records import MAX_SAY, NewAction, OnBusy
-
-MAX_SOUL = 20_000
-"""Characters of a soul."""
+from shared.records import MAX_SAY, MAX_SOUL, NewAction, OnBusy
 
 _MAX_METADATA = 16_384
 
@@ -51,10 +48,11 @@ class _Action(Strict):
 
 
 class Say(_Action):
-    """The user says something."""
+    """The user says something; `deep` asks for the stronger model from now on."""
 
     type: Literal["say"]
     text: SayText
+    deep: Literal[True] | None = None
 
 
 class Choose(_Action):
@@ -81,7 +79,7 @@ def new_action(action: Say | Choose | Continue, key: str | None, key_id: str = "
         key: the idempotency key.
         key_id: the API key's id.
     """
-    content = action.model_dump(exclude={"on_busy", "client_action_id"})
+    content = action.model_dump(exclude={"on_busy", "client_action_id"}, exclude_none=True)
     return NewAction(content, action.on_busy, key, key_id)
 
 

@@ -10,6 +10,8 @@ FiresideError
 │   ├── IdempotencyConflict
 │   ├── SessionBusy
 │   ├── TooManyTasks
+│   ├── VersionConflict
+│   ├── SoulTooLarge
 │   ├── BudgetSpent
 │   └── InvalidRequest
 ├── NewerRelease         a task was begun by a newer release, and is left to it
@@ -85,6 +87,18 @@ class TooManyTasks(Refused):
     def __init__(self, position: int) -> None:
         super().__init__(f"{position} tasks are running or waiting already")
         self.position = position
+
+
+class VersionConflict(Refused):
+    """What was to be changed has been changed meanwhile; nothing was written."""
+
+    code = "version_conflict"
+
+
+class SoulTooLarge(Refused):
+    """A soul would have more characters than a soul may have; nothing was written."""
+
+    code = "payload_too_large"
 
 
 class BudgetSpent(Refused):

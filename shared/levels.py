@@ -14,6 +14,10 @@ BACKGROUND = LEVELS - 1
 CROWD = BACKGROUND - 1
 """The last level of those who wait for an answer."""
 
+CHORE = 2
+"""The priority of sessions that no user made: they run in the background, and no user is told of
+them or has them counted."""
+
 COUNTED = 2 ** (CROWD - 1)
 """How far it pays to count what is before a session: further ones share a level."""
 

@@ -202,6 +202,26 @@ class Hints:
         except (RedisError, OSError) as error:
             raise QueueUnavailable(str(error)) from error
 
+    async def withdraw_all(self, session_ids: Iterable[UUID]) -> None:
+        """Take back every hint of sessions that are gone; a worker would find nothing there.
+
+        Where the broker can't be asked they stay until one does.
+
+        Raises:
+            QueueUnavailable: Redis did not answer.
+        """
+        if self._celery is not None:
+            return
+        try:
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for session_id in session_ids:
+                    for level in range(LEVELS):
+                        hint = dumps(envelope(session_id, self._queue, level)).decode()
+                        pipe.lrem(key_of(self._queue, level), 0, hint)
+                await pipe.execute()
+        except (RedisError, OSError) as error:
+            raise QueueUnavailable(str(error)) from error
+
     async def _push(self, hints: list[tuple[UUID, int]]) -> None:
         lists: dict[str, list[bytes]] = {}
         for one, level in hints:

@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import Literal, TypeAlias
 from uuid import UUID
 
+from shared.consolidation import Consolidated
 from shared.encoding import JsonObject
 
 TaskStatus: TypeAlias = Literal["queued", "running", "completed", "failed", "cancelled", "dead"]
@@ -16,6 +17,9 @@ OnBusy: TypeAlias = Literal["enqueue", "steer", "follow_up", "interrupt", "colle
 
 MAX_SAY = 16_000
 """Characters of what one action may say."""
+
+MAX_SOUL = 20_000
+"""Characters of a soul, which goes into every request of its character."""
 
 JoinMode: TypeAlias = Literal["steer", "follow_up"]
 """How an action may join a task that runs: at its next turn, or where it would end."""
@@ -149,6 +153,33 @@ class Character:
     soul_version: int
     created_at: datetime
     updated_at: datetime
+
+
+SoulSource: TypeAlias = Literal["user", "agent", "restored"]
+"""Who wrote a version of a soul: its user, the agent by its tool, or an undo or a rollback."""
+
+
+@dataclass(frozen=True, slots=True)
+class SoulVersion:
+    """One version of a character's soul, 1, 2, 3, ...; none is ever changed.
+
+    `task_id` is the task whose agent wrote it, `restored` the version whose text it took back.
+    """
+
+    version: int
+    soul: str
+    source: SoulSource
+    task_id: UUID | None
+    restored: int | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SoulEdit:
+    """A section of a soul by its heading, and its new text; an empty one takes the section out."""
+
+    section: str
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,6 +342,24 @@ class LedgerEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class Lasting:
+    """What a completed task leaves for other sessions, and for the memory of its own.
+
+    `soul_edits` go into the newest version of the character's soul. With `window_cut` the session
+    takes that version from its next task on; else it keeps the one that it has. With `remembers`
+    the session is to be read for what is worth knowing; `consolidated` is what came of doing so.
+    """
+
+    soul_edits: Sequence[SoulEdit] = ()
+    window_cut: bool = False
+    remembers: bool = False
+    consolidated: Consolidated | None = None
+
+
+NOTHING_LASTING = Lasting()
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """How a task ended, and all that its end changes, in one transaction.
 
@@ -328,6 +377,7 @@ class Outcome:
     error: JsonObject | None = None
     usage: JsonObject | None = None
     joined: Sequence[UUID] = ()
+    lasting: Lasting = NOTHING_LASTING
     ledger: Sequence[LedgerEntry] = ()
 
 

@@ -123,6 +123,20 @@ class Settings(BaseSettings):
     model_api_key: SecretStr | None = Field(
         default=None, description="key for the model where the provider's own variable is not used"
     )
+    model_cheap: str | None = Field(
+        default=None,
+        min_length=1,
+        description="model for referee, judge, summaries and small talk; else the model above",
+    )
+    model_cheap_url: str | None = Field(
+        default=None, description="its base URL; that of the model where the provider is the same"
+    )
+    model_cheap_api_key: SecretStr | None = Field(
+        default=None, description="its key; that of the model where the provider is the same"
+    )
+    model_fallbacks: Words = Field(
+        default=[], description="models that answer, in this order, while the others are away"
+    )
     model_first_token_seconds: float = Field(
         default=30, gt=0, description="longest wait for a model's first token"
     )
@@ -186,6 +200,14 @@ class Settings(BaseSettings):
     tool_seconds: float = Field(default=30, gt=0, description="longest run of one tool call")
     task_seconds: float = Field(
         default=300, gt=0, description="longest run of one attempt of a task"
+    )
+
+    consolidate_seconds: float = Field(
+        default=600,
+        ge=0,
+        le=604_800,
+        description="a session that is quiet for so long is read for what is worth knowing; "
+        "0: none is",
     )
 
     agent_modules: Words = Field(
@@ -273,6 +295,7 @@ class Settings(BaseSettings):
         "jwt_algorithms",
         "allowed_origins",
         "model_limits",
+        "model_fallbacks",
         "agent_modules",
         "story_folders",
         mode="before",

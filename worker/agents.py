@@ -18,14 +18,16 @@ from agent_core import (
     UserMessage,
     limited,
 )
+from shared.consolidation import Material
 from shared.encoding import JsonObject
 from shared.errors import FiresideError, SettingsError
 from shared.memories import Standing
-from shared.records import CatalogEntry
+from shared.records import NOTHING_LASTING, CatalogEntry, Lasting
 from shared.settings import Settings
 from shared.store.memories import Cue
 from worker.deadlines import Deadlines
 from worker.metering import Meter, Tariff
+from worker.tiers import ModelTiers, Tier
 
 
 class TaskFailed(FiresideError):
@@ -39,6 +41,10 @@ class TaskFailed(FiresideError):
         super().__init__(message)
         self.code = code
 
+
+ReadMaterial: TypeAlias = Callable[[str, UUID, int, int], Awaitable[Material | None]]
+"""Gives what a consolidation reads: of this user's session, from one message to another; None
+where the session is gone."""
 
 ReadStory: TypeAlias = Callable[[str], Awaitable[str]]
 """Gives the compiled JSON of a story's version by its hash; raises NotFound."""
@@ -54,7 +60,8 @@ class Resources:
 
     Without a `stream_fn` the model is called in the way that it says itself. `tool_seconds` is the
     longest run of one tool call. Model calls pass the `limiter`, where there is one, and cost what
-    the `tariff` says. Without `recollect` nothing is kept beside the transcript.
+    the `tariff` says. Without `recollect` nothing is kept beside the transcript. `tiers` are the
+    models beside the one, if there are any.
     """
 
     model: Model
@@ -64,7 +71,13 @@ class Resources:
     tool_seconds: float = 30.0
     limiter: CallLimiter | None = None
     recollect: Recollect | None = None
+    read_material: ReadMaterial | None = None
     tariff: Tariff = field(default_factory=Tariff)
+    tiers: ModelTiers | None = None
+
+    def model_of(self, tier: Tier) -> Model:
+        """The model of a tier: the one and only where there are no tiers."""
+        return self.model if self.tiers is None else self.tiers.model(tier)
 
     def for_user(
         self,
@@ -74,10 +87,13 @@ class Resources:
     ) -> "Resources":
         """The same for one user's task: its model calls are counted by the `meter`, and wait for
         their turn inside `waiting`."""
-        stream_fn = meter.counted(self.stream_fn)
+        stream_fn: StreamFn | None = meter.counted(self.stream_fn)
         if self.limiter is not None:
             stream_fn = limited(stream_fn, self.limiter, user_id, waiting=waiting)
-        return replace(self, stream_fn=meter.guarded(stream_fn))
+        stream_fn = meter.guarded(stream_fn)
+        if self.tiers is not None:
+            stream_fn = self.tiers.stream_fn(stream_fn)
+        return replace(self, stream_fn=stream_fn)
 
 
 TakeIn: TypeAlias = Callable[[], Awaitable[Sequence[UserMessage]]]
@@ -97,8 +113,10 @@ class RunningTask:
     `emit` reaches clients; `journal` keeps its model and tool calls; `signal` is set when the user
     cancels. An agent that asks `steering` at the beginning of its turns, or `follow_ups` where it
     would end, is given what the user has said meanwhile, and answers it with this task. Time-outs
-    of `deadlines` stand still while a model call waits for its turn. With `economy` most of a
-    budget is spent: cheaper models should answer.
+    of `deadlines` stand still while a model call waits for its turn. `told` are the messages that
+    earlier attempts of the task have told, the user's own first: they will not be told again.
+    With `economy` most of a budget is
+    spent: cheaper models should answer.
     """
 
     user_id: str
@@ -120,6 +138,7 @@ class RunningTask:
     steering: TakeIn = _nothing_said
     follow_ups: TakeIn = _nothing_said
     deadlines: Deadlines = field(default_factory=Deadlines)
+    told: Sequence[Message] = ()
     economy: bool = False
 
 
@@ -128,6 +147,7 @@ class Answer:
     """What came of an action.
 
     `state` is kept for the next task; `public` and `choices` are what a client may see.
+    `lasting` is what it changes beyond the session.
     """
 
     text: str
@@ -135,6 +155,7 @@ class Answer:
     public: JsonObject = field(default_factory=dict)
     choices: Sequence[JsonObject] = ()
     decision: JsonObject | None = None
+    lasting: Lasting = NOTHING_LASTING
 
 
 class RegisteredAgent(Protocol):

@@ -6,7 +6,7 @@ from functools import partial
 
 import structlog
 
-from agent_core import AbortSignal, JournalError, Message, StepMismatchError
+from agent_core import AbortSignal, JournalError, Message, StepMismatchError, message_from_dict
 from shared.encoding import JsonObject, dumps
 from shared.errors import BudgetSpent, FiresideError, StoreUnavailable
 from shared.records import Claim, Written
@@ -97,7 +97,13 @@ async def run_attempt(
         return await task_log.end("failed", data=_error("agent_failed", message))
     result["messages"] = task_log.message_ids()
     data: JsonObject = {"result": result, "usage": task_log.usage.to_dict()}
-    return await task_log.end("completed", data=data, state=answer.state, view=view)
+    return await task_log.end(
+        "completed",
+        data=data,
+        state=answer.state,
+        view=view,
+        lasting=answer.lasting,
+    )
 
 
 async def _answer(name: str, agents: Mapping[str, RegisteredAgent], task: RunningTask) -> Answer:
@@ -178,6 +184,7 @@ def _running_task(
         steering=partial(task_log.take_in, "steer"),
         follow_ups=partial(task_log.take_in, "steer", "follow_up"),
         deadlines=deadlines,
+        told=[message_from_dict(message) for message in task_log.told],
         economy=claim.economy,
     )
 

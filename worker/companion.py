@@ -4,17 +4,18 @@ import random
 import re
 from datetime import UTC, datetime
 
-from agent_core import Agent, AgentOptions, UserMessage, tool, with_memories
+from agent_core import Agent, AgentOptions, UserMessage, tool
 from shared.encoding import JsonObject
-from shared.records import CatalogEntry
+from shared.records import MAX_SOUL, CatalogEntry, Lasting
+from shared.souls import opening
 from worker.agents import Answer, RunningTask, TaskFailed
-from worker.memories import MEMORY_MARKS, Memories, recent
+from worker.context import context_of
+from worker.memories import MEMORY_MARKS
 from worker.narration import begin_turn, end_turn, tell, written
 from worker.prompting import prompted
+from worker.soul import edits_in, soul_tool
 
-SOUL_CHARACTERS = 16_000
 NAME_CHARACTERS = 80
-MEMORY_TOKENS = 500
 
 DEFAULT_SOUL = """\
 You are warm, curious and playful. You remember what you are told, ask after it, and keep your
@@ -75,28 +76,42 @@ def _greet(task: RunningTask) -> Answer:
 
 async def _chat(task: RunningTask) -> Answer:
     resources = task.resources
-    found = await Memories().recall(task, task.action["text"], MEMORY_TOKENS)
+    tools = [roll_dice, current_time, soul_tool(task.character["soul"])]
+    context = await context_of(
+        task,
+        UserMessage(task.action["text"]),
+        instructions=SYSTEM_PROMPT,
+        soul=soul_of(task.character),
+        tools=tools,
+        usual="cheap",
+    )
+    built = context.built
     agent = Agent(
         AgentOptions(
             initial_state={
-                "system_prompt": system_prompt(task.character),
-                "model": resources.model,
-                "tools": [roll_dice, current_time],
-                "messages": list(recent(task)),
+                "system_prompt": built.system_prompt,
+                "model": context.model,
+                "tools": tools,
+                "messages": built.messages,
             },
+            convert_to_llm=built.convert,
             journal=task.journal,
             session_id=str(task.session_id),
             get_api_key=lambda provider: resources.api_key,
             stream_fn=resources.stream_fn,
-            transform_context=lambda messages, signal: with_memories(messages, found),
             max_turns=8,
             get_steering_messages=task.steering,
             get_follow_up_messages=task.follow_ups,
             tool_timeout=resources.tool_seconds,
         )
     )
-    answer = await prompted(task, agent, UserMessage(task.action["text"]))
-    return Answer(text=answer.text, state={})
+    answer = await prompted(task, agent, built.said)
+    said = agent.state.messages[len(built.messages) :]
+    return Answer(
+        text=answer.text,
+        state={},
+        lasting=Lasting(soul_edits=edits_in(said), window_cut=built.note.cut, remembers=True),
+    )
 
 
 def greeting_of(character: JsonObject) -> str:
@@ -107,16 +122,15 @@ def greeting_of(character: JsonObject) -> str:
     return f"Hello, I am {name}. How are you today?" if name else "Hello! How are you today?"
 
 
-def system_prompt(character: JsonObject) -> str:
-    """The rules of every companion, then who this one is: the same bytes in every task."""
-    soul = character["soul"].strip() or DEFAULT_SOUL
+def soul_of(character: JsonObject) -> str:
+    """Who a companion is, as its model is told: the same bytes in every task."""
+    soul = character["soul"].strip()
+    if not opening(soul):
+        soul = f"{DEFAULT_SOUL}\n\n{soul}".strip()
     while _SOUL_MARKS.search(soul):
         soul = _SOUL_MARKS.sub("", soul)
     name = _name(character)
-    return (
-        f"{SYSTEM_PROMPT}\n\n<soul>\n{f'Your name is {name}.' if name else ''}\n"
-        f"{soul[:SOUL_CHARACTERS]}\n</soul>"
-    )
+    return f"{f'Your name is {name}.' if name else ''}\n{soul[:MAX_SOUL]}"
 
 
 def _name(character: JsonObject) -> str:

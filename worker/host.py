@@ -32,12 +32,13 @@ from shared.records import Claim, Written
 from shared.redis_pool import connect_redis
 from shared.retention import prune_for_ever
 from shared.settings import Settings
-from shared.store import catalog, claims, leases, turns
+from shared.store import catalog, claims, consolidation, leases, turns
 from shared.store.database import Database
 from shared.sweep import sweep_for_ever
 from worker.agent_cache import AgentCache
 from worker.agents import RegisteredAgent, Resources
 from worker.attempt import run_attempt
+from worker.consolidation import consolidate_for_ever
 from worker.figures import Figures
 from worker.holding import Held, Holding
 from worker.home import Home
@@ -53,6 +54,7 @@ from worker.recollection import Recollection
 from worker.slots import Slots
 from worker.task_log import AttemptLostError, TaskLog
 from worker.telling import Telling
+from worker.tiers import ModelTiers
 from worker.transcript import HISTORY_MESSAGES, Transcript, claimed
 from worker.watchdog import watch_for_ever
 
@@ -84,6 +86,7 @@ class Host:
     Args:
         agents: what this worker can run, by name.
         model, api_key: what agents call, and with which key.
+        tiers: the models beside the one, if there are any.
         watched: end the process where the loop stands still; of a process' one host only.
         share: what of the machine's memory it may use; without it, as much as it likes.
 
@@ -98,9 +101,11 @@ class Host:
         model: Model,
         api_key: str | None,
         *,
+        tiers: ModelTiers | None = None,
         watched: bool = False,
         share: Share | None = None,
     ) -> None:
+        self._tiers = tiers
         self._watched = watched
         self._stuck_seconds = max(settings.stuck_seconds, 2 * settings.lease_seconds)
         self._settings = settings
@@ -244,7 +249,9 @@ class Host:
             functools.partial(catalog.compiled_story, self._db),
             tool_seconds=settings.tool_seconds,
             limiter=self._limits,
+            tiers=self._tiers,
             recollect=self._recollection.recall,
+            read_material=functools.partial(consolidation.read, self._db),
             tariff=self._tariff,
         )
         self._outage = Outage(self._db, patience=settings.outage_seconds)
@@ -260,6 +267,7 @@ class Host:
             self._telling,
             self._outage,
             lease_seconds=settings.lease_seconds,
+            idle_seconds=settings.consolidate_seconds or None,
             rules=self._rules,
         )
         self._late_usage = LateUsage(self._db, pause=settings.heartbeat_seconds)
@@ -313,7 +321,7 @@ class Host:
 
     def _chores(self) -> Sequence[Coroutine[Any, Any, object]]:
         """What this process does for all: find sessions that were forgotten or are in quarantine,
-        and delete what is old."""
+        have those read again whose time has come, and delete what is old."""
         every = self._settings.sweep_seconds
         return [
             sweep_for_ever(
@@ -330,12 +338,19 @@ class Host:
             self._home.announce_for_ever(),
             self._cache.drop_idle_for_ever(),
             *self._memory_chores(),
+            *self._consolidation(every),
         ]
 
     def _memory_chores(self) -> Sequence[Coroutine[Any, Any, object]]:
         if self._memory_limit is None:
             return []
         return [MemoryWatch(self._memory_limit, self._slots, self._cache).watch_for_ever()]
+
+    def _consolidation(self, every: float) -> Sequence[Coroutine[Any, Any, None]]:
+        idle_seconds = self._settings.consolidate_seconds
+        if not idle_seconds:
+            return []
+        return [consolidate_for_ever(self._db, self._hints, idle_seconds=idle_seconds, every=every)]
 
     async def _exchange(self, session_id: UUID, level: int, answer: Future[UUID]) -> None:
         """Give a hint back for a better one; it was read while no slot was free."""

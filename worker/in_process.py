@@ -4,6 +4,7 @@ For tests, notebooks and a small bot. What the process forgets when it ends is g
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -13,6 +14,7 @@ from uuid import UUID, uuid4
 
 from agent_core import AbortSignal
 from shared.encoding import JsonObject, dumps, loads
+from shared.errors import Refused
 from shared.events import Delta
 from shared.records import (
     Claim,
@@ -26,6 +28,7 @@ from shared.records import (
     Step,
     Written,
 )
+from shared.souls import merged
 from worker.agents import RegisteredAgent, Resources
 from worker.attempt import run_attempt
 from worker.task_log import TaskLog
@@ -48,6 +51,11 @@ class MemorySession:
     ledger: list[LedgerEntry] = field(default_factory=list)
     tasks: int = 0
     lock: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False, compare=False)
+    soul: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        """The newest soul is the one that the session begins with."""
+        self.soul = self.character["soul"]
 
 
 class MemoryTasks:
@@ -86,7 +94,17 @@ class MemoryTasks:
             self._session.state = loads(dumps(outcome.state))
         if outcome.view is not None:
             self._session.view = loads(dumps(outcome.view))
+        self._keep_soul(outcome)
         return replace(written, open_tasks=0)
+
+    def _keep_soul(self, outcome: Outcome) -> None:
+        """Merge edits; the session is shown them from its next window on."""
+        session = self._session
+        for edit in outcome.lasting.soul_edits:
+            with contextlib.suppress(Refused):
+                session.soul = merged(session.soul, [edit])
+        if outcome.lasting.window_cut:
+            session.character["soul"] = session.soul
 
     async def join(self, claim: Claim, modes: Sequence[JoinMode], no: int) -> list[Joined]:
         """Nothing joins: an action waits for the session's lock until its own turn."""

@@ -47,12 +47,14 @@ class PostgresTasks:
         outage: Outage,
         *,
         lease_seconds: float,
+        idle_seconds: float | None = None,
         rules: BudgetRules = NO_RULES,
     ) -> None:
         self._db = db
         self._telling = telling
         self._outage = outage
         self._lease_seconds = lease_seconds
+        self._idle_seconds = idle_seconds
         self._rules = rules
         self._progress: dict[Fence, Progress] = {}
 
@@ -90,7 +92,13 @@ class PostgresTasks:
         """End the task; raises LeaseLost or StoreUnavailable."""
         progress = self._progress.get(claim.fence, Progress())
         return await self._surely(
-            lambda: leases.end(self._db, claim, outcome, writes=progress.writes),
+            lambda: leases.end(
+                self._db,
+                claim,
+                outcome,
+                writes=progress.writes,
+                idle_seconds=self._idle_seconds,
+            ),
             lambda: outcomes.of_end(self._db, claim, progress),
         )
 

@@ -4,22 +4,26 @@ import asyncio
 import gc
 import importlib
 import threading
+from dataclasses import replace
 
 import structlog
 
 from agent_core import Model, get_model
 from agent_core.litellm_stream import preload
+from shared.consolidation import KEEPER
 from shared.errors import SettingsError
 from shared.migrate import head_revision, warn_of_newer_schema
 from shared.settings import Settings
 from shared.store import catalog
 from shared.store.database import Database
 from worker.agents import RegisteredAgent, load_agents
+from worker.consolidation import ConsolidationAgent
 from worker.figures import show
 from worker.garbage import steady_garbage
 from worker.host import Host
 from worker.memory_limit import container_bytes, resident_bytes, share_of
 from worker.publish import publish_stories
+from worker.tiers import ModelAccess, ModelTiers
 
 log = structlog.get_logger(__name__)
 
@@ -32,6 +36,15 @@ def start_host(settings: Settings) -> Host:
     """
     agents = load_agents(settings)
     asyncio.run(_announce(settings, list(agents.values())))
+    agents = {**agents, KEEPER: ConsolidationAgent()}
+    host = Host(
+        settings,
+        agents,
+        model_of(settings),
+        key_of(settings),
+        tiers=tiers_of(settings),
+        watched=True,
+    )
     if settings.model_path == "direct":
         importlib.import_module("aiohttp")  # the first model call would hold up the loop with it
     share = share_of(settings, resident=resident_bytes(), container=container_bytes())
@@ -58,13 +71,45 @@ def model_of(settings: Settings) -> Model:
     Raises:
         SettingsError: the name has no provider.
     """
-    provider, slash, model_id = settings.model.partition("/")
+    return _model(settings, "FIRESIDE_MODEL", settings.model, settings.model_url)
+
+
+def tiers_of(settings: Settings) -> ModelTiers | None:
+    """The models that the settings name beside the one; None where they name none.
+
+    Raises:
+        SettingsError: a name has no provider.
+    """
+    if settings.model_cheap is None and not settings.model_fallbacks:
+        return None
+    cheap = None
+    if settings.model_cheap is not None:
+        cheap = _access(settings, "FIRESIDE_MODEL_CHEAP", settings.model_cheap)
+        if settings.model_cheap_url is not None:
+            cheap = replace(cheap, model=replace(cheap.model, base_url=settings.model_cheap_url))
+        if settings.model_cheap_api_key is not None:
+            cheap = replace(cheap, api_key=settings.model_cheap_api_key.get_secret_value())
+    fallbacks = [
+        _access(settings, "FIRESIDE_MODEL_FALLBACKS", name) for name in settings.model_fallbacks
+    ]
+    return ModelTiers(ModelAccess(model_of(settings), key_of(settings)), cheap, fallbacks)
+
+
+def _access(settings: Settings, variable: str, name: str) -> ModelAccess:
+    """A further model: it shares URL and key with the first where their provider is the same."""
+    same = name.partition("/")[0] == settings.model.partition("/")[0]
+    model = _model(settings, variable, name, settings.model_url if same else None)
+    return ModelAccess(model, key_of(settings) if same else None)
+
+
+def _model(settings: Settings, variable: str, name: str, url: str | None) -> Model:
+    provider, slash, model_id = name.partition("/")
     if not slash or not provider or not model_id:
-        raise SettingsError("FIRESIDE_MODEL: must be provider/model, for example openai/gpt-5-mini")
+        raise SettingsError(f"{variable}: must be provider/model, for example openai/gpt-5-mini")
     return get_model(
         provider,
         model_id,
-        base_url=settings.model_url,
+        base_url=url,
         api="openai" if settings.model_path == "direct" else "litellm",
         first_token_timeout=settings.model_first_token_seconds,
         stall_timeout=settings.model_stall_seconds,

@@ -12,19 +12,17 @@ from shared.encoding import JsonObject
 from shared.errors import NotFound
 from shared.records import CatalogEntry
 from worker.agents import Answer, RunningTask, TaskFailed
+from worker.context import TaskContext
 from worker.ink.engine import Choice, InkEngine
 from worker.ink.errors import ChoiceNotFoundError, InkError, SaveInvalidError
 from worker.ink.library import StoryLibrary
 from worker.judge import Verdict, judge
-from worker.memories import Memories
 from worker.narration import begin_turn, end_turn, written
 from worker.narration import tell as tell_message
 from worker.referee import Ruling, rule
 from worker.story_calls import StoryCalls
-from worker.story_narrator import tell
+from worker.story_narrator import context_for, tell
 from worker.story_scene import Dice, Scene, Throw, as_json, begin, change, open_scene, take
-
-MEMORY_TOKENS = 300
 
 
 class StoryAgent:
@@ -39,7 +37,6 @@ class StoryAgent:
 
     def __init__(self) -> None:
         self._library = StoryLibrary(())
-        self._memories = Memories()
 
     async def run(self, task: RunningTask) -> Answer:
         """Answer an action; raises TaskFailed."""
@@ -68,11 +65,9 @@ class StoryAgent:
         return await _continue(task, scene)
 
     async def _say(self, task: RunningTask) -> Answer:
-        engine, memories = await asyncio.gather(
-            self._engine(task),
-            self._memories.recall(task, task.action["text"], MEMORY_TOKENS),
-        )
-        return await _play_out(task, await open_scene(engine, task.state), memories)
+        before = await open_scene(await self._engine(task), task.state)
+        context = await context_for(task, before.rules, task.action["text"])
+        return await _play_out(task, before, context)
 
     async def _engine(self, task: RunningTask) -> InkEngine:
         """The version of the story that the session began with; raises TaskFailed or InkError."""
@@ -105,33 +100,36 @@ async def _continue(task: RunningTask, scene: Scene) -> Answer:
 
 async def _choose(task: RunningTask, before: Scene, choice: Choice) -> Answer:
     scene, throw = await take(before, choice, Dice(task.task_id))
-    said, calls = UserMessage(choice.text), StoryCalls(task)
-    begin_turn(task, said)
+    calls = StoryCalls(task)
     if not before.rules.narrate_choices:
+        said = UserMessage(choice.text)
+        begin_turn(task, said)
         decision = _decision(calls, choice=choice, throw=throw)
         return _told(task, scene, [said], scene.turn.text, decision)
+    context = await context_for(task, before.rules, choice.text, with_memories=False)
+    said = context.built.said
+    begin_turn(task, said)
     message = await tell(
-        calls, task, before=before, after=scene, deed=choice.text, choice=choice, throw=throw
+        calls, context, before=before, after=scene, deed=choice.text, choice=choice, throw=throw
     )
     end_turn(task, [said], message)
     return _answer_of(scene, message.text, _decision(calls, choice=choice, throw=throw))
 
 
-async def _play_out(task: RunningTask, before: Scene, memories: list[str]) -> Answer:
+async def _play_out(task: RunningTask, before: Scene, context: TaskContext) -> Answer:
     """A player's own words on their whole way."""
     words = task.action["text"]
-    said, calls = UserMessage(words), StoryCalls(task)
+    said, calls = context.built.said, StoryCalls(task)
     begin_turn(task, said)
     ruling, after, throw = await _moved(calls, task, before)
     message = await tell(
         calls,
-        task,
+        context,
         before=before,
         after=after,
         deed=words,
         choice=ruling.choice,
         throw=throw,
-        memories=memories,
     )
     scene, verdict = await _judged(calls, after, words, message)
     end_turn(task, [said], message)

@@ -83,7 +83,7 @@ class StoryCalls:
 
         Raises AbortedError, and what the journal raises.
         """
-        model = self._task.resources.model
+        model = self._task.resources.model_of("cheap")
         brief = replace(
             model,
             max_attempts=min(model.max_attempts, 2),
@@ -94,13 +94,15 @@ class StoryCalls:
             purpose,
             [replace(brief, extra={**model.extra, "response_format": form}), brief],
             LlmContext(system_prompt, [UserMessage(question)]),
-            self._options(REPLY_TOKENS, temperature=0.0),
+            self._options(model, REPLY_TOKENS, temperature=0.0),
             characters=REPLY_CHARACTERS,
             seconds=self._reply_seconds,
         )
         return message.text if _is_usable(message) else None
 
-    async def narrate(self, context: LlmContext, otherwise: AssistantMessage) -> AssistantMessage:
+    async def narrate(
+        self, context: LlmContext, otherwise: AssistantMessage, model: Model | None = None
+    ) -> AssistantMessage:
         """Have the narrator write a message, streamed to clients as it grows.
 
         What is told in the end is `otherwise` where the model fails: clients take a message as it
@@ -115,12 +117,12 @@ class StoryCalls:
                 begun = True
             task.emit(MessageUpdate(event.partial, event))
 
-        model = task.resources.model
+        model = model or task.resources.model
         message = await self._call(
             "narrator",
             [replace(model, max_attempts=1) if self.failed else model],
             context,
-            self._options(NARRATION_TOKENS),
+            self._options(model, NARRATION_TOKENS),
             characters=NARRATION_CHARACTERS,
             seconds=self._narration_seconds,
             listen=stream,
@@ -131,13 +133,14 @@ class StoryCalls:
         task.emit(MessageEnd(told))
         return told
 
-    def _options(self, tokens: int, temperature: float | None = None) -> StreamOptions:
-        resources = self._task.resources
+    def _options(
+        self, model: Model, tokens: int, temperature: float | None = None
+    ) -> StreamOptions:
         return StreamOptions(
-            api_key=resources.api_key,
+            api_key=self._task.resources.api_key,
             session_id=str(self._task.session_id),
             temperature=temperature,
-            max_tokens=tokens + (THINKING_TOKENS if resources.model.reasoning else 0),
+            max_tokens=tokens + (THINKING_TOKENS if model.reasoning else 0),
         )
 
     async def _call(

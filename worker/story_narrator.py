@@ -1,15 +1,23 @@
 """What the narrator is told: the story's text and the dice are the truth, it only tells them."""
 
-from collections.abc import Sequence
-
 from agent_core import AssistantMessage, LlmContext, UserMessage
+from agent_core.context_budget import ContextBudget
+from agent_core.context_notes import noted
 from worker.agents import RunningTask
+from worker.context import TaskContext, context_of
 from worker.ink.engine import Choice
-from worker.memories import MEMORY_MARKS, block, recent
+from worker.memories import MEMORY_MARKS
 from worker.narration import written
 from worker.story_calls import StoryCalls
 from worker.story_prompts import PLAYER_MARKS, SCENE_CHARACTERS, clip, facts, listed, quoted, told
+from worker.story_rules import StoryRules
 from worker.story_scene import Scene, Throw
+
+_BUDGET = ContextBudget(memories=300, asides=300)
+"""A player's words are deeds rather than questions; what they bear on is worth the same."""
+
+_LOOK_BACK = 64
+"""How many messages the narrator's window is looked for in, more than it can hold."""
 
 NARRATOR = f"""\
 You narrate an interactive story. What the story's own text and the dice say is the truth: you tell
@@ -30,16 +38,33 @@ it and contradict nothing of it.
 {MEMORY_MARKS}"""
 
 
+async def context_for(
+    task: RunningTask, rules: StoryRules, said: str, *, with_memories: bool = True
+) -> TaskContext:
+    """What the narrator knows when it tells what came of a player's words, the moment aside.
+
+    Raises TaskFailed.
+    """
+    return await context_of(
+        task,
+        UserMessage(said),
+        instructions=f"{NARRATOR}\n\n{facts(rules)}",
+        history=told(task.history[-_LOOK_BACK:]),
+        usual="strong",
+        budget=_BUDGET,
+        with_memories=with_memories,
+    )
+
+
 async def tell(
     calls: StoryCalls,
-    task: RunningTask,
+    context: TaskContext,
     *,
     before: Scene,
     after: Scene,
     deed: str,
     choice: Choice | None,
     throw: Throw | None,
-    memories: Sequence[str] = (),
 ) -> AssistantMessage:
     """Tell what came of a player's words, in the narrator's or else in the story's own.
 
@@ -49,14 +74,12 @@ async def tell(
 
     Raises AbortedError, and what the journal raises.
     """
-    context = LlmContext(
-        system_prompt=f"{NARRATOR}\n\n{facts(after.rules)}",
-        messages=[
-            *told(recent(task)),
-            UserMessage(_moment(before, after, deed, choice, throw, memories)),
-        ],
-    )
-    return await calls.narrate(context, written(_plainly(after, choice), "ink"))
+    built = context.built
+    moment = UserMessage(_moment(before, after, deed, choice, throw), built.said.timestamp)
+    asked = [*built.messages, noted(moment, built.note)]
+    told_to = LlmContext(system_prompt=built.system_prompt, messages=built.convert(asked))
+    otherwise = written(_plainly(after, choice), "ink")
+    return await calls.narrate(told_to, otherwise, model=context.model)
 
 
 def _moment(
@@ -65,12 +88,8 @@ def _moment(
     deed: str,
     choice: Choice | None,
     throw: Throw | None,
-    memories: Sequence[str],
 ) -> str:
-    parts = []
-    if memories:
-        parts.append(f"From earlier:\n{block(memories)}")
-    parts.append(f"The scene so far:\n{clip(before.text, SCENE_CHARACTERS)}")
+    parts = [f"The scene so far:\n{clip(before.text, SCENE_CHARACTERS)}"]
     if choice is not None:
         parts.append(f"What the player did, in the story's words: {choice.text}")
     if throw is not None:

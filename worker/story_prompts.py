@@ -82,7 +82,8 @@ def told(history: Sequence[Message]) -> list[LlmMessage]:
         if isinstance(message, UserMessage):
             content = message.content
             words = content if isinstance(content, str) else plain_text(content)
-            messages.append(UserMessage(quoted(words, HISTORY_CHARACTERS), message.timestamp))
+            said = quoted(words, HISTORY_CHARACTERS)
+            messages.append(UserMessage(said, message.timestamp, message.details))
         elif isinstance(message, AssistantMessage) and message.text.strip():
             text = clip(message.text, HISTORY_CHARACTERS)
             messages.append(AssistantMessage([TextContent(text)], timestamp=message.timestamp))

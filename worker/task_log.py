@@ -29,10 +29,12 @@ from shared.encoding import JsonObject
 from shared.errors import LeaseLost
 from shared.events import Delta
 from shared.records import (
+    NOTHING_LASTING,
     Claim,
     Event,
     Joined,
     JoinMode,
+    Lasting,
     LedgerEntry,
     NewEvent,
     Outcome,
@@ -103,9 +105,10 @@ class TaskLog:
         on_late: given calls of models that end when the attempt may write no more, or whose write
             may have failed: they were paid for all the same.
 
-    `ending` says that the terminal event is on its way: nothing else decides the task any more.
-    `lost_to` is what kept the attempt from writing more, or None. `committed` are the messages that
-    the task's end has put into the transcript, None until it has.
+    `told` are the messages that earlier attempts told, `committed` those that the task's end has put
+    into the transcript, None until it has. `ending` says that the terminal event is on its way:
+    nothing else decides the task any more. `lost_to` is what kept the attempt from writing more, or
+    None.
     """
 
     def __init__(
@@ -127,6 +130,7 @@ class TaskLog:
         self._memos = {step.no: step for step in claim.steps}
         told = told_before(claim.events)
         self._settled, self._messages = told.settled, told.messages
+        self.told = list(told.messages)
         self._joining = Joining(claim, told.joined)
         self._unread = set(self._memos)
         self._ordinals: Counter[str] = Counter()
@@ -176,6 +180,8 @@ class TaskLog:
         if isinstance(message, AssistantMessage):
             # Its text comes as deltas, and whole at its end: not twice.
             data["content"] = []
+        # What was noted on the user's message comes with its end, once.
+        data.pop("details", None)
         told = _message_data(data, self._number, self._joining.task_of(message))
         self._append("message_start", told, self._number)
 
@@ -387,6 +393,7 @@ class TaskLog:
         data: JsonObject,
         state: JsonObject | None = None,
         view: JsonObject | None = None,
+        lasting: Lasting = NOTHING_LASTING,
     ) -> Written:
         """End the task: the last events, all messages and the terminal event in one write.
 
@@ -395,12 +402,14 @@ class TaskLog:
         Args:
             data: the terminal event's, and the task's `result` or `error` with it.
             view: what clients may see from now on; a `state_changed` tells them.
+            lasting: what the task leaves beyond its session.
 
         Raises:
             AttemptLostError: the attempt may write no more.
         """
         self.ending = True
-        return await asyncio.shield(self._own(self._write_end(status, data, state, view)))
+        ending = self._write_end(status, data, state, view, lasting)
+        return await asyncio.shield(self._own(ending))
 
     async def _write_end(
         self,
@@ -408,6 +417,7 @@ class TaskLog:
         data: JsonObject,
         state: JsonObject | None,
         view: JsonObject | None,
+        lasting: Lasting,
     ) -> Written:
         if self._open is not None:
             # Log and transcript keep what clients have seen of a message that was cut off.
@@ -431,6 +441,7 @@ class TaskLog:
                 steps=steps,
                 state=state,
                 view=view,
+                lasting=lasting,
                 result=data.get("result"),
                 error=data.get("error"),
                 usage=self.usage.to_dict(),

@@ -18,7 +18,7 @@ from shared.errors import (
     SessionBusy,
     TooManyTasks,
 )
-from shared.levels import COUNTED, level_of
+from shared.levels import CHORE, COUNTED, level_of
 from shared.records import EVENT_VERSION, Accepted, Event, JoinMode, NewAction, Task
 from shared.store import budgets
 from shared.store.database import AnyRow, Database
@@ -67,7 +67,8 @@ def _accept_statement(*, budgeted: bool) -> TextClause:
     ), mine as materialized (
         select count(*)::int as open, count(*) filter (where priority = 0)::int as before
         from (select priority from tasks
-              where user_id = :user and status in ('queued', 'running') limit :counted) t
+              where user_id = :user and status in ('queued', 'running')
+                  and priority < {CHORE} limit :counted) t
     ){purse}, session as (
         update sessions set
             next_task = next_task + 1,

@@ -7,6 +7,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.errors import NotFound, SessionBusy
+from shared.levels import CHORE
 from shared.records import Character
 from shared.store.database import AnyRow, Database
 from shared.store.memories import delete_of_character
@@ -69,6 +70,24 @@ _KEEP_SOUL = text(
     """
 )
 
+# Sessions that the server made for the character stand in nobody's way.
+_DELETE_CHORES = [
+    text(
+        f"""
+        delete from {table} where {column} in (
+            select id from sessions
+            where character_id = :character and user_id = :user and priority >= {CHORE}
+            for update)
+        """
+    )
+    for table, column in (
+        ("events", "session_id"),
+        ("messages", "session_id"),
+        ("steps", "session_id"),
+        ("sessions", "id"),
+    )
+]
+
 _DELETE = text("delete from characters where id = :character and user_id = :user returning id")
 
 
@@ -129,6 +148,8 @@ async def delete(db: Database, user_id: str, character_id: UUID) -> None:
     parameters = {"character": character_id, "user": user_id}
     try:
         async with db.transaction() as connection:
+            for statement in _DELETE_CHORES:
+                await connection.execute(statement, parameters)
             row = (await connection.execute(_DELETE, parameters)).first()
             if row is not None:
                 await delete_of_character(connection, user_id, character_id)

@@ -42,9 +42,11 @@ _LEASE = """
 
 _LEASED = """s.id, s.epoch, s.lease_token, s.open_tasks, s.user_id, s.agent, s.story, s.story_hash,
         s.metadata, s.state, s.view, s.next_message, s.head_message, s.generation,
-        (select jsonb_build_object('id', c.id, 'name', c.name, 'soul', c.soul,
-                                   'soul_version', c.soul_version)
-         from characters c where c.id = s.character_id and c.user_id = s.user_id) as character"""
+        (select jsonb_build_object('id', c.id, 'name', c.name, 'soul', coalesce(o.soul, c.soul),
+                                   'soul_version', coalesce(o.version, c.soul_version))
+         from characters c
+         left join souls o on o.character_id = c.id and o.version = s.soul_version
+         where c.id = s.character_id and c.user_id = s.user_id) as character"""
 
 _HEAD_OF_LINE = """select seq from tasks
             where session_id = :session and status in ('queued', 'running')

@@ -38,14 +38,14 @@ class Row(tuple[Any, ...]):
     """A row; its columns are attributes as well."""
 
     __slots__ = ()
-    columns: tuple[str, ...]
+    _names: tuple[str, ...]
 
     if TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any: ...
 
     def _asdict(self) -> dict[str, Any]:
-        return dict(zip(self.columns, self, strict=True))
+        return dict(zip(self._names, self, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,4 +204,4 @@ def _answer(
 @functools.lru_cache(maxsize=1000)
 def _row_type(columns: tuple[str, ...]) -> type[Row]:
     places = {name: property(itemgetter(no)) for no, name in enumerate(columns)}
-    return type("Row", (Row,), {"__slots__": (), "columns": columns, **places})
+    return type("Row", (Row,), {"__slots__": (), "_names": columns, **places})

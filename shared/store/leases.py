@@ -27,8 +27,10 @@ from shared.records import (
     Written,
 )
 from shared.store import usage
-from shared.store.database import Database, Parameters
+from shared.store.consolidation import TOUCH, keep_within, lock_source
+from shared.store.database import AnyRow, Database, Parameters
 from shared.store.memories import NEW_TURNS
+from shared.store.souls import merge_within
 
 # `joined_task` of a task that does not run any more says nothing: whoever was not answered by it
 # waits on. Asked again for the same place, it gives the same answer.
@@ -100,6 +102,10 @@ _END = f"""/* end */
                                 then next_message + :message_count - 1 else head_message end,
             state = coalesce(cast(:state as jsonb), state),
             view = coalesce(cast(:view as jsonb), view),
+            soul_version = case when soul_version is null or :window_cut
+                then (select c.soul_version from characters c where c.id = character_id)
+                else soul_version end,
+            consolidate_at = {TOUCH},
             open_tasks = open_tasks - 1 - cardinality(cast(:joined as uuid[])),
             lease_token = null,
             lease_until = null,
@@ -276,12 +282,19 @@ async def write(
 
 
 async def end(
-    db: Database, claim: Claim, outcome: Outcome, *, writes: int | None = None
+    db: Database,
+    claim: Claim,
+    outcome: Outcome,
+    *,
+    writes: int | None = None,
+    idle_seconds: float | None = None,
 ) -> Written:
     """End the task: its terminal event, messages, state and status, and the lease given back.
 
     Args:
         writes: as `write` takes it.
+        idle_seconds: after so long without a further task the session is read for what is worth
+            knowing, should the outcome say that it may be; None: never.
 
     Raises:
         LeaseLost: another worker has the session, or it is gone, or a copy of this end was
@@ -300,11 +313,46 @@ async def end(
         "error": _optional(outcome.error),
         "task_usage": _optional(outcome.usage),
         "joined": list(outcome.joined),
+        "window_cut": outcome.lasting.window_cut,
+        "idle_seconds": idle_seconds if outcome.lasting.remembers else None,
     }
-    row = await db.row(_ENDS[bool(outcome.ledger)], parameters)
+    if outcome.lasting.soul_edits or outcome.lasting.consolidated is not None:
+        row = await _end_with_more(db, claim, outcome, parameters, idle_seconds)
+    else:
+        row = await db.row(_ENDS[bool(outcome.ledger)], parameters)
     if row is None:
         raise LeaseLost(str(claim.fence.session_id))
     return Written(*row)
+
+
+async def _end_with_more(
+    db: Database,
+    claim: Claim,
+    outcome: Outcome,
+    parameters: Parameters,
+    idle_seconds: float | None,
+) -> AnyRow | None:
+    """The end, and with it what a task has changed outside of its session; all or nothing."""
+    user_id, session_id = claim.user_id, claim.fence.session_id
+    done, edits = outcome.lasting.consolidated, outcome.lasting.soul_edits
+    async with db.transaction() as connection:
+        if done is not None:
+            await lock_source(connection, user_id, session_id, done)
+        row = (await connection.execute(_ENDS[bool(outcome.ledger)], parameters)).first()
+        if row is None:
+            return None
+        if edits:
+            await merge_within(
+                connection,
+                user_id,
+                session_id,
+                claim.task_id,
+                edits,
+                take=outcome.lasting.window_cut,
+            )
+        if done is not None:
+            await keep_within(connection, user_id, done, idle_seconds=idle_seconds)
+    return row
 
 
 def _written_parameters(

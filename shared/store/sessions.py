@@ -11,9 +11,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from shared.allowance import BudgetRules
 from shared.encoding import dumps_text
 from shared.errors import InvalidRequest, NotFound
+from shared.levels import CHORE
 from shared.records import Accepted, Event, Message, NewAction, NewSession, Session
 from shared.store.actions import accept_within
 from shared.store.characters import default_character
+from shared.store.consolidation import hurry
 from shared.store.database import AnyRow, Database
 from shared.store.memories import leave_session
 
@@ -29,13 +31,20 @@ _COLUMNS = """
     s.priority
 """
 
-_BY_ID = text(f"select {_COLUMNS} from sessions s where s.id = :session and s.user_id = :user")
+# Sessions that the server made for its own chores are nobody's to see.
+_BY_ID = text(
+    f"""
+    select {_COLUMNS} from sessions s
+    where s.id = :session and s.user_id = :user and s.priority < {CHORE}
+    """
+)
 _BY_KEY = text(f"select {_COLUMNS} from sessions s where s.key = :key and s.user_id = :user")
 
 _PAGE = text(
     f"""
     select {_COLUMNS} from sessions s
-    where s.user_id = :user and (cast(:before as uuid) is null or (s.created_at, s.id) < (
+    where s.user_id = :user and s.priority < {CHORE}
+        and (cast(:before as uuid) is null or (s.created_at, s.id) < (
         select b.created_at, b.id from sessions b where b.id = :before and b.user_id = :user))
     order by s.created_at desc, s.id desc limit :limit
     """
@@ -44,9 +53,9 @@ _PAGE = text(
 _INSERT = text(
     """
     insert into sessions (user_id, key, agent, story, story_hash, character_id, title, metadata,
-        priority)
+        priority, soul_version)
     select :user, :key, :agent, :story, :story_hash, c.id, :title, cast(:metadata as jsonb),
-        :priority
+        :priority, c.soul_version
     from characters c
     where c.id = :character and c.user_id = :user and c.agent = :agent
     on conflict (user_id, key) where key is not null do nothing
@@ -168,6 +177,7 @@ async def _create(
         }
         made = (await connection.execute(_INSERT, parameters)).scalar()
         if made is not None:
+            await hurry(connection, user_id, character, made)
             start = replace(START, key_id=new.key_id)
             accepted = await accept_within(connection, user_id, made, start, most=most, rules=rules)
             return await _get(connection, user_id, made), accepted.task_id, accepted

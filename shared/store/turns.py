@@ -5,7 +5,7 @@ from uuid import UUID
 
 from sqlalchemy import text
 
-from shared.levels import COUNTED, level_of
+from shared.levels import CHORE, COUNTED, level_of
 from shared.store.database import Database
 
 LIFTED = 5
@@ -18,14 +18,14 @@ so many at the most. A session beyond them stands in the crowd."""
 # A user's sessions in the order in which they are to run, the longest-waiting first. What runs
 # stands before all of them: who has nothing running goes first.
 _PLACES = text(
-    """/* turns */
+    f"""/* turns */
     with users as materialized (
         select distinct user_id from sessions where id = any(cast(:ids as uuid[]))
     ), open as materialized (
         select distinct t.session_id
         from users u cross join lateral (
             select session_id from tasks
-            where user_id = u.user_id and status in ('queued', 'running')
+            where user_id = u.user_id and status in ('queued', 'running') and priority < {CHORE}
             limit (select least(:most, greatest(:fewest, :rows / count(*))) from users)) t
     ), known as (
         select s.id, s.user_id, s.updated_at,
@@ -53,8 +53,9 @@ _PLACES = text(
 )
 
 _OPEN_IN_ALL = text(
-    """/* open in all */
-    select coalesce(sum(open_tasks), 0)::int as open from sessions where open_tasks > 0
+    f"""/* open in all */
+    select coalesce(sum(open_tasks), 0)::int as open from sessions
+    where open_tasks > 0 and priority < {CHORE}
     """
 )
 

@@ -20,6 +20,7 @@ async def test_every_answer_is_as_openapi_describes_it(client: Client, worker: F
     path = f"/v1/sessions/{session['id']}"
     task = f"/v1/tasks/{session['task_id']}"
     character = f"/v1/characters/{session['character_id']}"
+    no_memory = f"/v1/memories/{session['id']}"
     say = {"type": "say", "text": "Hello", "client_action_id": "a"}
     calls: list[tuple[str, str, str, Any, int]] = [
         ("get", "/healthz", "/healthz", None, 200),
@@ -62,7 +63,70 @@ async def test_every_answer_is_as_openapi_describes_it(client: Client, worker: F
         ("get", "/v1/characters/{character_id}", character, None, 200),
         ("patch", "/v1/characters/{character_id}", character, {"name": "Mimi"}, 200),
         ("delete", "/v1/characters/{character_id}", character, None, 409),
+        ("get", "/v1/characters/{character_id}/soul", f"{character}/soul", None, 200),
+        (
+            "put",
+            "/v1/characters/{character_id}/soul",
+            f"{character}/soul",
+            {"soul": "Kind.", "expected_version": 1},
+            200,
+        ),
+        (
+            "put",
+            "/v1/characters/{character_id}/soul",
+            f"{character}/soul",
+            {"soul": "Sly.", "expected_version": 1},
+            409,
+        ),
+        (
+            "patch",
+            "/v1/characters/{character_id}/soul",
+            f"{character}/soul",
+            {"edits": [{"section": "Speech", "text": "Slow."}]},
+            200,
+        ),
+        (
+            "post",
+            "/v1/characters/{character_id}/soul/rollback",
+            f"{character}/soul/rollback",
+            {},
+            200,
+        ),
+        (
+            "get",
+            "/v1/characters/{character_id}/soul/versions",
+            f"{character}/soul/versions",
+            None,
+            200,
+        ),
+        (
+            "get",
+            "/v1/characters/{character_id}/soul/versions/{version}",
+            f"{character}/soul/versions/1",
+            None,
+            200,
+        ),
         ("post", "/v1/ws-tickets", "/v1/ws-tickets", None, 200),
+        ("get", "/v1/memories", "/v1/memories", None, 200),
+        ("get", "/v1/memories", "/v1/memories?limit=0", None, 422),
+        ("post", "/v1/memories/search", "/v1/memories/search", {"text": "hello"}, 200),
+        ("get", "/v1/memories/{memory_id}", "/v1/memories/x", None, 404),
+        (
+            "patch",
+            "/v1/memories/{memory_id}",
+            f"/v1/memories/{session['id']}",
+            {"valid": True},
+            404,
+        ),
+        ("delete", "/v1/memories/{memory_id}", no_memory, None, 404),
+        (
+            "delete",
+            "/v1/memories",
+            f"/v1/memories?character_id={session['character_id']}",
+            None,
+            200,
+        ),
+        ("get", "/v1/me/export", "/v1/me/export", None, 200),
         ("get", "/v1/usage", "/v1/usage", None, 200),
         ("get", "/v1/usage", "/v1/usage?since=soon", None, 422),
         (
@@ -80,6 +144,7 @@ async def test_every_answer_is_as_openapi_describes_it(client: Client, worker: F
             200,
         ),
         ("delete", "/v1/sessions/{session_id}", path, None, 204),
+        ("delete", "/v1/me", "/v1/me", None, 200),
     ]
     for method, template, url, body, status in calls:
         response = await client.http.request(method, url, json=body)

@@ -75,6 +75,7 @@ class Stub:
                 web.post("/v1/sessions/{id}/cancel", self._cancel_action),
                 web.post("/v1/tasks/{id}/cancel", self._cancel_task),
                 web.post("/v1/ws-tickets", self._ticket),
+                web.get("/v1/usage", self._usage),
                 web.get("/ws/sessions/{id}", self._socket),
                 web.static("/static", PAGE / "static"),
             ]
@@ -148,6 +149,21 @@ class Stub:
         ticket = f"ticket-{len(self.tickets)}"
         self.tickets.add(ticket)
         return web.json_response({"ticket": ticket, "expires_in": 30})
+
+    async def _usage(self, request: web.Request) -> web.Response:
+        """Each task that was answered has made one call."""
+        wanted = request.query.get("session_id")
+        tasks = [
+            task
+            for session in self.sessions.values()
+            for task in session.tasks.values()
+            if task.action["type"] == "say"
+            and (session.id == wanted or task.id == request.query.get("task_id"))
+        ]
+        calls = len(tasks)
+        total = {"calls": calls, "unpriced_calls": 0, "billed_usd": 0.0012 * calls}
+        total |= {"input": 400 * calls, "cache_read": 1000 * calls, "cache_write": 0}
+        return web.json_response({"total": total | {"output": 50 * calls}, "rows": []})
 
     # -- the socket -----------------------------------------------------------------------------
 

@@ -76,6 +76,22 @@ CHAT = (
 )
 
 
+NOTE: Json = {
+    "window": 2,
+    "grown": 0,
+    "memories": [
+        {"id": "m1", "text": "You (7 May 2026): I never liked the <b>red</b> ones."},
+        {"id": "m2", "text": "You (9 May 2026): My sister Ida paints boats."},
+    ],
+    "left_out": [
+        {"what": "memories", "why": "budget", "count": 3},
+        {"what": "messages", "why": "window", "count": 1200},
+        {"what": "memories", "why": "shown", "count": 1, "ids": ["m3"]},
+    ],
+}
+"""What the server notes on a companion's user's message."""
+
+
 def choices(step: int) -> list[Json]:
     """What can be chosen after a step of the story."""
     if step >= len(SCENES):
@@ -247,7 +263,9 @@ class Session:
             named = [c["text"] for c in self.view["choices"] if c["id"] == task.action["choice_id"]]
             words = named[0] if named else None
         if words is not None:
-            self._message(task, {"role": "user", "content": words})
+            note = NOTE if self.story is None else None
+            details = {} if note is None else {"details": {"context": note}}
+            self._message(task, {"role": "user", "content": words, **details})
 
     def _move(self, task: Task) -> Json | None:
         if task.attempt > 1 or task.action["type"] != "choose":

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import structlog
 
+from shared.errors import LeaseLost
 from shared.logs import set_up_logs
 from shared.settings import load_settings
 
@@ -51,14 +52,60 @@ def test_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_error_is_one_line_too(capsys: pytest.CaptureFixture[str]) -> None:
     set_up_logs(load_settings())
 
+    said = "what a user said"
     try:
-        int("why")
+        int(said)
     except ValueError:
         structlog.get_logger("worker").exception("failed")
 
     (line,) = lines(capsys)
     assert (line["event"], line["level"]) == ("failed", "error")
-    assert line["exception"].endswith("ValueError: invalid literal for int() with base 10: 'why'")
+    assert line["exception"].startswith("Traceback (most recent call last):\n  File ")
+    assert line["exception"].endswith("int(said)\nValueError")
+
+
+def _fail(said: str) -> None:
+    group = ExceptionGroup(said, [ValueError(said), LeaseLost("a-session")])
+    raise RuntimeError(said) from group
+
+
+def test_what_errors_say_is_told_only_of_our_own(capsys: pytest.CaptureFixture[str]) -> None:
+    set_up_logs(load_settings())
+    said = "what a user said"
+
+    for log in (structlog.get_logger("worker"), logging.getLogger("library")):
+        try:
+            _fail(said)
+        except RuntimeError as error:
+            error.__context__ = error  # a circle, as odd libraries make them
+            log.exception("failed")
+
+    for line in lines(capsys):
+        assert said not in str(line)
+        kinds = [one for one in line["exception"].splitlines() if not one.startswith(("  ", "Tr"))]
+        assert kinds == [
+            "ExceptionGroup",
+            "which holds",
+            "ValueError",
+            "which holds",
+            "shared.errors.LeaseLost: a-session",
+            "which led to",
+            "RuntimeError",
+        ]
+
+
+def test_loggers_that_quote_are_kept_quiet(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FIRESIDE_LOG_LEVEL", "debug")
+    set_up_logs(load_settings())
+
+    for name in ("httpcore", "openai", "websockets.server", "httpx"):
+        logging.getLogger(name).info("GET /?q=what+a+user+said")
+    logging.getLogger("LiteLLM").error("what a user said")
+    logging.getLogger("asyncio").error("never retrieved\nfuture: what a user said")
+
+    assert [line["event"] for line in lines(capsys)] == ["never retrieved"]
 
 
 def test_text_and_level(

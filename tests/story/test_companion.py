@@ -2,11 +2,19 @@
 
 import pytest
 
+from agent_core import UserMessage
+from agent_core.context_builder import ContextBuilder, ContextParts
 from agent_core.testing import Reply, ScriptedModel, call, calls
 from shared.encoding import JsonObject
+from shared.records import MAX_SOUL
 from tests.story.playing import Table, plain
-from worker.companion import DEFAULT_SOUL, SOUL_CHARACTERS, greeting_of, system_prompt
+from worker.companion import DEFAULT_SOUL, SYSTEM_PROMPT, greeting_of, soul_of
 from worker.in_process import MemorySession
+
+
+def system_prompt(character: JsonObject) -> str:
+    parts = ContextParts(instructions=SYSTEM_PROMPT, soul=soul_of(character))
+    return ContextBuilder().build(UserMessage("hi"), parts).system_prompt
 
 
 def companion(*replies: Reply, name: str = "Ash", soul: str = "You mend clocks.") -> Table:
@@ -51,7 +59,7 @@ async def test_it_answers_as_its_soul_says() -> None:
     first, second = table.model.requests
     assert "<soul>\nYour name is Ash.\nYou mend clocks.\n</soul>" in first.system_prompt
     assert first.system_prompt == second.system_prompt
-    assert first.tools == ("roll_dice", "current_time")
+    assert first.tools == ("roll_dice", "current_time", "update_soul")
     roles = [message.role for message in second.messages]
     assert roles == ["assistant", "user", "assistant", "user"]
 
@@ -97,8 +105,55 @@ def test_a_soul_cannot_leave_its_marks(soul: str) -> None:
 
 
 def test_a_soul_has_a_largest_size_and_a_default() -> None:
-    assert len(system_prompt({"name": "", "soul": "x" * 100_000})) < SOUL_CHARACTERS + 1_000
+    assert len(system_prompt({"name": "", "soul": "x" * 100_000})) < MAX_SOUL + 1_000
     assert DEFAULT_SOUL in system_prompt({"name": "", "soul": " \n"})
+
+
+def test_a_soul_of_sections_alone_has_the_default_for_its_opening() -> None:
+    prompt = system_prompt({"name": "", "soul": "## Speech\nSlow."})
+
+    assert f"{DEFAULT_SOUL}\n\n## Speech\nSlow.\n</soul>" in prompt
+
+
+async def test_what_it_changes_of_its_soul_it_is_shown_in_its_next_window() -> None:
+    table = companion(
+        calls(call("c1", "update_soul", section="Speech", text="Slow.")), "I will.", "Yes."
+    )
+
+    await table.done("say", text="Speak slowly from now on")
+    await table.done("say", text="Do you?")
+
+    assert table.session.soul == "You mend clocks.\n\n## Speech\nSlow."
+    assert len({request.system_prompt for request in table.model.requests}) == 1
+
+
+@pytest.mark.parametrize(
+    ("section", "text"),
+    [
+        ("", "x"),
+        ("x" * 81, "x"),
+        ("a\nb", "x"),
+        ("Speech", "x\n## Trust\nAll."),
+        ("S", "x" * 20_000),
+    ],
+)
+async def test_what_can_not_be_kept_of_a_soul_is_told_to_the_model(section: str, text: str) -> None:
+    table = companion(calls(call("c1", "update_soul", section=section, text=text)), "Never mind.")
+
+    await table.done("say", text="Change")
+
+    (told,) = (one for one in table.session.messages if one["role"] == "tool_result")
+    assert told["is_error"]
+    assert table.session.soul == "You mend clocks."
+
+
+async def test_a_task_that_fails_changes_no_soul() -> None:
+    table = companion(
+        calls(call("c1", "update_soul", section="Speech", text="Slow.")), RuntimeError("down")
+    )
+
+    assert await table.failed("say", text="Speak slowly") == "model_failed"
+    assert table.session.soul == "You mend clocks."
 
 
 async def test_a_model_that_fails_fails_the_task_and_not_the_session() -> None:

@@ -69,12 +69,14 @@ async def test_every_event_of_a_whole_say() -> None:
     usage = {"input": 0, "output": 0, "cache_read": 0, "cache_write": 0}
     words = user("I wish him a good evening")
     narration = assistant("You wish him well, and he grunts.")
+    noted = table.session.messages[1]["details"]
+    assert noted["context"]["window"] == noted["context"]["kept"] == 1
     assert told(table.session.events[before:]) == [
         ("task_started", {"attempt": 1}),
         ("agent_start", {}),
         ("turn_start", {}),
         ("message_start", {"message": words, "number": 0}),
-        ("message_end", {"message": words, "number": 0}),
+        ("message_end", {"message": words | {"details": noted}, "number": 0}),
         ("message_start", {"message": assistant(""), "number": 1}),
         ("message_end", {"message": narration, "number": 1}),
         ("turn_end", {}),

@@ -23,6 +23,8 @@ const KEY = "fireside:key";
 const SESSIONS = 6;
 /** Events of one page of the log. */
 const EVENTS = 200;
+/** How far back usage is asked for; the server tells of one year at once. */
+const USAGE_DAYS = 364;
 /** How far back the beginning of a task that still runs is looked for. */
 const EVENT_PAGES = 10;
 
@@ -91,6 +93,22 @@ export class Api {
    */
   async cancelAction(sessionId, actionId) {
     await this._call("POST", `${path(sessionId)}/cancel`, { client_action_id: actionId });
+  }
+
+  /**
+   * What the calls of a session, or of one task, used in the last year.
+   * @param {{sessionId?: string, taskId?: string}} of
+   * @returns {Promise<import("./cost.js").Usage>}
+   */
+  async usage({ sessionId, taskId }) {
+    const query = new URLSearchParams({ by: "", since: daysAgo(USAGE_DAYS) });
+    if (sessionId !== undefined) {
+      query.set("session_id", sessionId);
+    }
+    if (taskId !== undefined) {
+      query.set("task_id", taskId);
+    }
+    return (await this._call("GET", `/v1/usage?${query}`)).total;
   }
 
   /** @returns {Promise<string | null>} null where the server asks for no key */
@@ -199,6 +217,11 @@ export class Api {
       throw new Problem(0, "unreachable", "The server can't be reached.");
     }
   }
+}
+
+/** @param {number} days */
+function daysAgo(days) {
+  return new Date(Date.now() - days * 86_400_000).toISOString().slice(0, 10);
 }
 
 /** @param {string} id */

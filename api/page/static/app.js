@@ -31,6 +31,7 @@ const keys = new Map();
 const reading = new Reading({
   act: (action, text) => player?.act(action, text),
   cancel: () => void attempt(async () => player?.cancel()),
+  usage: (of) => api.usage(of),
   again: () => {
     const offer = state && offerOf(state, offered);
     if (offer) {

@@ -12,7 +12,8 @@
 /** @typedef {{key: string, kind: "check", check: Check}} CheckBlock */
 /** @typedef {{key: string, kind: "die", die: Die}} DieBlock */
 /** @typedef {{key: string, kind: "note", note: Note, again: Action | null, said: string}} NoteBlock */
-/** @typedef {TextBlock | CheckBlock | DieBlock | NoteBlock} Block */
+/** @typedef {{key: string, kind: "why", taskId: string, recalled: import("./recalled.js").Recalled}} WhyBlock */
+/** @typedef {TextBlock | CheckBlock | DieBlock | NoteBlock | WhyBlock} Block */
 
 /**
  * What is to be shown, from top to bottom.
@@ -65,11 +66,20 @@ function blocksOf(task, last) {
     const { number, text } = task.open;
     shown.push({ ...textBlock(`${task.id}:${number}`, "assistant", text), open: true });
   }
+  const recalled = task.messages.find((message) => message.recalled !== null)?.recalled;
+  if (recalled && task.status === "ended" && isAnswered(task)) {
+    shown.push({ key: `${task.id}:why`, kind: "why", taskId: task.id, recalled });
+  }
   if (task.note && last) {
     const again = task.note.tone === "problem" ? task.action : null;
     shown.push({ key: `${task.id}:note`, kind: "note", note: task.note, again, said: task.said });
   }
   return shown;
+}
+
+/** @param {Task} task */
+function isAnswered(task) {
+  return task.messages.some((message) => message.role === "assistant" && isShown(message));
 }
 
 /**

@@ -2,12 +2,14 @@
 
 import { blocks } from "./blocks.js";
 import { button, byId, element, write } from "./dom.js";
+import { Cost } from "./cost.js";
 import { askedOf } from "./dice.js";
 import { Panel } from "./panel.js";
 import { Scrolling } from "./scrolling.js";
 import { underWay } from "./session.js";
 import { Speaker } from "./speaker.js";
 import { badge, checkElement, dieElement } from "./throws.js";
+import { whyElement } from "./why.js";
 
 /** @typedef {import("./session.js").State} State */
 /** @typedef {import("./blocks.js").Block} Block */
@@ -18,6 +20,7 @@ import { badge, checkElement, dieElement } from "./throws.js";
  * @property {(action: Action, text: string) => void} act
  * @property {() => void} cancel
  * @property {() => void} again begins the same once more
+ * @property {(of: {sessionId?: string, taskId?: string}) => Promise<import("./cost.js").Usage>} usage
  */
 
 const GO_ON = { id: "", text: "Go on", tags: [] };
@@ -32,6 +35,7 @@ export class Reading {
     this._choices = byId("choices");
     this._words = /** @type {HTMLTextAreaElement} */ (byId("words"));
     this._panel = new Panel();
+    this._cost = new Cost(byId("cost"), (sessionId) => deeds.usage({ sessionId }));
     this._scrolling = new Scrolling(byId("latest"));
     this._speaker = new Speaker(byId("spoken"));
     /** @type {Map<string, HTMLElement>} */
@@ -59,6 +63,7 @@ export class Reading {
     byId("under-way").hidden = true;
     byId("ending").hidden = true;
     this._panel.clear();
+    this._cost.clear();
     this._speaker.reset([]);
     this._state = null;
     this._offered = "";
@@ -119,6 +124,7 @@ export class Reading {
     this._drawChoices(state);
     this._drawEnding(state);
     this._panel.show(state.shared);
+    this._cost.follow(state);
     this._words.placeholder = tale ? "Or say, or try, something else …" : "Write something …";
     if (this._fresh) {
       this._speaker.reset(wanted);
@@ -186,6 +192,8 @@ export class Reading {
         return dieElement(block.die);
       case "note":
         return this._noteElement(block);
+      case "why":
+        return whyElement(block, (taskId) => this._deeds.usage({ taskId }));
       case "message":
         return textElement(block);
     }

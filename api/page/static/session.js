@@ -9,10 +9,12 @@
 import { checkOf, dieOf } from "./dice.js";
 import { callsOf, textOf } from "./messages.js";
 import { codePoints, skipCodePoints } from "./prose.js";
+import { recalledFor } from "./recalled.js";
 
 /** @typedef {import("./dice.js").Check} Check */
 /** @typedef {import("./dice.js").Die} Die */
-/** @typedef {{number: number, role: string, text: string, die: Die | null}} Message */
+/** @typedef {import("./recalled.js").Recalled} Recalled */
+/** @typedef {{number: number, role: string, text: string, die: Die | null, recalled: Recalled | null}} Message */
 /** @typedef {{number: number, text: string, length: number}} OpenMessage `length` in code points */
 /** @typedef {{id: string, text: string, tags?: string[]}} Choice */
 /** @typedef {{type: string, text?: string, choice_id?: string}} Action */
@@ -182,7 +184,8 @@ function withMessage(task, message, number) {
   const calls = { ...task.calls, ...callsOf(message) };
   const die =
     message.role === "tool_result" ? dieOf(message, calls[message.tool_call_id]) : null;
-  const added = { number, role: String(message.role), text: textOf(message), die };
+  const recalled = recalledFor(message);
+  const added = { number, role: String(message.role), text: textOf(message), die, recalled };
   const kept = task.open && task.open.number > number ? task.open : null;
   return { ...task, calls, open: kept, messages: [...task.messages, added] };
 }

@@ -55,6 +55,8 @@ function sayable(block) {
       return [wordsOfDie(block.die)];
     case "note":
       return [block.note.text];
+    case "why":
+      return [];
     case "message": {
       const all = block.role === "user" ? [] : paragraphs(block.text).map(plain);
       return block.open ? all.slice(0, -1) : all;

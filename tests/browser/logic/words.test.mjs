@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
+import { wordsOfUsage } from "../../../api/page/static/cost.js";
 import { askedOf, checkOf, dieOf } from "../../../api/page/static/dice.js";
 import { Outbox } from "../../../api/page/static/outbox.js";
 import {
@@ -10,6 +11,7 @@ import {
   skipCodePoints,
   spans,
 } from "../../../api/page/static/prose.js";
+import { recalledFor, wordsOfLeftOut } from "../../../api/page/static/recalled.js";
 
 const marked = (text) => spans(text).map((span) => `${span.mark}:${span.text}`);
 
@@ -111,4 +113,35 @@ test("an outbox that somebody broke is empty", () => {
     store.setItem("fireside:outbox:s", kept);
     assert.deepEqual(new Outbox("s", store).all(), []);
   }
+});
+
+test("what an answer was made from is read with care", () => {
+  const note = { memories: [{ text: "a" }, { text: 7 }, null, { text: "" }], left_out: "many" };
+  const said = (details) => ({ role: "user", content: "x", details });
+
+  assert.deepEqual(recalledFor(said({ context: note })), { memories: ["a"], leftOut: [] });
+  for (const none of [undefined, null, {}, { context: null }, { context: "x" }, "x"]) {
+    assert.equal(recalledFor(said(none)), null);
+  }
+  assert.equal(recalledFor({ role: "assistant", details: { context: note } }), null);
+  const leftOut = [
+    { what: "memories", why: "budget", count: 3 },
+    { what: "memories", why: "shown", count: 3 },
+    { what: "odd", why: "other", count: 1 },
+    { what: "soul", count: 0 },
+    null,
+  ];
+  const told = recalledFor(said({ context: { left_out: leftOut } }));
+  assert.equal(wordsOfLeftOut(told), "3 memories (no room), 1 odd (other)");
+});
+
+test("what was used is told in words", () => {
+  const usage = { calls: 1, input: 1, output: 1, cache_read: 0, cache_write: 0, unpriced_calls: 0 };
+  const rest = "1 call of a model, 1 token read, 1 token written";
+
+  assert.equal(wordsOfUsage({ ...usage, billed_usd: 0.01 }), `$0.0100, ${rest}`);
+  assert.equal(wordsOfUsage({ ...usage, billed_usd: 1e-6 }), `less than $0.0001, ${rest}`);
+  assert.equal(wordsOfUsage({ ...usage, billed_usd: null }), `no price is known, ${rest}`);
+  const some = { ...usage, calls: 1200, unpriced_calls: 2, billed_usd: 3 };
+  assert.match(wordsOfUsage(some), /^\$3\.0000 and what has no price, 1,200 calls/);
 });

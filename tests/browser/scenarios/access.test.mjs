@@ -61,6 +61,12 @@ for (const [name, look] of Object.entries(LOOKS)) {
     assert.deepEqual(await violations(reader), [], "under way");
     await reader.settle();
     assert.deepEqual(await violations(reader), [], "companion");
+    const why = reader.page.locator(".why summary").first();
+    if (await why.isVisible()) {
+      await why.click();
+      await reader.page.locator(".why-cost:has-text('This answer')").waitFor();
+      assert.deepEqual(await violations(reader), [], "why");
+    }
     await reader.page.evaluate(() => document.querySelector("#key-dialog").showModal());
     assert.deepEqual(await violations(reader), [], "key");
     await reader.leave();

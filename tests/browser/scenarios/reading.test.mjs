@@ -69,6 +69,40 @@ test("what a story shares stands in the panel", { skip: unscripted }, async () =
   await reader.leave();
 });
 
+test("why an answer came, and what it cost", { skip: unscripted }, async () => {
+  const reader = await Reader.arrive(browser);
+  await reader.beginCompanion();
+  assert.equal(await reader.page.locator(".why").count(), 0);
+  await reader.say("Which one would you keep?");
+  const why = reader.page.locator(".why");
+  await why.waitFor();
+  assert.equal(await why.locator("ul").isVisible(), false);
+
+  await why.locator("summary").click();
+  await why.locator(".why-cost:has-text('This answer')").waitFor();
+  assert.deepEqual(await why.locator("li").allTextContents(), [
+    "You (7 May 2026): I never liked the <b>red</b> ones.",
+    "You (9 May 2026): My sister Ida paints boats.",
+  ]);
+  const told = await why.locator(":scope > p").allTextContents();
+  assert.deepEqual(told.slice(1), [
+    "Left out: 3 memories (no room), 1,200 older messages (before what is shown to the model).",
+    "This answer: $0.0012, 1 call of a model, 1,400 tokens read, 50 tokens written.",
+  ]);
+  await reader.page
+    .locator("#cost", { hasText: "This session so far: $0.0012, 1 call of a model" })
+    .waitFor();
+
+  await reader.say("And the others?");
+  await why.nth(1).waitFor();
+  await reader.page.locator("#cost", { hasText: "$0.0024, 2 calls" }).waitFor();
+  assert.equal(await why.first().evaluate((one) => one.open), true);
+  await reader.page.reload();
+  await why.nth(1).waitFor();
+  await reader.agrees();
+  await reader.leave();
+});
+
 test("the server dies in the middle of an answer and comes back", { skip: uncontrolled }, async () => {
   const reader = await Reader.arrive(browser);
   await reader.beginStory();

@@ -1,0 +1,99 @@
+"""What a consolidation starts from and what it gives: the words for store and worker."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, TypeAlias
+from uuid import UUID
+
+from shared.encoding import JsonObject
+
+KEEPER = "memory-keeper"
+"""The agent of the sessions in which consolidations run; no client can make one."""
+
+MESSAGES = 16
+"""So many messages that were not read yet are read at once: fewer than a window loses when it is
+cut. Summaries reach up to multiples of it."""
+
+MOST_MESSAGES = 64
+"""How many messages one consolidation reads at the most."""
+
+MOST_KNOWN = 60
+"""How many of what is known already it is shown."""
+
+FindingKind: TypeAlias = Literal["fact", "preference", "skill", "relationship"]
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A message of the range; `role` is user or assistant."""
+
+    no: int
+    role: str
+    text: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Something that the character knows already."""
+
+    id: UUID
+    kind: FindingKind
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What a consolidation reads.
+
+    `said` begins where the last summary ended, or with the range, whichever is first.
+    """
+
+    said: Sequence[Said]
+    known: Sequence[Known]
+    summary: str
+    summary_upto: int
+    character: JsonObject
+    metadata: JsonObject
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something worth knowing for good, with the messages that it rests on.
+
+    `replaces` is what it contradicts of what was known; `at` is when the user said it.
+    """
+
+    kind: FindingKind
+    text: str
+    sources: Sequence[int]
+    importance: float
+    at: datetime
+    replaces: Sequence[UUID] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What was said in a session up to its message of the number `upto`."""
+
+    text: str
+    upto: int
+
+
+@dataclass(frozen=True, slots=True)
+class Consolidated:
+    """What came of reading a session's messages from `first` to `last`, both included."""
+
+    session_id: UUID
+    first: int
+    last: int
+    findings: Sequence[Finding] = ()
+    summary: Summary | None = None
+    speaker: str = ""
+    language: str = "english"
+
+
+def upto_of(last: int) -> int:
+    """How far a summary goes when messages were read up to `last`."""
+    return last // MESSAGES * MESSAGES

@@ -1,0 +1,168 @@
+"""What a task's model is given: the context builder with what the server knows of a session.
+
+A later attempt of a task is given what the first one was: what that decided stands in the user's
+message, which was told before the model was called.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC
+from uuid import UUID
+
+import structlog
+
+from agent_core import AgentTool, Message, Model, UserMessage
+from agent_core.content import plain_text
+from agent_core.context_budget import ContextBudget, ContextOverflowError
+from agent_core.context_builder import BuiltContext, ContextBuilder, ContextParts
+from agent_core.context_notes import RecalledMemory, Summary, newest_note, note_of, noted
+from agent_core.recall import Candidate, line_of, rank
+from shared.errors import StoreUnavailable
+from shared.memories import Standing, language_of, said_in
+from shared.store.memories import Cue
+from worker.agents import RunningTask, TaskFailed
+from worker.memories import AT_ONCE, candidate_of, without_marks, zone_of
+from worker.tiers import Tier, tier_of
+
+log = structlog.get_logger(__name__)
+
+_MOST_RECALLED = 64
+"""How many memories the budget is filled from, the best first."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskContext:
+    """A request for the task's message, and the model of the session's tier that is to answer."""
+
+    built: BuiltContext
+    model: Model
+
+
+async def context_of(
+    task: RunningTask,
+    said: UserMessage,
+    *,
+    instructions: str,
+    soul: str = "",
+    tools: Sequence[AgentTool] = (),
+    history: Sequence[Message] | None = None,
+    usual: Tier = "strong",
+    budget: ContextBudget | None = None,
+    with_memories: bool = True,
+) -> TaskContext:
+    """Decide and compose what the task's model is given.
+
+    Args:
+        history: the newest of the session's messages in another form; None takes them as they are.
+        usual: the tier that this kind of session needs, where its metadata names none.
+        with_memories: recall what bears on the message.
+
+    Raises:
+        TaskFailed: the agent's own instructions do not fit the model.
+    """
+    resources = task.resources
+    budget = (budget or ContextBudget()).within(resources.model_of("strong"))
+    builder = ContextBuilder(budget.within(resources.model_of("cheap")))
+    past = task.history if history is None else history
+    parts = ContextParts(
+        instructions=instructions,
+        soul=soul,
+        tools=tools,
+        history=past,
+        earlier=task.earlier + len(task.history) - len(past),
+    )
+    try:
+        known = task.told[0] if task.told else None
+        if isinstance(known, UserMessage) and note_of(known) is not None:
+            built = builder.compose(known, parts)
+        else:
+            shown = len(past) - builder.shown(past)[0]
+            standings = await _recalled(task, said, shown)
+            parts = replace(parts, summaries=_summaries(task, standings))
+            memories = await _ranked(task, said, shown, standings) if with_memories else ()
+            built = _with_tier(task, builder.build(said, parts, memories), past, usual)
+    except ContextOverflowError as error:
+        raise TaskFailed("context_overflow", str(error)) from error
+    tier: Tier = "cheap" if built.note.tier == "cheap" else "strong"
+    return TaskContext(built, resources.model_of(tier))
+
+
+def _with_tier(
+    task: RunningTask, built: BuiltContext, history: Sequence[Message], usual: Tier
+) -> BuiltContext:
+    if task.resources.tiers is None:
+        return built
+    before = newest_note(history)
+    wanted = task.metadata.get("tier")
+    tier = tier_of(
+        history,
+        usual=wanted if wanted in {"strong", "cheap"} else usual,
+        standing=None if before is None else before[1].tier,
+        may_change=built.note.cut,
+        deep=task.action.get("deep") is True,
+        economy=task.economy,
+    )
+    note = replace(built.note, tier=tier)
+    return replace(built, note=note, said=noted(built.said, note))
+
+
+async def _recalled(task: RunningTask, said: UserMessage, shown: int) -> Sequence[Standing]:
+    """What may bear on a message, without what the window shows; nothing where nothing is kept, or
+    the store is away."""
+    recollect = task.resources.recollect
+    if recollect is None:
+        return ()
+    cue = Cue(
+        task.user_id,
+        UUID(str(task.character["id"])),
+        _text(said),
+        language=language_of(task.metadata),
+        session_id=task.session_id,
+        shown_from=task.earlier + len(task.history) - shown + 1,
+    )
+    try:
+        return await recollect(cue)
+    except StoreUnavailable as error:
+        log.warning("nothing is recalled", error=str(error))
+        return ()
+
+
+def _summaries(task: RunningTask, standings: Sequence[Standing]) -> list[Summary]:
+    """What sums up the session itself: it stands before the window, not among the memories."""
+    return [
+        Summary(str(one.id), without_marks(one.text), one.no or 0)
+        for one in standings
+        if _is_own_summary(task, one)
+    ]
+
+
+def _is_own_summary(task: RunningTask, one: Standing) -> bool:
+    return one.kind == "summary" and one.session_id == task.session_id
+
+
+async def _ranked(
+    task: RunningTask, said: UserMessage, shown: int, standings: Sequence[Standing]
+) -> list[RecalledMemory]:
+    """The memories that bear on a message most, the best first."""
+    past = task.history[len(task.history) - shown :]
+    window = {" ".join(said_in(one.to_dict()).split()) for one in past}
+    found = [
+        candidate_of(one)
+        for one in standings
+        if one.text not in window and not _is_own_summary(task, one)
+    ]
+    if len(found) <= AT_ONCE:
+        ranked = rank(_text(said), found)
+    else:
+        ranked = await asyncio.to_thread(rank, _text(said), found)
+    return [_line(task, one) for one in ranked[:_MOST_RECALLED]]
+
+
+def _text(said: UserMessage) -> str:
+    return said.content if isinstance(said.content, str) else plain_text(said.content)
+
+
+def _line(task: RunningTask, one: Candidate) -> RecalledMemory:
+    text = without_marks(line_of(one, zone_of(task.metadata)))
+    return RecalledMemory(str(one.id), text, one.said_at.astimezone(UTC).isoformat())
