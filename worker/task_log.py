@@ -105,10 +105,10 @@ class TaskLog:
         on_late: given calls of models that end when the attempt may write no more, or whose write
             may have failed: they were paid for all the same.
 
-    `told` are the messages that earlier attempts told, `committed` those that the task's end has put
-    into the transcript, None until it has. `ending` says that the terminal event is on its way:
-    nothing else decides the task any more. `lost_to` is what kept the attempt from writing more, or
-    None.
+    `told` are the messages that earlier attempts told, `committed` those that the task's end has
+    put into the transcript, None until it has. `ending` says that the terminal event is on its way:
+    nothing else decides the task any more. `lost_to` is what kept the attempt from writing more,
+    or None.
     """
 
     def __init__(
