@@ -44,14 +44,14 @@ class ContextBudget:
 
     total: int = 64_000
     soul: int = 4_000
-    summary: int = 300
+    summary: int = 260
     message: int = 20_000
-    memories: int = 500
-    asides: int = 150
-    kept: int = 1_000
+    memories: int = 430
+    asides: int = 60
+    kept: int = 0
     history: int = 6_000
     most: int = 28
-    fewest: int = 12
+    fewest: int = 8
 
     def within(self, model: Model) -> ContextBudget:
         """The same for a model whose window has to hold the request and the answer."""

@@ -18,7 +18,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
-from agent_core import AssistantMessage, Message, Model, TextContent, Usage, UserMessage, get_model
+from agent_core import (
+    AssistantMessage,
+    Message,
+    Model,
+    ModelCost,
+    TextContent,
+    Usage,
+    UserMessage,
+    get_model,
+)
 from agent_core.chat_format import chat_messages
 from agent_core.context_budget import ContextBudget, fitted
 from agent_core.context_builder import ContextBuilder, ContextParts
@@ -27,7 +36,16 @@ from agent_core.streaming import LlmContext
 from bench.locomo import Conversation, DataError, Question, Sitting, Turn, read
 from bench.memory import choose_embedder, own_database
 from bench.provider_cache import Meter, Request, counted_by, tokens_of
-from bench.recalling import Reader, Remembered, read_blocking, sensed, worded
+from bench.recalling import (
+    Reader,
+    Remembered,
+    read_blocking,
+    require_numpy,
+    sensed,
+    worded,
+)
+from shared.errors import PricesError
+from shared.prices import PriceTable, load_prices
 from worker.minilm import EmbeddingsMissingError
 
 STRONG = "openai/gpt-5.4"
@@ -39,12 +57,20 @@ SUMMARY_TOKENS = 200
 CHAIN_TURNS = 5_000
 SLIDING = 50
 
+OURS, WHOLE, LAST = "fireside", "whole history", "last 50, sliding"
+KEPT, KEPT_TOKENS = "memories kept", 800
+"""Another way to show memories, for comparison: where they were shown first, until the window is
+cut."""
+
 SUMMARY_EVERY = 8
 """Messages after which a summary is made anew, beside the replies."""
 
 _FILLER = "You answer as a person would and keep to what was said before, kindly and in few words. "
 
 _ANY = Model("any", "openai")
+
+BUDGET = ContextBudget()
+"""What the worker's companion has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,25 +320,26 @@ def near(replies: Replies, turn: int, within: int = 100) -> float:
     return statistics.fmean(found) if found else 0.0
 
 
-Ways = dict[str, Callable[[], Way]]
-
-
-def ways(reader: Reader, budget: ContextBudget) -> Ways:
+def ways(reader: Reader, budget: ContextBudget) -> dict[str, Callable[[], Way]]:
     """What is compared, by name."""
     return {
-        "whole history": LastMessages,
-        "last 50, sliding": lambda: LastMessages(SLIDING),
-        "fireside": lambda: Built(reader, budget),
-        "fireside, memories kept": lambda: Built(reader, replace(budget, kept=1_000)),
+        WHOLE: LastMessages,
+        LAST: lambda: LastMessages(SLIDING),
+        OURS: lambda: Built(reader, budget),
+        KEPT: lambda: Built(reader, replace(budget, kept=KEPT_TOKENS)),
     }
 
 
 def measure(
-    conversations: Sequence[Conversation], reader: Reader, prices: Prices, budget: ContextBudget
+    conversations: Sequence[Conversation],
+    reader: Reader,
+    prices: Prices,
+    budget: ContextBudget,
+    turns: int = CHAIN_TURNS,
 ) -> dict[str, Any]:
-    """All figures."""
+    """All figures; `turns` are those of the chained user."""
     result: dict[str, Any] = {"conversations": {}, "chained": {}}
-    chain = chained(conversations, CHAIN_TURNS)
+    chain = chained(conversations, turns)
     for name, make in ways(reader, budget).items():
         replies = Replies()
         for conversation in conversations:
@@ -320,6 +347,8 @@ def measure(
             replay(way, list(spoken_in(conversation)), prices.strong, replies)
             ask(way, questions_of([conversation]), replies)
         result["conversations"][name] = prices.row(replies)
+        if name == KEPT:
+            continue
         replies, way = Replies(), make()
         replay(way, chain, prices.strong, replies)
         ask(way, questions_of(conversations), replies)
@@ -338,7 +367,7 @@ def questions_of(conversations: Sequence[Conversation]) -> list[tuple[str, Quest
 def shows(result: dict[str, Any]) -> dict[str, float]:
     """What is wanted of these figures, as numbers."""
     chain, single = result["chained"], result["conversations"]
-    ours, whole, last = (chain[n] for n in ("fireside", "whole history", "last 50, sliding"))
+    ours, whole, last = chain[OURS], chain[WHOLE], chain[LAST]
     return {
         "flat": round(ours["input_at_end"] / ours["input_at_200"], 3),
         "to_sliding": round(ours["warm_usd"] / last["warm_usd"], 3),
@@ -347,5 +376,112 @@ def shows(result: dict[str, Any]) -> dict[str, float]:
         "input_to_whole": round(ours["warm_input_usd"] / whole["warm_input_usd"], 4),
         "cached_share": ours["cached_share"],
         "input_mean": ours["input_mean"],
-        "coverage": single["fireside"]["coverage"],
+        "coverage": single[OURS]["coverage"],
     }
+
+
+def texts_of(conversations: Sequence[Conversation]) -> tuple[list[str], list[str]]:
+    """The texts of a replay: those whose words alone matter, and those with a sense as well."""
+    words, senses = [], []
+    for conversation in conversations:
+        for sitting in conversation.sittings:
+            words += [worded(turn) for turn in sitting.turns]
+            senses += [sensed(turn, sitting) for turn in sitting.turns]
+        said = spoken_in(conversation)
+        senses += [one.text for one in said if isinstance(one.message, UserMessage)]
+        senses += [question.text for question in conversation.questions]
+    return words, senses
+
+
+def table(result: dict[str, Any]) -> str:
+    """The figures for people."""
+    lines = [
+        f"{result['model']}, summaries by {result['cheap']}, prices of {result['prices']}; tokens "
+        f"by {result['counted_by']}, vectors by {result['embeddings']}; no model was asked",
+        "US dollars for 1,000 replies",
+    ]
+    for part in ("conversations", "chained"):
+        lines += [
+            "",
+            f"{part:20}{'warm':>9}{'input':>9}{'cold':>9}{'tokens':>9}{'p95':>8}{'most':>8}"
+            f"{'cached':>9}{'evidence':>10}",
+        ]
+        for name, row in result[part].items():
+            lines.append(
+                f"{name:20}{row['warm_usd']:9.2f}{row['warm_input_usd']:9.2f}{row['cold_usd']:9.2f}"
+                f"{row['input_mean']:9}{row['input_p95']:8}{row['input_max']:8}"
+                f"{100 * row['cached_share']:8.1f}%{100 * (row['coverage'] or 0):9.1f}%"
+            )
+    shown = result["shows"]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "the chained user, warm, against the last 50 and the whole history: "
+            f"{shown['to_sliding']:.2f} and {shown['to_whole']:.3f}, input alone "
+            f"{shown['input_to_sliding']:.2f} and {shown['input_to_whole']:.3f}",
+            f"input at the end against that at turn 200: {shown['flat']:.2f}",
+        ]
+    )
+
+
+def priced(name: str, prices: PriceTable) -> Model:
+    """A model at its price of today; raises DataError where it has none."""
+    price = prices.price(name, datetime.now(UTC).date())
+    if price is None:
+        raise DataError(f"there is no price for {name}")
+    cost = ModelCost(
+        float(price.input), float(price.output), float(price.cache_read), float(price.cache_write)
+    )
+    provider, _, model_id = name.partition("/")
+    return get_model(provider, model_id, cost=cost)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.cost", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="conversations, LoCoMo format")
+    parser.add_argument(
+        "--corrections",
+        type=Path,
+        help="corrected evidence; else audit_errors.json beside the data, if there is one",
+    )
+    parser.add_argument("--model", default=STRONG, help="the model that answers")
+    parser.add_argument("--cheap", default=CHEAP, help="the one that makes summaries")
+    parser.add_argument("--prices", type=Path, help="a table of prices before the release's own")
+    parser.add_argument("--embeddings", choices=["best", "minilm", "hashing"], default="best")
+    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
+    options = parser.parse_args()
+    beside = options.data.parent / "audit_errors.json"
+    corrections = options.corrections or (beside if beside.is_file() else None)
+    try:
+        conversations = read(options.data, corrections)
+        known = load_prices(options.prices)
+        prices = Prices(priced(options.model, known), priced(options.cheap, known))
+        embedder = choose_embedder(options.embeddings)
+        require_numpy()
+    except (DataError, PricesError, EmbeddingsMissingError) as error:
+        print(f"bench.cost: {error}", file=sys.stderr)
+        return 1
+    with own_database() as url:
+        reader = read_blocking(*texts_of(conversations), url, embedder)
+    result = {
+        "model": options.model,
+        "cheap": options.cheap,
+        "prices": next(iter(_versions(known, options.model)), ""),
+        "counted_by": counted_by(),
+        "embeddings": embedder.name,
+    } | measure(conversations, reader, prices, BUDGET)
+    print(table(result))
+    if options.json:
+        print(json.dumps(result))
+    return 0
+
+
+def _versions(prices: PriceTable, model: str) -> Iterator[str]:
+    price = prices.price(model, datetime.now(UTC).date())
+    if price is not None:
+        yield price.version
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from agent_core import Model, Usage
-from agent_core.prompt_cache import PromptCache, prompt_cache_of
+from agent_core.prompt_cache import prompt_cache_of
 from agent_core.tokens import count_tokens
 
 FRAME_TOKENS = 4  # role and separators of a message
@@ -75,8 +75,9 @@ class Meter:
 
 def len_of_prefix(one: str, other: str) -> int:
     """The tokens that two texts have in common at their beginning."""
-    common = os.path.commonprefix((one, other))
-    return tokens_of(common) - FRAME_TOKENS if common else 0
+    pairs = enumerate(zip(one, other, strict=False))
+    at = next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
+    return tokens_of(one[:at]) - FRAME_TOKENS if at else 0
 
 
 @cache

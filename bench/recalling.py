@@ -6,8 +6,10 @@ candidates are all turns of the user, as the store gives them: so it ranks what 
 
 import asyncio
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import importlib.util
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
@@ -21,8 +23,11 @@ from shared.settings import Settings
 from shared.store.database import Database
 from worker.embedders import Embedder
 from worker.memories import without_marks
+from worker.minilm import EmbeddingsMissingError
 
 MOST = 64
+"""How many memories a budget is filled from, as in the worker."""
+
 _AT_ONCE = 256
 
 _LEXEMES = text(
@@ -33,12 +38,18 @@ _LEXEMES = text(
 )
 
 
+def require_numpy() -> None:
+    """Raise EmbeddingsMissingError without numpy, which compares the vectors."""
+    if importlib.util.find_spec("numpy") is None:
+        raise EmbeddingsMissingError("numpy is not installed: pip install '.[embeddings]'")
+
+
 @dataclass(frozen=True, slots=True)
 class Read:
     """A text as recall reads it: its words without endings, and its vector."""
 
     words: frozenset[str]
-    vector: Any
+    vector: Any = None
 
 
 class Reader:
@@ -57,27 +68,34 @@ class Reader:
         return found
 
 
-async def read_all(texts: Sequence[str], url: str, embedder: Embedder) -> Reader:
-    """Words and vectors of texts; `url` is that of any Postgres."""
+async def read_all(
+    words: Sequence[str], senses: Sequence[str], url: str, embedder: Embedder
+) -> Reader:
+    """Read texts: of all their words, of `senses` their vectors, too.
+
+    Args:
+        url: of any Postgres.
+    """
     numpy: Any = importlib.import_module("numpy")
-    distinct = list(dict.fromkeys(texts))
     db = Database.from_settings(Settings(database_url=SecretStr(url)))
     read: dict[str, Read] = {}
     try:
-        for some in _slices(distinct):
-            words = await db.rows(_LEXEMES, {"texts": some})
-            vectors = await embedder.embed(some)
-            for said, row, vector in zip(some, words, vectors, strict=True):
-                numbers = numpy.fromstring(vector.strip("[]"), sep=",", dtype="float32")
-                read[said] = Read(frozenset(row.words), numbers)
+        for some in _slices(dict.fromkeys([*words, *senses])):
+            rows = await db.rows(_LEXEMES, {"texts": some})
+            read |= {said: Read(frozenset(row.words)) for said, row in zip(some, rows, strict=True)}
+        for some in _slices(dict.fromkeys(senses)):
+            for said, vector in zip(some, await embedder.embed(some), strict=True):
+                numbers = numpy.array(json.loads(vector), dtype="float32")
+                read[said] = replace(read[said], vector=numbers)
     finally:
         await db.close()
     return Reader(read)
 
 
-def _slices(texts: Sequence[str]) -> Iterator[list[str]]:
-    for at in range(0, len(texts), _AT_ONCE):
-        yield list(texts[at : at + _AT_ONCE])
+def _slices(texts: Iterable[str]) -> Iterator[list[str]]:
+    left = list(texts)
+    for at in range(0, len(left), _AT_ONCE):
+        yield left[at : at + _AT_ONCE]
 
 
 def worded(turn: Turn) -> str:
@@ -139,6 +157,8 @@ class Remembered:
         ]
 
 
-def read_blocking(texts: Sequence[str], url: str, embedder: Embedder) -> Reader:
+def read_blocking(
+    words: Sequence[str], senses: Sequence[str], url: str, embedder: Embedder
+) -> Reader:
     """The same as `read_all`, outside of a loop."""
-    return asyncio.run(read_all(texts, url, embedder))
+    return asyncio.run(read_all(words, senses, url, embedder))

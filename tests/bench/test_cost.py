@@ -1,0 +1,168 @@
+"""What the benchmark of cost counts, on a conversation small enough to check by hand."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from agent_core import Model, ModelCost, Usage
+from agent_core.context_budget import ContextBudget
+from bench.cost import (
+    LAST,
+    OURS,
+    WHOLE,
+    Built,
+    LastMessages,
+    Prices,
+    Replies,
+    ask,
+    chained,
+    measure,
+    priced,
+    replay,
+    spoken_in,
+    table,
+    texts_of,
+)
+from bench.locomo import Conversation, DataError, Question, Sitting, Turn
+from bench.provider_cache import FRAME_TOKENS, Meter, Request, tokens_of
+from bench.recalling import Read, Reader
+from shared.prices import load_prices
+
+MODEL = Model("m", "openai", cost=ModelCost(2.0, 10.0, 0.5), cache_minimum=128)
+CLAUDE = Model("claude-m", "anthropic", cost=ModelCost(2.0, 10.0, 0.2, 2.5), cache_minimum=128)
+
+
+def words(count: int, word: str = "word") -> str:
+    return " ".join([word] * (count - FRAME_TOKENS))
+
+
+def test_a_warm_cache_gives_what_two_requests_have_in_common() -> None:
+    warm, cold = Meter(MODEL, warm=True), Meter(MODEL, warm=False)
+    first = Request([words(200), words(100)], words(14))
+    second = Request([words(200), words(100), words(50, "other")], words(14))
+
+    assert (tokens_of(words(200)), tokens_of(words(14))) == (200, 14)
+    assert warm.usage(first) == Usage(300, 14, 0, 0, 300)
+    # In steps of 128 tokens.
+    assert warm.usage(second) == Usage(94, 14, 256, 0, 350)
+    assert cold.usage(second) == Usage(350, 14, 0, 0, 350)
+
+
+def test_a_message_that_differs_only_at_its_end_is_read_as_far_as_it_is_the_same() -> None:
+    warm = Meter(MODEL, warm=True)
+    warm.usage(Request([words(10), words(300) + " one"], ""))
+
+    assert warm.usage(Request([words(10), words(300) + " two"], "")).cache_read == 256
+
+
+def test_less_than_the_smallest_beginning_is_not_kept() -> None:
+    warm = Meter(replace(MODEL, cache_minimum=4_096), warm=True)
+    request = Request([words(2_000)], "")
+    warm.usage(request)
+
+    assert warm.usage(request).cache_read == 0
+
+
+def test_marked_caches_cost_their_writing() -> None:
+    warm = Meter(CLAUDE, warm=True)
+    first = warm.usage(Request([words(200), words(100)], ""))
+    second = warm.usage(Request([words(200), words(100), words(30), words(20)], ""))
+    changed = warm.usage(Request([words(200), words(90, "new"), words(20)], ""))
+
+    assert (first.cache_read, first.cache_write, first.input) == (0, 300, 0)
+    assert (second.cache_read, second.cache_write) == (300, 50)
+    assert (changed.cache_read, changed.cache_write) == (200, 110)
+
+
+# -- a replay ---------------------------------------------------------------------------------
+
+
+def conversation(turns: int = 80) -> Conversation:
+    def said(no: int) -> str:
+        return "My dog is called Rex." if no == 2 else f"Something about number {no}."
+
+    sittings = [
+        Sitting(
+            number,
+            datetime(2026, 1, number, tzinfo=UTC),
+            [
+                Turn(f"D{number}:{no}", ("Ada", "Ember")[no % 2], said(no + 20 * number - 20))
+                for no in range(20)
+            ],
+        )
+        for number in range(1, turns // 20 + 1)
+    ]
+    asked = Question("What is the dog of Ada called?", 4, frozenset({"D1:2"}))
+    return Conversation("c", ("Ada", "Ember"), sittings, [asked])
+
+
+class Plain(Reader):
+    """Reads words as they stand, and sees nothing alike."""
+
+    def similarities(self, vectors: Any, said: str) -> list[float]:
+        return [0.0] * len(vectors)
+
+
+def reader(*conversations: Conversation) -> Reader:
+    texts, senses = texts_of(conversations)
+    return Plain(
+        {
+            text: Read(frozenset(text.lower().replace("?", "").replace(".", "").split()))
+            for text in [*texts, *senses]
+        }
+    )
+
+
+def test_what_one_says_in_a_row_is_one_message() -> None:
+    one = conversation(20)
+    run = replace(one.sittings[0], turns=[replace(turn, speaker="Ada") for turn in one.turns[:3]])
+
+    (spoken,) = spoken_in(replace(one, sittings=[run]))
+    assert spoken.text.count("\n") == 2
+    assert spoken.keys == {"0/c/D1:0", "0/c/D1:1", "0/c/D1:2"}
+
+
+def test_what_was_lost_from_the_window_is_recalled() -> None:
+    one = conversation()
+    shares = {}
+    for name, way in (
+        ("whole", LastMessages()),
+        ("last", LastMessages(10)),
+        ("ours", Built(reader(one), ContextBudget())),
+    ):
+        replies = Replies()
+        replay(way, list(spoken_in(one)), MODEL, replies)
+        ask(way, [("0/c/", question) for question in one.questions], replies)
+        assert len(replies.warm) == 40
+        shares[name] = replies.shares
+
+    assert shares == {"whole": [1.0], "last": [0.0], "ours": [1.0]}
+
+
+def test_a_chain_goes_round_until_it_is_long_enough() -> None:
+    chain = chained([conversation(40)], 100)
+
+    assert sum(len(one.turns) for one in chain) == 100
+    assert chain[40].keys == {"1/c/D1:0"}
+
+
+def test_all_figures() -> None:
+    one = conversation()
+    result = measure([one], reader(one), Prices(MODEL, MODEL), ContextBudget(), turns=400)
+
+    assert set(result["conversations"]) >= {OURS, WHOLE, LAST}
+    ours, whole = result["chained"][OURS], result["chained"][WHOLE]
+    assert ours["replies"] == whole["replies"] == 200
+    assert ours["warm_usd"] < ours["cold_usd"]
+    assert ours["input_max"] < whole["input_max"]
+    assert result["shows"]["flat"] == pytest.approx(1, abs=0.1)
+    shown = table({**result, "model": "m", "cheap": "m", "prices": "p", "counted_by": "estimate",
+                   "embeddings": "none"})  # fmt: skip
+    assert OURS in shown
+
+
+def test_a_model_without_a_price_is_said_so() -> None:
+    with pytest.raises(DataError, match="no price for openai/unheard-of"):
+        priced("openai/unheard-of", load_prices(None))
