@@ -122,16 +122,17 @@ def build(url: str, users: int, each: int, crowd: int) -> None:
 async def recalls(db: Database, users: Sequence[int], count: int) -> list[float]:
     """Seconds of each recall, made by two at once."""
     words, chance, taken = Words(), random.Random(11), []
+    asked = [
+        (chance.choice(users), f"{words.words(chance.randint(4, 12))}?", words.vector())
+        for _ in range(count)
+    ]
 
     async def some() -> None:
-        for _ in range(count // 2):
-            user = chance.choice(users)
-            cue = Cue(
-                f"user-{user}", UUID(f"{user:032x}"), f"{words.words(chance.randint(4, 12))}?"
-            )
-            vector = Vector(MODEL, DIMENSION, words.vector())
+        while asked:
+            user, said, numbers = asked.pop()
+            cue = Cue(f"user-{user}", UUID(f"{user:032x}"), said)
             began = time.perf_counter()
-            found = await memories.recall(db, cue, vector)
+            found = await memories.recall(db, cue, Vector(MODEL, DIMENSION, numbers))
             lines(rank(cue.text, [candidate_of(one) for one in found]), 500)
             taken.append(time.perf_counter() - began)
 

@@ -142,7 +142,7 @@ _WANDER = text(
 )
 
 PER_WORD = 64
-NEAR = 64
+NEAR = 128
 NEWEST = 100
 """How many memories of a crowded character are looked at: for each word of the cue, with their
 neighbours by their vectors, and of the newest."""
