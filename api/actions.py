@@ -34,7 +34,7 @@ async def accept(parts: Gateway, user_id: str, session_id: UUID, new: NewAction)
     """
     try:
         accepted = await actions.accept(
-            parts.db, user_id, session_id, new, most=parts.backlog.most, rules=parts.rules
+            parts.db, user_id, session_id, new, most=parts.backlog.most, rules=parts.budgeting.rules
         )
     except TooManyTasks as error:
         raise parts.backlog.problem(error) from error

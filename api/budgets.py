@@ -13,7 +13,7 @@ from shared.store.budgets import Standing
 
 async def of_caller(parts: Gateway, user_id: str, key_id: str) -> list[Standing]:
     """The budgets that a caller's actions are paid from."""
-    return await budgets.standings(parts.db, user_id, parts.rules, key_id=key_id)
+    return await budgets.standings(parts.db, user_id, parts.budgeting.settled, key_id=key_id)
 
 
 def body(standing: Standing) -> JsonObject:

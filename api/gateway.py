@@ -13,13 +13,13 @@ from redis.asyncio import Redis
 
 from api.announcer import Announcer
 from api.backlog import Backlog
+from api.budgeting import Budgeting
 from api.catalog import Catalog
 from api.identity import Identity
 from api.lag import watch_for_ever
 from api.metrics import Metrics
 from api.slots import Slots
 from api.stopping import Stopping
-from shared.allowance import BudgetRules
 from shared.ending import end_all
 from shared.errors import FiresideError
 from shared.events import Publisher
@@ -59,7 +59,7 @@ class Gateway:
     identity: Identity | None
     slots: Slots
     backlog: Backlog
-    rules: BudgetRules
+    budgeting: Budgeting
     metrics: Metrics
     stopping: Stopping
     beside: dict[str, asyncio.Task[None]] = field(default_factory=dict)
@@ -93,7 +93,7 @@ class Gateway:
             identity=Identity(settings, db) if guarded else None,
             slots=slots,
             backlog=Backlog(settings.max_queued, settings.max_queued_per_user if guarded else None),
-            rules=settings.budgets,
+            budgeting=Budgeting(settings.budgets),
             metrics=Metrics(streams_open=lambda: slots.open, waiting=lambda: announcer.waiting),
             stopping=Stopping(on_stop=wake_all),
         )
@@ -119,6 +119,7 @@ class Gateway:
             "backlog": _begin(
                 self.backlog.refresh_for_ever(self.db, self.redis, every=_COUNT_SECONDS)
             ),
+            "budgets": _begin(self.budgeting.refresh_for_ever(self.db, every=_COUNT_SECONDS)),
             "lag": _begin(watch_for_ever(self.db, self.follower, every=settings.poll_seconds)),
         }
         await self.follower.start()

@@ -69,7 +69,7 @@ async def create(
             new,
             choice.agent_title,
             most=parts.backlog.most,
-            rules=parts.rules,
+            rules=parts.budgeting.rules,
         )
     except TooManyTasks as error:
         raise parts.backlog.problem(error) from error

@@ -120,7 +120,7 @@ async def crowding(db: Database, sessions_of_key: int, seconds: float) -> dict[s
     for session in await made(db, "crowd", sessions_of_key):
         await actions.accept(db, "crowd", session, SAY)
         held.append(await claimed(db, session))
-    found = {}
+    found: dict[str, float] = {}
     for name, slots in (("no call", 0), ("one row", 1), (f"{usage.SLOTS} rows", usage.SLOTS)):
         await db.run(text("delete from usage"))
         await db.run(text("delete from spending"))
@@ -140,7 +140,7 @@ async def crowding(db: Database, sessions_of_key: int, seconds: float) -> dict[s
 
         counts = await asyncio.gather(*(enter(claim, no) for no, claim in enumerate(held)))
         done = sum(counts)
-        found[name] = round(done / seconds)
+        found[name] = round(done / seconds, 1)
     return found
 
 

@@ -19,6 +19,7 @@ from uuid import UUID
 
 import psycopg
 from pydantic import SecretStr
+from sqlalchemy import text
 
 from agent_core.recall import rank
 from bench.memory import measured
@@ -73,7 +74,7 @@ class Words:
         self._shares = [1 / (rank + 10) for rank in range(WORDS)]
         self._middles = [self._direction() for _ in range(TOPICS)]
 
-    def text(self, words: int) -> str:
+    def words(self, words: int) -> str:
         drawn = self._chance.choices(range(WORDS), self._shares, k=words)
         return " ".join(f"{_syllables(word)}" for word in drawn)
 
@@ -107,7 +108,7 @@ def build(url: str, users: int, each: int, crowd: int) -> None:
             connection.execute(stage.replace("%(users)s", str(int(users))).encode())
         with connection.cursor().copy("copy pool (no, text, words, vector) from stdin") as copy:
             for no in range(POOL):
-                said = words.text(random.Random(no).randint(6, 30))
+                said = words.words(random.Random(no).randint(6, 30))
                 copy.write_row((no, said, " ".join(sorted(set(said.split()))), words.vector()))
         for first in range(1, each + 1, 10):
             last = min(each, first + 9)
@@ -121,15 +122,32 @@ def build(url: str, users: int, each: int, crowd: int) -> None:
 async def recalls(db: Database, users: Sequence[int], count: int) -> list[float]:
     """Seconds of each recall, made by two at once."""
     words, chance, taken = Words(), random.Random(11), []
+    asked = [
+        (chance.choice(users), f"{words.words(chance.randint(4, 12))}?", words.vector())
+        for _ in range(count)
+    ]
+
+    async def some() -> None:
+        while asked:
+            user, said, numbers = asked.pop()
+            cue = Cue(f"user-{user}", UUID(f"{user:032x}"), said)
+            began = time.perf_counter()
+            found = await memories.recall(db, cue, Vector(MODEL, DIMENSION, numbers))
+            lines(rank(cue.text, [candidate_of(one) for one in found]), 500)
+            taken.append(time.perf_counter() - began)
+
+    await asyncio.gather(some(), some())
+    return taken
+
+
+async def pings(db: Database, count: int) -> list[float]:
+    """Seconds of a statement that does nothing, made as the recalls are: what the machine costs."""
+    taken = []
 
     async def some() -> None:
         for _ in range(count // 2):
-            user = chance.choice(users)
-            cue = Cue(f"user-{user}", UUID(f"{user:032x}"), f"{words.text(chance.randint(4, 12))}?")
-            vector = Vector(MODEL, DIMENSION, words.vector())
             began = time.perf_counter()
-            found = await memories.recall(db, cue, vector)
-            lines(rank(cue.text, [candidate_of(one) for one in found]), 500)
+            await db.row(text("select 1"))
             taken.append(time.perf_counter() - began)
 
     await asyncio.gather(some(), some())
@@ -157,6 +175,7 @@ async def run(url: str, users: int, each: int, crowd: int, count: int) -> dict[s
     try:
         await recalls(db, range(1, users + 1), 40)
         result["ms"] = _milliseconds(await recalls(db, range(1, users + 1), count))
+        result["ping_ms"] = _milliseconds(await pings(db, count))
         if crowd:
             result["crowded"] = await _crowded(db, crowd, max(40, count // 10))
     finally:

@@ -22,6 +22,8 @@ log = structlog.get_logger(__name__)
 _SCANNED_AT_ONCE = 1_000
 _UUID = re.compile(rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _TICKETS = b"fireside:ticket:"
+_KEYS_OF_TICKETS = b"fireside:ticket-key:"
+"""With which API key a ticket was made; it ends with what the ticket's own key ends with."""
 
 
 async def erase_user(
@@ -78,4 +80,5 @@ async def _tickets_of(redis: Redis, user_id: str, keys: list[bytes]) -> list[byt
     if not tickets:
         return []
     owners = await redis.mget(tickets)
-    return [key for key, owner in zip(tickets, owners, strict=True) if owner == user_id.encode()]
+    mine = [key for key, owner in zip(tickets, owners, strict=True) if owner == user_id.encode()]
+    return mine + [key.replace(_TICKETS, _KEYS_OF_TICKETS) for key in mine]

@@ -14,12 +14,14 @@ MAX_HEADING = 80
 """Characters of a section's heading."""
 
 _HEADING = re.compile(r"^##[ \t]+(?=\S)", re.MULTILINE)
+_BEFORE_WORDS = "# \t\r\n"
 _ANY_HEADING = re.compile(r"^\s*#{1,2}(\s|$)", re.MULTILINE)
 
 
 def opening(soul: str) -> str:
     """What stands before the first section."""
-    return next(_parts(soul)).strip()
+    # Not without its indentation: a line could become a heading by that.
+    return next(_parts(soul)).rstrip().lstrip("\n")
 
 
 def merged(soul: str, edits: Sequence[SoulEdit]) -> str:
@@ -44,7 +46,8 @@ def check_size(soul: str) -> None:
 
 def _with(soul: str, edit: SoulEdit) -> str:
     heading, text = _checked(edit)
-    first, *sections = (part.strip() for part in _parts(soul))
+    first = opening(soul)
+    sections = [part.strip() for part in _parts(soul)][1:]
     new = f"## {heading}\n{text}" if text else ""
     names = [_name(section.partition("\n")[0]) for section in sections]
     if _name(heading) in names:
@@ -55,7 +58,7 @@ def _with(soul: str, edit: SoulEdit) -> str:
 
 
 def _checked(edit: SoulEdit) -> tuple[str, str]:
-    heading = edit.section.strip().lstrip("#").strip()
+    heading = edit.section.lstrip(_BEFORE_WORDS).rstrip()
     if not heading or len(heading) > MAX_HEADING or not heading.isprintable():
         raise InvalidRequest(f"a section's heading is a line of 1 to {MAX_HEADING} characters")
     if _ANY_HEADING.search(edit.text):
@@ -71,4 +74,4 @@ def _parts(soul: str) -> Iterator[str]:
 
 
 def _name(heading: str) -> str:
-    return " ".join(heading.lstrip("#").split()).casefold()
+    return " ".join(heading.lstrip(_BEFORE_WORDS).split()).casefold()

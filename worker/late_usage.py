@@ -34,10 +34,12 @@ class LateUsage:
         """Enter what comes, until cancelled."""
         while True:
             self._entering = await self._waiting.get()
-            if not await self._enter(*self._entering):
+            entered = await self._enter(*self._entering)
+            if not entered:
                 self._waiting.put_nowait(self._entering)
-                await asyncio.sleep(self._pause)
             self._entering = None
+            if not entered:
+                await asyncio.sleep(self._pause)
 
     async def enter_the_rest(self, seconds: float) -> None:
         """Enter what is left as far as it can be done in so many seconds; say what can't."""

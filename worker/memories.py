@@ -5,6 +5,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from datetime import UTC, tzinfo
+from functools import partial
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -25,8 +26,8 @@ log = structlog.get_logger(__name__)
 RECALL_STEP = 1_000_000
 """The journal's number of what was recalled: behind all calls that a task could make."""
 
-AT_ONCE = 300
-"""More candidates than this are ranked beside the loop: each takes about 10 microseconds."""
+AT_ONCE = 500
+"""More candidates than this are ranked beside the loop: each takes about 5 microseconds."""
 
 MEMORY_MARKS = """\
 Whatever stands between <memories> and </memories> was said or learned earlier, by whom and when is
@@ -119,11 +120,15 @@ async def _recalled(task: RunningTask, recollect: Recollect, query: str, budget:
         log.warning("nothing is recalled", error=str(error))
         return []
     seen = {" ".join(_text(message).split()) for message in shown}
+    telling = partial(_told, query, standings, seen, budget, zone_of(task.metadata))
+    return telling() if len(standings) <= AT_ONCE else await asyncio.to_thread(telling)
+
+
+def _told(
+    query: str, standings: Sequence[Standing], seen: set[str], budget: int, zone: tzinfo
+) -> list[str]:
     candidates = [candidate_of(one) for one in standings if one.text not in seen]
-    zone = zone_of(task.metadata)
-    if len(candidates) <= AT_ONCE:
-        return lines(rank(query, candidates), budget, zone)
-    return await asyncio.to_thread(lambda: lines(rank(query, candidates), budget, zone))
+    return lines(rank(query, candidates), budget, zone)
 
 
 def candidate_of(one: Standing) -> Candidate:

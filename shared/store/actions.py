@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any, get_args
 from uuid import UUID
 
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -26,26 +26,10 @@ from shared.store.database import AnyRow, Database
 JOINS = frozenset(get_args(JoinMode))
 """What an action may ask for to join a task that runs."""
 
-# A task that is paid from a budget is taken to cost what the user's tasks cost on average.
-_RESERVED = """case when (select limited from purse) then coalesce((
-                select sum(total) / nullif(sum(tasks), 0) from spending
-                where user_id = :user and key_id = ''), :reserve) end"""
-
-# The counters of the session's row are read from the row as it is once its lock is held
-# (`returning`), never from the statement's snapshot: two actions that arrive at once get
-# different numbers, and `reject` sees a task that was accepted a moment before.
-_ACCEPT = text(
-    f"""/* accept */
-    with known as (
-        select id, status, body_hash, queued_seq, position, priority from tasks
-        where session_id = :session and user_id = :user and client_action_id = :key
-    ), mine as materialized (
-        select count(*)::int as open, count(*) filter (where priority = 0)::int as before
-        from (select priority from tasks
-              where user_id = :user and status in ('queued', 'running')
-                  and priority < {CHORE} limit :counted) t
-    ), wallets as materialized (
-        select * from ({budgets.wallets(":user", "cast(:key_id as text)")}) as w where :budgeted
+# What the statement looks at beside, where budgets are to be kept. What a task will cost is taken
+# to be what the user's tasks cost on average; what open tasks will cost counts as spent.
+_PURSE = f""", wallets as materialized (
+        {budgets.wallets(":user", "cast(:key_id as text)")}
     ), taken as materialized (
         select coalesce(sum(reserved), 0) as by_user,
             coalesce(sum(reserved) filter (where key_id = :key_id), 0) as by_key
@@ -55,7 +39,37 @@ _ACCEPT = text(
         select count(*) > 0 as limited, coalesce(bool_or(w.usd <= w.spent +
             case when w.key_id = '' then t.by_user else t.by_key end), false) as empty
         from wallets w, taken t
-    ), session as (
+    )"""
+
+_RESERVED = """case when (select limited from purse) then coalesce((
+                select sum(total) / nullif(sum(tasks), 0) from spending
+                where user_id = :user and key_id = ''), cast(:reserve as numeric)) end"""
+
+_SPENT = """
+    union all
+    select null, 'spent', null, 0, null, false, null, null, 0, 0, 0
+    from purse
+    where empty and not exists (select from known)
+        and exists (select from sessions where id = :session and user_id = :user)"""
+
+
+# The counters of the session's row are read from the row as it is once its lock is held
+# (`returning`), never from the statement's snapshot: two actions that arrive at once get
+# different numbers, and `reject` sees a task that was accepted a moment before.
+def _accept_statement(*, budgeted: bool) -> TextClause:
+    purse, reserved = (_PURSE, _RESERVED) if budgeted else ("", "null")
+    paid, spent = ("and not (select empty from purse)", _SPENT) if budgeted else ("", "")
+    return text(
+        f"""/* accept */
+    with known as (
+        select id, status, body_hash, queued_seq, position, priority from tasks
+        where session_id = :session and user_id = :user and client_action_id = :key
+    ), mine as materialized (
+        select count(*)::int as open, count(*) filter (where priority = 0)::int as before
+        from (select priority from tasks
+              where user_id = :user and status in ('queued', 'running')
+                  and priority < {CHORE} limit :counted) t
+    ){purse}, session as (
         update sessions set
             next_task = next_task + 1,
             next_event = next_event + 1,
@@ -69,14 +83,14 @@ _ACCEPT = text(
             and (:on_busy <> 'reject' or open_tasks = 0)
             and (cast(:most as int) is null or (select open from mine) < cast(:most as int))
             and (early_cancels = 0 or not :alone)
-            and not (select empty from purse)
+            {paid}
         returning next_task - 1 as task_seq, next_event - 1 as event_seq,
             open_tasks - 1 as position, early_cancels, priority
     ), task as (
         insert into tasks (session_id, seq, user_id, client_action_id, action, body_hash,
             on_busy, queued_seq, position, priority, key_id, reserved)
         select :session, task_seq, :user, :key, cast(:action as jsonb), :body_hash,
-            :on_busy, event_seq, position, priority, :key_id, {_RESERVED}
+            :on_busy, event_seq, position, priority, :key_id, {reserved}
         from session
         returning id, queued_seq, position
     ), event as (
@@ -93,15 +107,17 @@ _ACCEPT = text(
     union all
     select id, status, queued_seq, position, body_hash, false, null, null, 0, priority,
         mine.before - 1
-    from known, mine
+    from known, mine{spent}
     union all
-    select null, case when purse.empty then 'spent' else 'refused' end, null, mine.open, null,
-        false, null, null, 0, 0, 0
-    from mine, purse
-    where (purse.empty or mine.open >= cast(:most as int)) and not exists (select from known)
+    select null, 'refused', null, mine.open, null, false, null, null, 0, 0, 0
+    from mine
+    where mine.open >= cast(:most as int) and not exists (select from known)
         and exists (select from sessions where id = :session and user_id = :user)
     """
-)
+    )
+
+
+_ACCEPTS = {budgeted: _accept_statement(budgeted=budgeted) for budgeted in (False, True)}
 
 _KNOWN = text(
     """/* accept known */
@@ -247,7 +263,7 @@ async def _accept(
     if new.on_busy != "interrupt":
         # Mostly one statement does it all, and is its own transaction: two round trips less.
         parameters = _parameters(user_id, session_id, new, most, rules, alone=True)
-        row = await db.row(_ACCEPT, parameters)
+        row = await db.row(_ACCEPTS[rules is not None], parameters)
         if row is not None:
             return _accepted(row, parameters)
     async with db.transaction() as connection:
@@ -263,11 +279,9 @@ def _parameters(
     *,
     alone: bool,
 ) -> dict[str, Any]:
-    held = BudgetRules() if rules is None else rules
+    money = {} if rules is None else {**budgets.parameters(rules), "reserve": rules.reserve}
     return {
-        **budgets.parameters(held),
-        "budgeted": rules is not None,
-        "reserve": held.reserve,
+        **money,
         "key_id": new.key_id,
         "session": session_id,
         "user": user_id,
@@ -292,7 +306,7 @@ async def accept_within(
 ) -> Accepted:
     """The same inside a transaction of the caller's; may raise IntegrityError for a doubled key."""
     parameters = _parameters(user_id, session_id, new, most, rules, alone=False)
-    row = (await connection.execute(_ACCEPT, parameters)).first()
+    row = (await connection.execute(_ACCEPTS[rules is not None], parameters)).first()
     if row is None:
         return await _refused(connection, parameters)
     accepted = _accepted(row, parameters)
@@ -320,7 +334,7 @@ async def _refused(connection: AsyncConnection, parameters: dict[str, Any]) -> A
 
 
 def _accepted(row: AnyRow, parameters: dict[str, Any]) -> Accepted:
-    """What a row of `_ACCEPT` or `_KNOWN` says."""
+    """What a row of `_ACCEPTS` or `_KNOWN` says."""
     if row.status == "refused":
         raise TooManyTasks(row.position)
     if row.status == "spent":

@@ -10,6 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.allowance import Budget, BudgetRules, Period
 from shared.store.database import Database
@@ -62,11 +63,16 @@ _STANDINGS = text(
     """
 )
 
-_LEFT = text(
-    f"""/* budgets left */
-    select min(usd - spent) from ({wallets(":user", "cast(:key_id as text)")}) as w
+_PURSE = text(
+    f"""/* budgets purse */
+    select min(w.usd - w.spent) as "left",
+        coalesce(bool_or(w.spent >= w.usd * e.part and e.part < 1), false) as economy
+    from ({wallets(":user", "cast(:key_id as text)")}) as w,
+        (select cast(:economy as numeric) as part) as e
     """
 )
+
+_ANY = text("/* budgets any */ select exists (select from budgets)")
 
 _SET = text(
     """
@@ -108,6 +114,15 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
+class Purse:
+    """What may still be spent, below zero where more was; None without any budget. With `economy`
+    most of a budget is spent."""
+
+    left: Decimal | None
+    economy: bool
+
+
+@dataclass(frozen=True, slots=True)
 class SetBudget:
     """A budget that was set for a user or one of their keys; without `budget` it is unlimited."""
 
@@ -138,9 +153,28 @@ async def standings(
 async def left(
     db: Database, user_id: str, rules: BudgetRules, *, key_id: str = ""
 ) -> Decimal | None:
-    """What may still be spent, below zero where more was; None without any budget."""
-    row = await db.row(_LEFT, {"user": user_id, "key_id": key_id, **parameters(rules)})
-    return None if row is None or row[0] is None else Decimal(row[0])
+    """What may still be spent, as a `Purse` says it."""
+    row = await db.row(_PURSE, _asked(user_id, key_id, rules))
+    return None if row is None else row.left
+
+
+async def purse(
+    connection: AsyncConnection, user_id: str, key_id: str, rules: BudgetRules
+) -> Purse:
+    """What a task may be paid from, inside the transaction that claims it."""
+    row = (await connection.execute(_PURSE, _asked(user_id, key_id, rules))).one()
+    return Purse(row.left, row.economy)
+
+
+def _asked(user_id: str, key_id: str, rules: BudgetRules) -> dict[str, Any]:
+    found = {"user": user_id, "key_id": key_id, "economy": rules.economy}
+    return found | parameters(rules)
+
+
+async def exist(db: Database) -> bool:
+    """Whether anybody has a budget of their own."""
+    row = await db.row(_ANY)
+    return row is not None and bool(row[0])
 
 
 async def put(db: Database, user_id: str, budget: Budget | None, *, key_id: str = "") -> None:

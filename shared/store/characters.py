@@ -11,6 +11,7 @@ from shared.levels import CHORE
 from shared.records import Character
 from shared.store.database import AnyRow, Database
 from shared.store.memories import delete_of_character
+from shared.store.souls import FOLLOW
 
 _COLUMNS = "id, agent, name, is_default, soul, soul_version, created_at, updated_at"
 
@@ -64,9 +65,13 @@ _UPDATE = text(
 )
 
 _KEEP_SOUL = text(
-    """
-    insert into souls (character_id, version, soul) values (:character, :version, :soul)
-    on conflict do nothing
+    f"""
+    with written as (
+        insert into souls (character_id, version, soul) values (:character, :version, :soul)
+        on conflict do nothing
+        returning character_id as id, version as soul_version
+    ), {FOLLOW}
+    select 1 from written
     """
 )
 
@@ -133,6 +138,7 @@ async def update(
                 "character": character_id,
                 "version": character.soul_version,
                 "soul": character.soul,
+                "user": user_id,
             },
         )
     return character

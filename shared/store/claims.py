@@ -4,6 +4,7 @@ Each statement begins with its name, as operators see it in pg_stat_activity.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -77,7 +78,7 @@ _LOCK_QUARANTINE = text("/* claim quarantine lock */ select pg_try_advisory_xact
 # A statement of its own, so that its snapshot is newer than the lease: a task that was accepted
 # while this claim waited for the row is seen.
 _TAKE_TASK = text(
-    f"""/* claim task */
+    """/* claim task */
     with done as (
         select count(*)::int as steps from steps
         where session_id = :session and status = 'done' and task_seq = (
@@ -96,18 +97,14 @@ _TAKE_TASK = text(
             where session_id = :session and status in ('queued', 'running')
             order by (status = 'running') desc, (on_busy = 'interrupt') desc, seq
             limit 1)
-        returning id, seq, action, claims, attempts, cancel_requested_at, queued_seq, user_id,
-            key_id
+        returning id, seq, action, claims, attempts, cancel_requested_at, queued_seq, key_id,
+            reserved
     ), next_attempt as (
         update sessions set ready_at = lease_until
             + make_interval(secs => least(:back_off * power(2, task.attempts - 3), :longest))
         from task where sessions.id = :session and task.attempts >= 3 and :back_off > 0
     )
-    select * from task, lateral (
-        select min(usd - spent) as left_usd,
-            coalesce(bool_or(spent >= usd * e.part and e.part < 1), false) as economy
-        from ({budgets.wallets("task.user_id", "task.key_id")}) as w,
-            (select cast(:economy as numeric) as part) as e) as purse
+    select * from task
     """
 )
 
@@ -229,12 +226,13 @@ async def claim(
         lease = (await connection.execute(_TAKE_LEASE, parameters)).first()
         if lease is None:
             return None
-        task = await _take_task(connection, lease, back_off, rules)
+        task = await _take_task(connection, lease, back_off)
         suspect = quarantine_after is not None and task.attempts > quarantine_after
         if suspect and task.cancel_requested_at is None:
             await connection.execute(_QUARANTINE, {"session": session_id, "task_seq": task.seq})
             return None
-        return await _claimed(connection, lease, task, history)
+        claimed = await _claimed(connection, lease, task, history)
+        return await _with_budget(connection, claimed, task, rules)
 
 
 async def claim_quarantined(
@@ -257,17 +255,23 @@ async def claim_quarantined(
         lease = (await connection.execute(_TAKE_QUARANTINED, parameters)).first()
         if lease is None:
             return None
-        return await _claimed(
-            connection, lease, await _take_task(connection, lease, back_off, rules), history
-        )
+        task = await _take_task(connection, lease, back_off)
+        claimed = await _claimed(connection, lease, task, history)
+        return await _with_budget(connection, claimed, task, rules)
 
 
-async def _take_task(
-    connection: AsyncConnection, lease: AnyRow, back_off: float, rules: BudgetRules
-) -> AnyRow:
+async def _with_budget(
+    connection: AsyncConnection, claim: Claim, task: AnyRow, rules: BudgetRules
+) -> Claim:
+    """The claim with what may be spent on it, where its task was accepted on a budget."""
+    if task.reserved is None:
+        return claim
+    purse = await budgets.purse(connection, claim.user_id, task.key_id, rules)
+    return replace(claim, left_usd=purse.left, economy=purse.economy)
+
+
+async def _take_task(connection: AsyncConnection, lease: AnyRow, back_off: float) -> AnyRow:
     parameters = {
-        **budgets.parameters(rules),
-        "economy": rules.economy,
         "session": lease.id,
         "epoch": lease.epoch,
         "back_off": back_off,
@@ -325,8 +329,6 @@ async def _claimed(connection: AsyncConnection, lease: AnyRow, task: AnyRow, his
         joined=joined,
         open_tasks=lease.open_tasks,
         key_id=task.key_id,
-        left_usd=task.left_usd,
-        economy=task.economy,
     )
 
 

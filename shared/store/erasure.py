@@ -19,6 +19,7 @@ from shared.store.owned import ALL, API_KEYS, CHARACTERS, OF_SESSIONS, OF_USERS,
 from shared.store.usage import forget
 
 ROWS_AT_ONCE = 5_000
+SESSIONS_AT_ONCE = 200
 ROUNDS = 5
 """How often what has come meanwhile is deleted as well, before the user must stop first."""
 
@@ -131,13 +132,13 @@ async def left(db: Database, user_id: str, sessions: set[UUID]) -> dict[str, int
 
 async def _thin_out(db: Database, user_id: str, erased: Erased) -> None:
     """Delete most of it, in transactions that hold nobody up."""
-    for session_id in sorted(erased.sessions):
+    ids = sorted(erased.sessions)
+    for first in range(0, len(ids), SESSIONS_AT_ONCE):
+        some = {"user": user_id, "ids": ids[first : first + SESSIONS_AT_ONCE]}
         for table in OF_SESSIONS:
-            if table.name in _COUNTED:
-                continue
-            whose = {"user": user_id, "owner": session_id}
-            while rows := await db.run(_some(table), whose):
-                erased.count(table.name, rows)
+            if table.name not in _COUNTED:
+                while rows := await db.run(_some(table), some):
+                    erased.count(table.name, rows)
     for table in OF_USERS:
         while rows := await db.run(_some(table), {"user": user_id}):
             erased.count(table.name, rows)
@@ -159,10 +160,14 @@ async def _delete_the_rest(connection: AsyncConnection, user_id: str, erased: Er
 
 @cache
 def _some(table: Owned) -> TextClause:
+    if table.by == "user_id":
+        found = f"select ctid from {table.name} where user_id = :user"
+    else:
+        found = f"""select t.ctid from sessions s join {table.name} t on t.session_id = s.id
+            where s.id = any(cast(:ids as uuid[])) and s.user_id = :user"""
     return text(
         f"""/* erase some {table.name} */
-        delete from {table.name} where ctid = any(array(
-            select t.ctid from {table.name} t where {table.whose} limit {ROWS_AT_ONCE}))
+        delete from {table.name} where ctid = any(array({found} limit {ROWS_AT_ONCE}))
         """
     )
 

@@ -120,7 +120,7 @@ _RECALL_SOME = f"""/* recall some */
     ), beside as (
         select m.id from near
         join memories m on m.session_id = near.session_id
-            and m.no between near.no - 2 and near.no + 2
+            and m.no between near.no - 1 and near.no + 1
     ), newest as (
         select id from memories
         where user_id = :user and character_id = :character order by said_at desc limit :newest
@@ -141,9 +141,9 @@ _WANDER = text(
     """
 )
 
-PER_WORD = 200
-NEAR = 100
-NEWEST = 200
+PER_WORD = 64
+NEAR = 128
+NEWEST = 100
 """How many memories of a crowded character are looked at: for each word of the cue, with their
 neighbours by their vectors, and of the newest."""
 

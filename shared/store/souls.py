@@ -72,14 +72,8 @@ _LOCK_OF_SESSION = text(
     """
 )
 
-_WRITE = text(
-    f"""/* soul write */
-    with written as (
-        update characters set soul = :soul, soul_version = soul_version + 1,
-            updated_at = clock_timestamp()
-        where id = :character and user_id = :user
-        returning id, soul_version
-    ), taken as (
+# What a new version brings about; `written` has its character's id and its number.
+FOLLOW = f"""taken as (
         update sessions set soul_version = written.soul_version from written
         where sessions.id in (
             select i.id from sessions i
@@ -92,7 +86,16 @@ _WRITE = text(
             and old.version <= written.soul_version - {KEPT_VERSIONS}
             and not exists (select from sessions u
                 where u.character_id = written.id and u.soul_version = old.version)
-    )
+    )"""
+
+_WRITE = text(
+    f"""/* soul write */
+    with written as (
+        update characters set soul = :soul, soul_version = soul_version + 1,
+            updated_at = clock_timestamp()
+        where id = :character and user_id = :user
+        returning id, soul_version
+    ), {FOLLOW}
     insert into souls as s (character_id, version, soul, source, task_id, restored)
     select id, soul_version, :soul, :source, :task, :restored from written
     returning {_COLUMNS}

@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from shared.store.database import AnyRow, Database
 
-CROWD = 3_000
+CROWD = 2_000
 """From so many memories on a character is found by indexes instead of being read whole."""
 
 LONGEST_INDEXED = 4_000

@@ -74,7 +74,7 @@ async def test_an_erased_user_is_gone_whatever_runs(
         words = ["anna", CANARY, session["id"], session["character_id"], key_id]
         words += [running.task_id, session["task_id"]]
         assert {"sessions", "tasks", "events", "messages"} <= await tables_with(db, words)
-        assert len(await keys_with(redis, words)) == 4  # text so far, a ticket, hints of 2 levels
+        assert len(await keys_with(redis, words)) == 5  # text so far, a ticket, hints of 2 levels
 
         ticket = (await http.post("/v1/ws-tickets")).json()["ticket"]
         async with client.socket(session["id"], after=0) as socket:

@@ -28,6 +28,7 @@ TEST_SECONDS = 300
 CLAIMS = "shared/store/claims.py"
 CONNECTION = "shared/store/connection.py"
 LEASES = "shared/store/leases.py"
+CONSOLIDATION = "shared/store/consolidation.py"
 SWEEPS = "shared/store/sweeps.py"
 FIRST_SCHEMA = "shared/migrations/versions/0001_first.py"
 TASK_LOG = "worker/task_log.py"
@@ -357,6 +358,54 @@ MUTANTS = [
             ),
         ),
         (f"{FAILPOINTS} gateway",),
+    ),
+    Mutant(
+        "a range of messages is consolidated twice",
+        (Change(CONSOLIDATION, " and consolidated = :first - 1\n", "\n"),),
+        ("tests/shared/test_consolidation.py ends_of_one_range",),
+    ),
+    Mutant(
+        "two consolidations of a session are ordered at once",
+        (
+            Change(
+                CONSOLIDATION,
+                "if (await connection.execute(_UNDER_WAY, under_way)).first() is not None:",
+                "if not under_way:",
+            ),
+        ),
+        ("tests/shared/test_consolidation.py orders_at_once",),
+    ),
+    Mutant(
+        "what only the agent said is learned",
+        (Change("worker/extraction.py", 'if one.role == "user" and wanted', "if wanted"),),
+        ("tests/worker/test_extraction.py bear_out",),
+    ),
+    Mutant(
+        "a session is shown each new soul at once",
+        (Change(CLAIMS, "o.version = s.soul_version", "o.version = c.soul_version"),),
+        ("tests/shared/test_souls.py began_with",),
+    ),
+    Mutant(
+        "a soul is merged without the lease",
+        (
+            Change(
+                LEASES,
+                "        if row is None:\n            return None\n        if edits:",
+                "        if edits:",
+            ),
+        ),
+        ("tests/shared/test_souls.py lost_the_lease",),
+    ),
+    Mutant(
+        "an erased user's worker writes on",
+        (
+            Change(
+                "shared/store/erasure.py",
+                "set epoch = epoch + 1, lease_token = null, lease_until = null, ready_at = null,",
+                "set ready_at = null,",
+            ),
+        ),
+        ("tests/shared/test_erasure.py fenced_off",),
     ),
 ]
 

@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import text
 
 from shared.errors import (
     InvalidRequest,
@@ -187,6 +188,20 @@ async def test_a_session_keeps_the_soul_that_it_began_with(db: Database) -> None
     claim = await claimed(db, session)
     await leases.end(db, claim, replace(completed(), lasting=Lasting(window_cut=True)))
     assert await soul_shown(db, session) == ("two", 2)
+
+
+async def test_a_session_that_nobody_uses_takes_a_soul_as_it_is_written(db: Database) -> None:
+    session = await new_session(db, started=True)
+    used = await new_session(db, started=True)
+    who = (await sessions.get(db, ME, session)).character_id
+    idle = text("update sessions set updated_at = now() - interval '11 minutes' where id = :s")
+    await db.run(idle, {"s": session})
+
+    await souls.write(db, ME, who, "two")
+    await characters.update(db, ME, who, name=None, soul="three")
+
+    assert await soul_shown(db, session) == ("three", 3)
+    assert await soul_shown(db, used) == ("", 1)
 
 
 async def test_an_attempt_is_shown_what_the_one_before_it_was(db: Database) -> None:

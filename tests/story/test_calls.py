@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from decimal import Decimal
 from uuid import UUID
 
 import pytest
@@ -182,3 +183,16 @@ async def test_a_call_that_waits_for_its_turn_is_no_call_that_hangs() -> None:
     waits = replace(task, resources=resources.for_user("user", task.deadlines.stopped, meter))
 
     assert await StoryCalls(waits, reply_seconds=0.05).ask("referee", "Rule.", "hi", {}) == "{}"
+
+
+async def test_without_money_a_story_is_told_in_its_own_words() -> None:
+    task = task_of(MemoryJournal(), "never asked")
+    of, store = replace(claim(), left_usd=Decimal(0)), KeepingStore()
+    store.money = Decimal(0)
+    meter = Meter(of, TaskLog(of, store, on_lost=lambda: None), task.resources.tariff)
+    poor = replace(task, resources=task.resources.for_user("user", task.deadlines.stopped, meter))
+    calls, own = StoryCalls(poor), written("The rain goes on.", "ink")
+
+    assert await calls.ask("referee", "Rule.", "hi", {}) is None
+    assert await calls.narrate(LlmContext("Tell."), own) is own
+    assert meter.refused

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -19,7 +18,7 @@ from sqlalchemy import text
 from agent_core import Model
 from deploy.models.control import ScriptedModel
 from shared.allowance import NO_RULES, Budget
-from shared.errors import StoreUnavailable
+from shared.errors import PricesError, StoreUnavailable
 from shared.records import NewAction
 from shared.settings import Settings, load_settings
 from shared.store import actions, budgets
@@ -36,6 +35,7 @@ from tests.worker.provider_numbers import (
     provider_numbers,
     said,
 )
+from worker.agents import Answer, RegisteredAgent, RunningTask
 from worker.companion import CompanionAgent
 from worker.host import Host
 
@@ -61,15 +61,16 @@ class Stage:
         self._settings = settings
         self.hosts: list[Host] = []
 
-    def start(self, **changes: object) -> Host:
+    def start(self, agent: RegisteredAgent | None = None, **changes: object) -> Host:
         settings = self._settings.model_copy(update=changes)
-        host = Host(settings, {"companion": CompanionAgent()}, self._model, "key")
+        agents = {"companion": agent or CompanionAgent()}
+        host = Host(settings, agents, self._model, "key")
         host.start()
         self.hosts.append(host)
         return host
 
-    async def act(self, session: UUID, action: NewAction, user: str, **how: Any) -> UUID:
-        accepted = await actions.accept(self.db, user, session, action, **how)
+    async def act(self, session: UUID, action: NewAction, user: str) -> UUID:
+        accepted = await actions.accept(self.db, user, session, action, rules=NO_RULES)
         self.hint(session)
         return accepted.task_id
 
@@ -255,23 +256,37 @@ async def test_a_budget_is_overrun_by_no_more_than_one_call_in_flight_per_sessio
     assert {row[0] for row in found} == {"budget_spent"}
     assert await budgets.left(stage.db, "me", NO_RULES) == limit - spent
     more = await asyncio.gather(
-        *(stage.act(session, go, "me", rules=NO_RULES) for session in sessions),
+        *(stage.act(session, go, "me") for session in sessions),
         return_exceptions=True,
     )
     assert {type(one).__name__ for one in more} == {"BudgetSpent"}
 
 
-async def test_a_call_of_which_a_budget_is_left_only_a_little_is_thrifty(stage: Stage) -> None:
-    await budgets.put(stage.db, "me", Budget(Decimal(2)))
-    host = stage.start()
-    session = await new_session(stage.db, started=True)
-    action = saying(said(1))
+async def test_most_of_a_budget_is_spent_with_economy(stage: Stage) -> None:
+    await budgets.put(stage.db, "me", Budget(Decimal(24)))
+    seen: list[bool] = []
 
-    await stage.act(session, action, "me")
-    await until(stage.all_ended)
-    await stage.drain()
+    class Watched(CompanionAgent):
+        async def run(self, task: RunningTask) -> Answer:
+            seen.append(task.economy)
+            return await super().run(task)
 
-    assert host.failure is None
-    left = await budgets.left(stage.db, "me", NO_RULES)
-    assert left is not None
-    assert left < 0
+    session = await new_session(stage.db, "me", started=True)
+    stage.start(Watched())
+    for number in range(2):  # of about 10 dollars each
+        await stage.act(session, saying(said(number)), "me")
+        await until(stage.all_ended, 60)
+    await stage.act(session, saying(said(3)), "me")
+    await until(stage.all_ended, 60)
+
+    assert seen == [False, False, True]
+
+
+def test_a_worker_does_not_start_with_a_malformed_table_of_prices(
+    stage: Stage, tmp_path: Path
+) -> None:
+    wrong = tmp_path / "wrong.json"
+    wrong.write_text(json.dumps(PRICES | {"unit": "cents"}))
+
+    with pytest.raises(PricesError, match=r"^FIRESIDE_PRICES: unit: "):
+        stage.start(prices=str(wrong))

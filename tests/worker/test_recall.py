@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from agent_core import AssistantMessage, MemoryJournal, TextContent, UserMessage
+from agent_core import AssistantMessage, MemoryJournal, StepRequest, TextContent, UserMessage
 from agent_core.testing import ScriptedModel
 from agent_core.tokens import count_tokens
 from shared.errors import StoreUnavailable
@@ -21,10 +21,12 @@ from shared.store.database import Database
 from shared.store.memories import Cue
 from tests.shared.sessions import say as accept
 from tests.story.test_calls import task_of
+from tests.worker.attempts import KeepingStore, claim
 from tests.worker.hosts import Hosts, say, until, within
 from worker.agents import Answer, RunningTask
 from worker.companion import CompanionAgent
 from worker.memories import RECALL_STEP, Memories, block, without_marks, zone_of
+from worker.task_log import TaskLog
 
 SESSION, CHARACTER = UUID(int=1), UUID(int=7)
 NOON = datetime(2026, 5, 7, 12, tzinfo=UTC)
@@ -132,6 +134,20 @@ async def test_another_attempt_is_told_what_the_first_one_was() -> None:
     assert await Memories().recall(task_with(kept, journal), "Tea?", 100) == first
     assert journal.outputs == {RECALL_STEP: {"lines": first}}
     assert journal.steps[RECALL_STEP].effect == "pure"
+
+
+async def test_a_recall_is_written_together_with_the_call_that_follows() -> None:
+    store = KeepingStore()
+    task_log = TaskLog(claim(), store, on_lost=lambda: None)
+    task = replace(task_with(Kept(standing(1, "I like tea."))), journal=task_log)
+
+    await Memories().recall(task, "Tea?", 100)
+    await task_log.begin(StepRequest(0, "model", "m", "hash", "pure"))
+    await task_log.flush()
+
+    written = [[(step.no, step.status) for step in steps] for _, steps in store.writes]
+    assert written == [[(RECALL_STEP, "done"), (0, "started")]]
+    await task_log.close()
 
 
 async def test_without_postgres_nothing_is_recalled() -> None:
