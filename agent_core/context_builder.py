@@ -244,10 +244,13 @@ class ContextBuilder:
         there = {memory.id for memory in kept}
         left = min(most, room) - _BLOCK_TOKENS
         new: list[RecalledMemory] = []
+        lines: set[str] = set()
         for memory in memories:
-            # One that is too long for what is left gives way to shorter ones behind it.
-            if _line_tokens(memory) > left:
+            # One that is too long for what is left gives way to shorter ones behind it; what was
+            # said twice in the same words is shown once.
+            if _line_tokens(memory) > left or memory.text in lines:
                 continue
+            lines.add(memory.text)
             left -= _line_tokens(memory)
             if memory.id not in there:
                 new.append(memory)

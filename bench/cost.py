@@ -260,7 +260,9 @@ def ask(way: Way, questions: Sequence[tuple[str, Question]], replies: Replies) -
         questions: each with what its turns' keys begin with.
     """
     for prefix, question in questions:
-        keys = way.request(Spoken(UserMessage(question.text, 0)), keep=False).keys
+        shown = way.request(Spoken(UserMessage(question.text, 0)), keep=False).keys
+        # What was said again in a later round is the same.
+        keys = {f"0/{key.partition('/')[2]}" for key in shown}
         evidence = {f"{prefix}{turn}" for turn in question.evidence}
         replies.shares.append(len(evidence & keys) / len(evidence))
 

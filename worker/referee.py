@@ -24,7 +24,7 @@ from worker.story_prompts import (
 from worker.story_replies import json_in, number_in, text_in
 from worker.story_rules import StoryRules
 from worker.story_scene import Check, Scene, is_number
-from worker.story_words import match
+from worker.story_words import exact, match
 
 REFEREE = f"""\
 You are the referee of an interactive story. The story goes on by numbered choices. The player wrote
@@ -93,10 +93,13 @@ class Ruling:
 
 
 async def rule(calls: StoryCalls, scene: Scene, words: str, told: str = "") -> Ruling:
-    """Rule on what a player wrote, to what was told last.
+    """Rule on what a player wrote, to what was told last; no model is asked what a choice's own
+    words or its number mean.
 
     Raises AbortedError, and what the journal raises; never for what a model answers.
     """
+    if exact(words, [choice.text for choice in scene.turn.choices]) is not None:
+        return by_words(scene.turn.choices, words)
     prompt = system_prompt(scene.rules, stats_of(scene))
     asked = question(scene, words, told)
     return settle(await calls.ask("referee", prompt, asked, SCHEMA), scene, words)

@@ -60,12 +60,8 @@ def match(words: str, choices: Sequence[str]) -> tuple[int | None, float]:
     """The index of the choice that a text means, or None, and how sure that is from 0 to 1."""
     if not choices:
         return None, 1.0
-    if number := _NUMBER.fullmatch(words):
-        index = int(number[1]) - 1
-        return (index, 1.0) if 0 <= index < len(choices) else (None, 1.0)
-    plain = [_plain(choice) for choice in choices]
-    if (said := _plain(words)) and plain.count(said) == 1:
-        return plain.index(said), 1.0
+    if _NUMBER.fullmatch(words) or exact(words, choices) is not None:
+        return exact(words, choices), 1.0
     scores = [_doubted(score, words, choice) for score, choice in _scores(words, choices)]
     ranked = sorted(range(len(scores)), key=lambda index: -scores[index])
     best = ranked[0]
@@ -73,6 +69,16 @@ def match(words: str, choices: Sequence[str]) -> tuple[int | None, float]:
     if scores[best] < ENOUGH or scores[best] - second < MARGIN:
         return None, round(1 - scores[best], 2)
     return best, round(scores[best], 2)
+
+
+def exact(words: str, choices: Sequence[str]) -> int | None:
+    """The index of the choice that a text names by its number or repeats, and no other one."""
+    if number := _NUMBER.fullmatch(words):
+        index = int(number[1]) - 1
+        return index if 0 <= index < len(choices) else None
+    plain = [_plain(choice) for choice in choices]
+    said = _plain(words)
+    return plain.index(said) if said and plain.count(said) == 1 else None
 
 
 def stem(word: str) -> str:

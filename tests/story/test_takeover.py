@@ -93,7 +93,7 @@ async def first_claim() -> Claim:
         story_hash=scene.engine.hash,
         state=scene.private,
         view={"state": scene.public, "choices": scene.choices},
-        action={"type": "say", "text": "Climb the wall"},
+        action={"type": "say", "text": "I climb the wall"},
     )
 
 

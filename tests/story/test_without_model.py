@@ -34,7 +34,7 @@ NONSENSE: dict[str, Reply] = {
 async def test_nonsense_of_the_referee_leaves_the_ruling_to_the_words(reply: Reply) -> None:
     table = await begun()
 
-    result = await table.say("Greet the guard!", reply, "He nods.", verdict())
+    result = await table.say("I greet the guard!", reply, "He nods.", verdict())
 
     referee = {"choice": "gate.0.c-0", "confidence": 1.0, "by": "words", "reason": ""}
     assert result["decision"]["referee"] == referee
@@ -220,3 +220,14 @@ async def test_a_model_that_is_sure_of_no_choice_is_believed() -> None:
     result = await table.say("I greet the guard", ruling(None, 0.9), "Hm.", verdict())
 
     assert result["decision"]["choice"] is None
+
+
+@pytest.mark.parametrize("words", ["1", " option 1.", "Greet the guard", "greet THE guard!"])
+async def test_a_choice_in_its_own_words_needs_no_referee(words: str) -> None:
+    table = await begun()
+
+    result = await table.say(words, "He nods.", verdict())
+
+    referee = {"choice": "gate.0.c-0", "confidence": 1.0, "by": "words", "reason": ""}
+    assert result["decision"]["referee"] == referee
+    assert [call["purpose"] for call in result["decision"]["calls"]] == ["narrator", "judge"]
