@@ -45,7 +45,7 @@ class ContextBudget:
     total: int = 64_000
     soul: int = 4_000
     summary: int = 260
-    message: int = 20_000
+    message: int = 32_000
     memories: int = 430
     asides: int = 60
     kept: int = 0

@@ -76,6 +76,9 @@ HOLD_SECONDS = 0.1
 LAST_NEWS_SECONDS = 2.0
 """How long a stopping process tries to reach Redis; the log and the sweep make up for it."""
 
+LAST_ENTRIES_SECONDS = 1.0
+"""How long a stopping process tries to enter calls of models; what is left stands in its log."""
+
 _EXCHANGE_SECONDS = 5.0
 """How long a hint waits to be exchanged, should the loop or Redis hang."""
 
@@ -308,7 +311,7 @@ class Host:
                 service.cancel()
             await self._hand_over()
             await end_all(services)
-            await self._late_usage.enter_the_rest(LAST_NEWS_SECONDS)
+            await self._late_usage.enter_the_rest(LAST_ENTRIES_SECONDS)
             await self._outage.close()
             await self._telling.send_the_rest(LAST_NEWS_SECONDS)
             await self._limits.aclose()

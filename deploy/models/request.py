@@ -2,11 +2,14 @@
 default.
 """
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 
 import orjson
 from pydantic import JsonValue
+
+_QUOTED = re.compile(r"<memories>.*?</memories>", re.DOTALL)
 
 
 class BadRequestError(Exception):
@@ -45,10 +48,12 @@ class ChatRequest:
 
     @cached_property
     def last_user(self) -> str:
-        """The text of the last user message, empty if there is none."""
+        """What the user last said, empty if nothing: without what they are quoted to have said
+        before, which stands between <memories> tags.
+        """
         for message in reversed(self.messages):
             if message.get("role") == "user":
-                return text_of(message.get("content"))
+                return _QUOTED.sub("", text_of(message.get("content"))).strip()
         return ""
 
     @cached_property
