@@ -21,6 +21,7 @@ VERSIONS = {
 PODS = {
     "web": "Deployment/fireside-web",
     "worker": "Deployment/fireside-worker",
+    "embed": "Deployment/fireside-embed",
     "migrate": "Job/fireside-migrate",
 }
 
@@ -50,6 +51,7 @@ def test_what_there_is() -> None:
 
     assert set(objects) == {
         "ConfigMap/fireside",
+        "Deployment/fireside-embed",
         "Deployment/fireside-web",
         "Deployment/fireside-worker",
         "HorizontalPodAutoscaler/fireside-worker",
@@ -92,10 +94,12 @@ def test_secrets_go_to_whom_they_concern() -> None:
 
     assert {name: keys_of_secrets(name) for name in PODS} == {
         "web": servers,
-        "worker": servers | {"FIRESIDE_MODEL_API_KEY"},
+        "worker": servers | {"FIRESIDE_MODEL_API_KEY", "FIRESIDE_MODEL_CHEAP_API_KEY"},
+        "embed": servers | {"FIRESIDE_EMBEDDINGS_API_KEY"},
         "migrate": {"DATABASE_URL"},
     }
-    assert keys_of_secrets("worker") == set(manifests()["Secret/fireside"]["stringData"])
+    given = set[str]().union(*(keys_of_secrets(name) for name in PODS))
+    assert given == set(manifests()["Secret/fireside"]["stringData"])
 
 
 @pytest.mark.parametrize("name", sorted(PODS))
