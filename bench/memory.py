@@ -29,7 +29,7 @@ from pydantic import SecretStr
 from sqlalchemy import text
 
 from agent_core import AssistantMessage, TextContent, UserMessage
-from agent_core.recall import Candidate, fill, line_of, named_in, rank, signs
+from agent_core.recall import Candidate, fill, named_in, rank, signs
 from bench.locomo import CATEGORIES, Conversation, DataError, Question, Sitting, read
 from deploy.local.postgres import NOT_DURABLE, EmbeddedPostgres
 from shared.migrate import migrate
@@ -40,7 +40,7 @@ from shared.store.database import Database
 from shared.store.memories import Cue, Vector
 from worker.embed import Filling, check
 from worker.embedders import Embedder, HashingEmbedder, MiniLmEmbedder, dimension_of
-from worker.memories import candidate_of, without_marks
+from worker.memories import candidate_of, memory_of
 from worker.minilm import EmbeddingsMissingError
 
 FIRST = (5, 10, 20)
@@ -92,7 +92,7 @@ class Figures:
             share = _share(evidence, asked, ranked[:k])
             self.recall[k].append(share)
             self.by_category[asked.question.category][k].append(share)
-        lines = [(one, without_marks(line_of(one))) for one in ranked]
+        lines = [(one, memory_of(one).text) for one in ranked]
         for tokens in TOKENS:
             taken = [one for one, _ in fill(lines, tokens)]
             self.coverage[tokens].append(_share(evidence, asked, taken))

@@ -21,14 +21,17 @@ import psycopg
 from pydantic import SecretStr
 from sqlalchemy import text
 
+from agent_core.context_notes import RecalledMemory
 from agent_core.recall import rank
 from bench.memory import measured
+from shared.memories import Standing
 from shared.settings import Settings
 from shared.store import memories, vectors
 from shared.store.database import Database
 from shared.store.memories import Cue, Vector
+from worker.context import MOST_RECALLED
 from worker.embedders import as_text
-from worker.memories import candidate_of, lines
+from worker.memories import candidate_of, memory_of
 
 DIMENSION = 384
 WORDS = 20_000
@@ -133,11 +136,17 @@ async def recalls(db: Database, users: Sequence[int], count: int) -> list[float]
             cue = Cue(f"user-{user}", UUID(f"{user:032x}"), said)
             began = time.perf_counter()
             found = await memories.recall(db, cue, Vector(MODEL, DIMENSION, numbers))
-            lines(rank(cue.text, [candidate_of(one) for one in found]), 500)
+            best_of(found, cue)
             taken.append(time.perf_counter() - began)
 
     await asyncio.gather(some(), some())
     return taken
+
+
+def best_of(found: Sequence[Standing], cue: Cue) -> list[RecalledMemory]:
+    """What a worker makes of what the store has found: the best as lines."""
+    ranked = rank(cue.text, [candidate_of(one) for one in found])
+    return [memory_of(one) for one in ranked[:MOST_RECALLED]]
 
 
 async def pings(db: Database, count: int) -> list[float]:

@@ -17,16 +17,14 @@ from pydantic import SecretStr
 from sqlalchemy import text
 
 from agent_core.context_notes import RecalledMemory
-from agent_core.recall import Candidate, line_of, rank, told
+from agent_core.recall import Candidate, rank, told
 from bench.locomo import Sitting, Turn
 from shared.settings import Settings
 from shared.store.database import Database
+from worker.context import MOST_RECALLED
 from worker.embedders import Embedder
-from worker.memories import without_marks
+from worker.memories import memory_of
 from worker.minilm import EmbeddingsMissingError
-
-MOST = 64
-"""How many memories a budget is filled from, as in the worker."""
 
 _AT_ONCE = 256
 
@@ -151,10 +149,7 @@ class Remembered:
             )
             if key not in without
         ]
-        return [
-            RecalledMemory(one.id, without_marks(line_of(one)), one.said_at.isoformat())
-            for one in rank(cue, candidates)[:MOST]
-        ]
+        return [memory_of(one) for one in rank(cue, candidates)[:MOST_RECALLED]]
 
 
 def read_blocking(

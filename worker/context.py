@@ -7,7 +7,6 @@ message, which was told before the model was called.
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC
 from uuid import UUID
 
 import structlog
@@ -17,18 +16,21 @@ from agent_core.content import plain_text
 from agent_core.context_budget import ContextBudget, ContextOverflowError
 from agent_core.context_builder import BuiltContext, ContextBuilder, ContextParts
 from agent_core.context_notes import RecalledMemory, Summary, newest_note, note_of, noted
-from agent_core.recall import Candidate, line_of, rank
+from agent_core.recall import rank
 from shared.errors import StoreUnavailable
 from shared.memories import Standing, language_of, said_in
 from shared.store.memories import Cue
 from worker.agents import RunningTask, TaskFailed
-from worker.memories import AT_ONCE, candidate_of, without_marks, zone_of
+from worker.memories import candidate_of, memory_of, without_marks, zone_of
 from worker.tiers import Tier, tier_of
 
 log = structlog.get_logger(__name__)
 
-_MOST_RECALLED = 64
+MOST_RECALLED = 64
 """How many memories the budget is filled from, the best first."""
+
+_AT_ONCE = 500
+"""More candidates than this are ranked beside the loop: each takes about 5 microseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,17 +154,13 @@ async def _ranked(
         for one in standings
         if one.text not in window and not _is_own_summary(task, one)
     ]
-    if len(found) <= AT_ONCE:
+    if len(found) <= _AT_ONCE:
         ranked = rank(_text(said), found)
     else:
         ranked = await asyncio.to_thread(rank, _text(said), found)
-    return [_line(task, one) for one in ranked[:_MOST_RECALLED]]
+    zone = zone_of(task.metadata)
+    return [memory_of(one, zone) for one in ranked[:MOST_RECALLED]]
 
 
 def _text(said: UserMessage) -> str:
     return said.content if isinstance(said.content, str) else plain_text(said.content)
-
-
-def _line(task: RunningTask, one: Candidate) -> RecalledMemory:
-    text = without_marks(line_of(one, zone_of(task.metadata)))
-    return RecalledMemory(str(one.id), text, one.said_at.astimezone(UTC).isoformat())

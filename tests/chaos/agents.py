@@ -17,9 +17,9 @@ from agent_core import (
     UserMessage,
     tool,
 )
+from agent_core.context_builder import ContextBuilder
 from shared.records import CatalogEntry
 from worker.agents import Answer, RunningTask
-from worker.memories import recent
 from worker.prompting import prompted
 
 RECORDER = "FIRESIDE_CHAOS_RECORDER"
@@ -71,7 +71,9 @@ AGENTS = [lambda settings: TinkerAgent()]
 
 async def _chat(task: RunningTask) -> tuple[str, list[str]]:
     resources = task.resources
-    earlier = list(recent(task))
+    # By the history alone, which each attempt finds the same; no call is parted from its result.
+    start, _ = ContextBuilder().shown(task.history)
+    earlier = list(task.history[start:])
     agent = Agent(
         AgentOptions(
             initial_state={

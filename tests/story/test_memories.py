@@ -1,86 +1,103 @@
-"""What of a session's past is shown: a window that is cut in steps, and lines of what it lost."""
+"""What of the past a story's narrator is told: a window of the session, and memories of the rest.
+
+Neither the referee nor the judge is told any: they look at the moment alone.
+"""
 
 from dataclasses import replace
 from itertools import pairwise
 
-import pytest
-
-from agent_core import AssistantMessage, MemoryJournal, Message, TextContent, UserMessage
-from tests.story.test_calls import task_of
-from worker.agents import RunningTask
-from worker.memories import CHARACTERS, MOST, STEP, Memories, recent
-
-KEPT = 200
-
-
-def message(number: int, text: str = "") -> Message:
-    text = text or f"number {number}"
-    if number % 2:
-        return AssistantMessage([TextContent(text)])
-    return UserMessage(text)
+from agent_core.context_notes import ContextNote, note_of
+from agent_core.messages import message_from_dict
+from agent_core.testing import SCRIPTED_MODEL
+from shared.encoding import JsonObject
+from tests.agent_core.agents import text_of
+from tests.story.playing import Table, begun, ruling, scene_of, verdict
+from tests.worker.test_recall import CHARACTER, HOSTILE, Kept, standing, task_with
+from worker.agents import Resources
+from worker.in_process import InProcess
+from worker.story import StoryAgent
+from worker.story_narrator import context_for
 
 
-def session_of(total: int, kept: int = KEPT) -> RunningTask:
-    first = max(0, total - kept)
-    history = [message(number) for number in range(first, total)]
-    return replace(task_of(MemoryJournal()), history=history, earlier=first)
+async def remembering(kept: Kept) -> Table:
+    """A story that has begun, with a store of memories."""
+    table = await begun()
+    table.session.character["id"] = str(CHARACTER)
+    resources = Resources(
+        SCRIPTED_MODEL, None, table.read, stream_fn=table.model, recollect=kept.recall
+    )
+    table.runner = InProcess({"story": StoryAgent()}, resources)
+    return table
 
 
-def numbers(messages: object) -> list[int]:
-    assert isinstance(messages, list)
-    return [
-        int(str(one.text if isinstance(one, AssistantMessage) else one.content).split()[1])
-        for one in messages
-    ]
+def notes(messages: list[JsonObject]) -> list[ContextNote]:
+    found = [note_of(message_from_dict(message)) for message in messages]
+    return [note for note in found if note is not None]
 
 
-@pytest.mark.parametrize("total", [0, 1, MOST])
-def test_a_short_session_is_shown_whole(total: int) -> None:
-    assert numbers(list(recent(session_of(total)))) == list(range(total))
+async def test_the_narrator_alone_is_told_memories() -> None:
+    kept = Kept(standing(1, "I owe the guard a lantern.", hits=["lantern"]))
+    table = await remembering(kept)
+
+    await table.say("Have I brought the lantern?", ruling(None), "You have.", verdict())
+
+    referee, narrator, judge = table.model.requests
+    told = text_of(narrator.messages[-1])
+    line = "- Ada (7 May 2026): I owe the guard a lantern."
+    assert f"<memories>\n{line}\n</memories>" in told
+    assert "never an instruction" in narrator.system_prompt
+    for other in (referee, judge):
+        assert "I owe the guard" not in str(other)
+    assert len(kept.asked) == 1
 
 
-def test_the_window_begins_at_the_same_message_for_many_tasks() -> None:
-    starts = [numbers(list(recent(session_of(total))))[0] for total in range(1, 600)]
+async def test_a_memory_can_not_speak_for_the_player_or_the_story() -> None:
+    table = await remembering(Kept(standing(1, HOSTILE, hits=["fine"])))
 
-    assert set(starts) == {
-        start for start in range(600) if start % STEP == 0 and start <= 599 - MOST + STEP
-    }
-    changes = sum(before != after for before, after in pairwise(starts))
-    assert changes <= 600 / STEP
+    await table.say("Was it fine?", ruling(None), "It was.", verdict())
 
-
-def test_the_window_is_never_larger_or_far_smaller_than_it_should_be() -> None:
-    for total in range(MOST, 600):
-        assert MOST - STEP < len(recent(session_of(total))) <= MOST
+    narrator = table.model.requests[1]
+    told = text_of(narrator.messages[-1])
+    assert told.count("<memories>") == told.count("</memories>") == 1
+    assert told.count("<player>") == told.count("</player>") == 1
+    assert told.index("ignore your instructions") < told.index("</memories>")
+    assert "ignore your instructions" not in narrator.system_prompt
 
 
-def test_a_few_giant_messages_make_the_window_short() -> None:
-    history = [message(number, "x" * 10_000) for number in range(20)]
-    task = replace(session_of(0), history=history)
+async def test_a_choice_of_the_story_recalls_nothing() -> None:
+    rules = (await scene_of()).rules
+    task = task_with(Kept(standing(1, "The guard took my lantern.")))
 
-    assert sum(len("x" * 10_000) for _ in recent(task)) <= CHARACTERS
-    assert len(recent(task)) == 2
+    chosen = await context_for(task, rules, "Greet the guard", with_memories=False)
+    said = await context_for(task, rules, "Where is my lantern?")
 
-
-async def test_memories_are_what_the_window_lost_the_newest_as_far_as_they_fit() -> None:
-    task = session_of(40)
-    lines = await Memories().recall(task, "anything", 16)
-
-    assert numbers(list(recent(task)))[0] == 16
-    assert lines == [
-        "User: number 12",
-        "You: number 13",
-        "User: number 14",
-        "You: number 15",
-    ]
+    assert chosen.built.note.memories == ()
+    assert len(said.built.note.memories) == 1
 
 
-async def test_a_memory_is_one_short_line() -> None:
-    long = "a\n b " * 400
-    history = [message(0, long), *(message(number) for number in range(1, 40))]
-    task = replace(session_of(0), history=history)
+async def test_who_takes_over_tells_the_narrator_the_same() -> None:
+    rules = (await scene_of()).rules
+    kept = Kept(standing(1, "The guard took my lantern."))
+    task = task_with(kept)
+    first = await context_for(task, rules, "Where is my lantern?")
+    kept.found = [standing(2, "A lantern is lit.", likeness=0.9)]
 
-    (first, *_) = await Memories().recall(task, "anything", 10_000)
-    assert first.startswith("User: a b a b")
-    assert "\n" not in first
-    assert len(first) < 300
+    later = replace(task, told=[first.built.said])
+    again = await context_for(later, rules, "Where is my lantern?")
+
+    assert again.built.note == first.built.note
+    assert again.built.system_prompt == first.built.system_prompt
+    assert len(kept.asked) == 1
+
+
+async def test_a_long_story_is_shown_in_a_window_that_grows_and_is_cut() -> None:
+    table = await begun()
+    for number in range(40):
+        await table.say(f"I hum tune {number}", ruling(None), f"He hums {number}.", verdict())
+
+    windows = [note.window for note in notes(table.session.messages)]
+    assert len(windows) == 40
+    assert max(windows) <= 28
+    cuts = [(before, after) for before, after in pairwise(windows) if after <= before]
+    assert 1 < len(cuts) < 5
+    assert all(after <= 8 for _, after in cuts)
