@@ -286,4 +286,4 @@ def test_a_comparison_writes_its_rows(tmp_path: Path) -> None:
     assert {"app", "pg", "redis", "llm", "driver"} == set(ours["cpu_split"])
     assert {"gateway", "worker"} == set(ours["app_split"]) == set(ours["longest_stall_ms"])
     assert ours["pg_transactions_turn"] > 1
-    assert ours["conc_peak"] == 4
+    assert 4 <= ours["conc_peak"] < 8  # a player may go on before the model has closed its call
