@@ -14,7 +14,9 @@ FREE = """open_tasks > 0
 
 SWEEP_LOCK = 7_316_205_118
 
-# Materialized, or else the planner may lock more rows than the limit says.
+# Materialized, or else the planner may lock more rows than the limit says. By an array, and not by
+# a join: where a table has grown faster than its statistics, a join may go through all of it for
+# each row, and a backlog of 10,000 sessions would take a minute to be hinted.
 _SWEEP = text(
     f"""/* sweep */
     with due as materialized (
@@ -30,10 +32,10 @@ _SWEEP = text(
         update sessions s set
             hints = least(hints + 1, 5),
             hint_at = clock_timestamp() + make_interval(secs => least(power(2, hints), 30))
-        from due where s.id = due.id
-        returning s.id, due.hint_at as was_due
+        where s.id = any(array(select id from due))
+        returning s.id
     )
-    select id from hinted order by was_due
+    select id from hinted join due using (id) order by due.hint_at
     """
 )
 
@@ -52,7 +54,8 @@ _DOUBT_HINTS = text(
         limit :limit
         for no key update skip locked
     )
-    update sessions s set hints = 0, hint_at = clock_timestamp() from lost where s.id = lost.id
+    update sessions set hints = 0, hint_at = clock_timestamp()
+    where id = any(array(select id from lost))
     """
 )
 
@@ -66,7 +69,7 @@ _DOUBT_LATEST = text(
         limit :limit
         for no key update skip locked
     )
-    update sessions s set hint_at = clock_timestamp() from latest where s.id = latest.id
+    update sessions set hint_at = clock_timestamp() where id = any(array(select id from latest))
     """
 )
 
