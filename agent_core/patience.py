@@ -7,24 +7,29 @@ from types import TracebackType
 
 from agent_core.interruption import Interruption
 
-STOOD_STILL_SECONDS = 0.5
+STOOD_STILL_SECONDS = 0.2
 """A timer that comes so much too late says that the whole process stood still."""
+
+GRACE_SECONDS = 0.5
+"""How long what has come already may take to be read, once the deadline is there."""
 
 
 class Patience:
-    """`with Patience(deadline):` ends what is awaited inside at the loop's time `deadline`.
+    """`with Patience(deadline):` ends what is awaited inside, soon after that time of the loop.
 
     A process that was frozen, swapped out or blocked finds its deadlines passed and, behind them,
-    all that came meanwhile. So a deadline that is noticed too late is moved by as much.
+    all that came meanwhile. So a deadline counts only after a time of grace in which the process
+    ran.
 
     Raises:
         TimeoutError: at the deadline.
     """
 
-    __slots__ = ("_deadline", "_interruption", "_timer")
+    __slots__ = ("_deadline", "_in_grace", "_interruption", "_timer")
 
     def __init__(self, deadline: float) -> None:
         self._deadline = deadline
+        self._in_grace = False
         self._interruption = Interruption()
 
     def __enter__(self) -> None:
@@ -36,11 +41,12 @@ class Patience:
         self._timer = loop.call_at(self._deadline, self._on_deadline)
 
     def _on_deadline(self) -> None:
-        late = asyncio.get_running_loop().time() - self._deadline
-        if late < STOOD_STILL_SECONDS:
+        now = asyncio.get_running_loop().time()
+        if self._in_grace and now - self._deadline < STOOD_STILL_SECONDS:
             self._interruption.fire()
             return
-        self._deadline += 2 * late  # as long again from now
+        self._in_grace = True
+        self._deadline = now + GRACE_SECONDS
         self._wait()
 
     def __exit__(

@@ -46,6 +46,16 @@ async def test_a_process_that_stood_still_reads_what_came_meanwhile() -> None:
         assert await reading == b"x"
 
 
+async def test_a_process_that_stands_still_time_and_again_is_still_given_time() -> None:
+    loop = asyncio.get_running_loop()
+    come = asyncio.Event()
+    with Patience(_now() + 0.01):
+        loop.call_later(0.0, time.sleep, 0.3)
+        loop.call_later(0.6, time.sleep, 0.5)
+        loop.call_later(1.3, come.set)
+        await come.wait()
+
+
 async def test_a_process_that_stood_still_does_not_wait_for_ever() -> None:
     asyncio.get_running_loop().call_soon(time.sleep, 0.6)
     with pytest.raises(TimeoutError), Patience(_now() + 0.01):
