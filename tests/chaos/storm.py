@@ -26,6 +26,7 @@ DISTURBED = 2
 _WAITING = """
     select id::text, epoch, hint_at from sessions
     where open_tasks > 0 and (lease_until is null or lease_until < clock_timestamp())
+        and (ready_at is null or ready_at < clock_timestamp()) and not quarantined
 """
 _STILL_WAITING = """
     select count(*) from sessions s
