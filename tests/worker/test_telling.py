@@ -111,7 +111,8 @@ async def test_nobody_waits_for_a_redis_that_is_silent(redis: Redis, redis_url: 
             began = time.monotonic()
             for seq in range(2, 1002):
                 told.tell(claim(), [event(seq)])
-            assert time.monotonic() - began < 0.2
+            # Whatever asked the silent Redis would have to wait for its time-out.
+            assert time.monotonic() - began < 2
             await asyncio.sleep(0.1)
             link.speak()
             lines = numbers(await heard(listener, 1000))
