@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import json
 import statistics
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from sqlalchemy import text
 
 from agent_core import Model, UserMessage
 from bench.processes import cpu_seconds
+from bench.programs import own_folder
 from deploy.local.postgres import EmbeddedPostgres
 from deploy.local.valkey import EmbeddedValkey
 from shared.migrate import migrate
@@ -227,9 +227,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        rows = uvloop.run(run(options, Path(folder)))
+    with own_folder() as folder:
+        rows = uvloop.run(run(options, folder))
     if options.out is not None:
         options.out.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
 

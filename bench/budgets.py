@@ -8,9 +8,7 @@ enter, counted in one row and in as many as there are.
 
 import argparse
 import asyncio
-import json
 import statistics
-import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from decimal import Decimal
@@ -21,6 +19,7 @@ from uuid import UUID
 from pydantic import SecretStr
 from sqlalchemy import text
 
+from bench.programs import own_folder, tell
 from deploy.local.postgres import EmbeddedPostgres
 from shared.allowance import NO_RULES, Budget, BudgetRules
 from shared.migrate import migrate
@@ -175,16 +174,11 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        with EmbeddedPostgres(folder / "postgres") as postgres:
-            url = postgres.create_database("budgets")
-            migrate(url)
-            row = asyncio.run(run(url, options.count))
-    print(json.dumps(row, indent=1))
-    if options.out is not None:
-        options.out.write_text(json.dumps(row, indent=1) + "\n")
+    with own_folder() as folder, EmbeddedPostgres(folder / "postgres") as postgres:
+        url = postgres.create_database("budgets")
+        migrate(url)
+        row = asyncio.run(run(url, options.count))
+    tell(row, options.out)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,15 @@ from agent_core.context_budget import ContextBudget, fitted
 from agent_core.context_builder import ContextBuilder, ContextParts
 from agent_core.context_notes import Summary, note_of
 from agent_core.streaming import LlmContext
-from bench.locomo import Conversation, DataError, Question, Sitting, Turn, read
+from bench.locomo import (
+    Conversation,
+    DataError,
+    Question,
+    Sitting,
+    Turn,
+    add_data_options,
+    read_given,
+)
 from bench.memory import choose_embedder, own_database
 from bench.provider_cache import Meter, Request, counted_by, tokens_of
 from bench.recalling import (
@@ -441,22 +449,15 @@ def priced(name: str, prices: PriceTable) -> Model:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.cost", description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="conversations, LoCoMo format")
-    parser.add_argument(
-        "--corrections",
-        type=Path,
-        help="corrected evidence; else audit_errors.json beside the data, if there is one",
-    )
+    add_data_options(parser)
     parser.add_argument("--model", default=STRONG, help="the model that answers")
     parser.add_argument("--cheap", default=CHEAP, help="the one that makes summaries")
     parser.add_argument("--prices", type=Path, help="a table of prices before the release's own")
     parser.add_argument("--embeddings", choices=["best", "minilm", "hashing"], default="best")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     options = parser.parse_args()
-    beside = options.data.parent / "audit_errors.json"
-    corrections = options.corrections or (beside if beside.is_file() else None)
     try:
-        conversations = read(options.data, corrections)
+        conversations = read_given(options)
         known = load_prices(options.prices)
         prices = Prices(priced(options.model, known), priced(options.cheap, known))
         embedder = choose_embedder(options.embeddings)

@@ -8,9 +8,7 @@ Postgres; medians over the rounds. One JSON row goes to `--out`.
 
 import argparse
 import asyncio
-import json
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +24,7 @@ from sqlalchemy import text
 from agent_core import AbortSignal, get_model
 from bench.line import CountingLine
 from bench.processes import cpu_seconds
+from bench.programs import own_folder, tell
 from deploy.local.model import ScriptedModelProcess
 from deploy.local.postgres import EmbeddedPostgres
 from deploy.local.valkey import EmbeddedValkey
@@ -340,12 +339,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        row = uvloop.run(run(options, Path(folder)))
-    print(json.dumps(row))
-    if options.out is not None:
-        options.out.write_text(json.dumps(row, indent=1) + "\n")
+    with own_folder() as folder:
+        row = uvloop.run(run(options, folder))
+    tell(row, options.out)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ Besides, what an idle socket and a task in flight weigh.
 import argparse
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ import uvloop
 from bench import in_flight, report, sockets
 from bench.clients import Client, Fireside
 from bench.load import TRAILING_SECONDS, connected, get_ready, idle, measured
+from bench.programs import own_folder
 from bench.seeding import Seeded, seed
 from bench.servers import MANY_SOCKETS, USER, Server, server
 from bench.targets import Running, as_running
@@ -324,10 +324,9 @@ def measurements(options: argparse.Namespace) -> Iterator[Measurement]:
 def row_of(measurement: Measurement) -> dict[str, Any] | None:
     """The row, or None where the servers did not get there: the others are measured anyway."""
     # Postgres may have to run as somebody else.
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
+    with own_folder() as folder:
         try:
-            return measurement(folder=Path(folder))
+            return measurement(folder=folder)
         except Exception as error:  # noqa: BLE001 - whatever it is, it costs one row
             print(f"growth: failed: {type(error).__name__}: {error}"[:300], flush=True)
             return None

@@ -10,11 +10,9 @@ them. One JSON row goes to `--out`.
 import argparse
 import asyncio
 import contextlib
-import json
 import re
 import signal
 import statistics
-import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -26,6 +24,7 @@ import httpx
 import uvloop
 from redis.asyncio import Redis
 
+from bench.programs import own_folder, tell
 from deploy.local.fleet import Fleet, Worker
 from deploy.local.model import ScriptedModelProcess
 from deploy.local.ports import free_port
@@ -207,12 +206,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        row = uvloop.run(run(options, Path(folder)))
-    print(json.dumps(row))
-    if options.out is not None:
-        options.out.write_text(json.dumps(row, indent=1) + "\n")
+    with own_folder() as folder:
+        row = uvloop.run(run(options, folder))
+    tell(row, options.out)
 
 
 if __name__ == "__main__":

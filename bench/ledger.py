@@ -9,7 +9,6 @@ import argparse
 import asyncio
 import json
 import random
-import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -20,6 +19,7 @@ import psycopg
 import uvloop
 from psycopg.rows import dict_row
 
+from bench.programs import own_folder, tell
 from deploy.local.fleet import Fleet
 from deploy.local.model import ScriptedModelProcess
 from deploy.local.postgres import EmbeddedPostgres
@@ -130,9 +130,7 @@ def main() -> None:
     parser.add_argument("--kill-every", type=float, default=8.0, help="seconds; 0: never")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        folder.chmod(0o755)
+    with own_folder() as folder:
         prices = folder / "prices.json"
         prices.write_text(json.dumps(PRICES))
         with (
@@ -160,9 +158,7 @@ def main() -> None:
                     worker.stop()
                 found = compared(url, ScriptedModel(provider.url))
     row = {"tasks": options.tasks, "seconds": round(seconds), "kills": len(killed), **found}
-    print(json.dumps(row))
-    if options.out is not None:
-        options.out.write_text(json.dumps(row, indent=1) + "\n")
+    tell(row, options.out)
 
 
 if __name__ == "__main__":

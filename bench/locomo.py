@@ -3,6 +3,7 @@
 Only what was said is read: captions, observations and summaries were written by a model.
 """
 
+import argparse
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -63,6 +64,22 @@ class Conversation:
     def turns(self) -> list[Turn]:
         """All turns in order."""
         return [turn for sitting in self.sittings for turn in sitting.turns]
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    """The options that say which conversations are read; `read_given` reads them."""
+    parser.add_argument("--data", type=Path, required=True, help="conversations, LoCoMo format")
+    parser.add_argument(
+        "--corrections",
+        type=Path,
+        help="corrected evidence; else audit_errors.json beside the data, if there is one",
+    )
+
+
+def read_given(options: argparse.Namespace) -> list[Conversation]:
+    """The conversations that the options name; raises DataError."""
+    beside = options.data.parent / "audit_errors.json"
+    return read(options.data, options.corrections or (beside if beside.is_file() else None))
 
 
 def read(data: Path, corrections: Path | None = None) -> list[Conversation]:

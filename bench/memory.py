@@ -16,12 +16,10 @@ import asyncio
 import json
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeAlias
 from uuid import UUID
 
@@ -30,7 +28,16 @@ from sqlalchemy import text
 
 from agent_core import AssistantMessage, TextContent, UserMessage
 from agent_core.recall import Candidate, fill, named_in, rank, signs
-from bench.locomo import CATEGORIES, Conversation, DataError, Question, Sitting, read
+from bench.locomo import (
+    CATEGORIES,
+    Conversation,
+    DataError,
+    Question,
+    Sitting,
+    add_data_options,
+    read_given,
+)
+from bench.programs import own_folder
 from deploy.local.postgres import NOT_DURABLE, EmbeddedPostgres
 from shared.migrate import migrate
 from shared.records import NewEvent, NewSession, Outcome
@@ -322,11 +329,12 @@ def choose_embedder(name: str) -> Embedder:
 @contextmanager
 def own_database() -> Iterator[str]:
     """A migrated database that is gone afterwards."""
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        with EmbeddedPostgres(Path(folder) / "postgres", settings=NOT_DURABLE) as server:
-            migrate(server.url)
-            yield server.url
+    with (
+        own_folder() as folder,
+        EmbeddedPostgres(folder / "postgres", settings=NOT_DURABLE) as server,
+    ):
+        migrate(server.url)
+        yield server.url
 
 
 def measured(work: Callable[[str], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
@@ -341,19 +349,12 @@ def measured(work: Callable[[str], Awaitable[dict[str, Any]]]) -> dict[str, Any]
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.memory", description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="conversations, LoCoMo format")
-    parser.add_argument(
-        "--corrections",
-        type=Path,
-        help="corrected evidence; else audit_errors.json beside the data, if there is one",
-    )
+    add_data_options(parser)
     parser.add_argument("--embeddings", choices=["best", "minilm", "hashing"], default="best")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     options = parser.parse_args()
-    beside = options.data.parent / "audit_errors.json"
-    corrections = options.corrections or (beside if beside.is_file() else None)
     try:
-        conversations = read(options.data, corrections)
+        conversations = read_given(options)
         embedder = choose_embedder(options.embeddings)
     except (DataError, EmbeddingsMissingError) as error:
         print(f"bench.memory: {error}", file=sys.stderr)

@@ -7,8 +7,6 @@ accepting took before and during the restarts, and whether anything was lost or 
 
 import argparse
 import asyncio
-import json
-import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -20,6 +18,7 @@ import psycopg
 import uvloop
 
 from bench.load import percentiles
+from bench.programs import own_folder, tell
 from bench.servers import Server, server
 from deploy.local.process import Child
 
@@ -138,14 +137,12 @@ def main() -> None:
     parser.add_argument("--players", type=int, default=30)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        with server(folder, workers=2, gateways=2, model_path="direct") as running:
-            row = uvloop.run(rolling(running, options.players))
-    print(json.dumps(row))
-    if options.out is not None:
-        options.out.write_text(json.dumps(row, indent=1) + "\n")
+    with (
+        own_folder() as folder,
+        server(folder, workers=2, gateways=2, model_path="direct") as running,
+    ):
+        row = uvloop.run(rolling(running, options.players))
+    tell(row, options.out)
 
 
 if __name__ == "__main__":

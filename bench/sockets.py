@@ -9,7 +9,6 @@ import asyncio
 import json
 import resource
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -21,6 +20,7 @@ import uvloop
 
 from bench.clients import Fireside
 from bench.processes import cpu_seconds, pss_megabytes
+from bench.programs import own_folder
 from bench.seeding import Seeded, seed
 from bench.servers import USER, Server, server
 
@@ -111,9 +111,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.count < 1 or options.idle <= 0:
         parser.error("--count must be at least 1, --idle above 0")
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        found = row(Path(folder), options.count, options.idle)
+    with own_folder() as folder:
+        found = row(folder, options.count, options.idle)
     print(json.dumps(found))
     return int(found["count"] < options.count)
 

@@ -15,7 +15,6 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,6 +26,7 @@ from pydantic import SecretStr
 
 from agent_core import get_model
 from bench.durability import Bench, no_story
+from bench.programs import own_folder, tell
 from deploy.local.model import ScriptedModelProcess
 from deploy.local.postgres import EmbeddedPostgres
 from deploy.local.server import ROOT
@@ -188,12 +188,9 @@ def main() -> None:
         migrate(options.inside["postgres"])
         print(json.dumps(uvloop.run(inside(options.inside))))
         return
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        row = run(options, Path(folder))
-    print(json.dumps(row))
-    if options.out is not None:
-        options.out.write_text(json.dumps(row, indent=1) + "\n")
+    with own_folder() as folder:
+        row = run(options, folder)
+    tell(row, options.out)
 
 
 if __name__ == "__main__":

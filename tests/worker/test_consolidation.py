@@ -178,10 +178,10 @@ async def test_a_bad_answer_changes_nothing(
     assert (await actions.get_task(db, ME, later)).status == "completed"
 
 
-async def test_another_worker_asks_what_the_first_one_asked(
+async def being_read(
     readers: Readers, db: Database, scripted_model: ScriptedModel
-) -> None:
-    """The first attempt has journalled what was known and the model's answer, and is lost."""
+) -> tuple[Host, UUID]:
+    """A session whose consolidation waits for its model, and the host that runs it."""
     scripted_model.script({"reply": {"text": GOOD, "fault": {"kind": "hang", "after": 0}}})
     session = await new_session(db)
     await say(db, session, SAID)
@@ -189,6 +189,14 @@ async def test_another_worker_asks_what_the_first_one_asked(
     host.submit(session)
     await submit(host, db)
     await scripted_model.until(in_flight=1)
+    return host, session
+
+
+async def test_another_worker_asks_what_the_first_one_asked(
+    readers: Readers, db: Database, scripted_model: ScriptedModel
+) -> None:
+    """The first attempt has journalled what was known and the model's answer, and is lost."""
+    host, session = await being_read(readers, db, scripted_model)
     who = (await sessions.get(db, ME, session)).character_id
     await memories.add(db, ME, who, [NewMemory("fact", "The user owns a boat.")])
     (task,) = await consolidations(db)
@@ -218,13 +226,7 @@ async def _ended(db: Database, task: Any) -> bool:
 async def test_it_holds_nobody_up_and_leaves_the_log_alone(
     readers: Readers, db: Database, scripted_model: ScriptedModel
 ) -> None:
-    scripted_model.script({"reply": {"text": GOOD, "fault": {"kind": "hang", "after": 0}}})
-    session = await new_session(db)
-    await say(db, session, SAID)
-    host = readers.read()
-    host.submit(session)
-    await submit(host, db)
-    await scripted_model.until(in_flight=1)
+    host, session = await being_read(readers, db, scripted_model)
 
     later = await say(db, session, "Still there?")
     host.submit(session)

@@ -6,7 +6,7 @@ import gc
 import random
 import re
 import weakref
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,7 +24,6 @@ from agent_core import Message, UserMessage, message_from_dict
 from deploy.local.postgres import EmbeddedPostgres
 from shared.homes import Homes
 from shared.queue import Hints
-from shared.redis_pool import connect_redis
 from shared.store import sessions
 from shared.store.database import Database, Rows
 from tests.shared.sessions import ME, new_session
@@ -47,27 +46,6 @@ def warm_url(postgres_server: EmbeddedPostgres, database_template: str) -> Itera
 def postgres_url(warm_url: str) -> str:
     empty(warm_url)
     return warm_url
-
-
-@pytest.fixture
-async def hosts(postgres_url: str, redis_url: str) -> AsyncIterator[Hosts]:
-    made = Hosts(postgres_url, redis_url)
-    yield made
-    await made.drain()
-
-
-@pytest.fixture
-async def db(hosts: Hosts) -> AsyncIterator[Database]:
-    database = Database.from_settings(hosts.settings)
-    yield database
-    await database.close()
-
-
-@pytest.fixture
-async def redis(hosts: Hosts) -> AsyncIterator[Redis]:
-    client = connect_redis(hosts.settings)
-    yield client
-    await client.aclose()
 
 
 BRANCH = text(
