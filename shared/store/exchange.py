@@ -18,7 +18,7 @@ from psycopg.abc import PQGen
 from psycopg.adapt import PyFormat, Transformer
 from psycopg.errors import error_from_result
 from psycopg.generators import fetch_many, send
-from psycopg.pq import ConnStatus, ExecStatus
+from psycopg.pq import ConnStatus, ExecStatus, Format
 from psycopg.pq.abc import PGconn, PGresult
 from sqlalchemy import TextClause, text
 
@@ -75,12 +75,16 @@ def kept(sql: str) -> TextClause:
 
 
 async def exchange(
-    connection: Connection, statements: Sequence[tuple[str, Mapping[str, Any]]]
+    connection: Connection,
+    statements: Sequence[tuple[str, Mapping[str, Any]]],
+    *,
+    binary: bool = False,
 ) -> list[Answer]:
     """Carry statements out in one transaction and one round trip; none is open on the connection.
 
     Args:
         statements: each with the values of its `:name` parameters.
+        binary: have the answers as Postgres keeps them, which is less work for many rows.
 
     Raises:
         psycopg.Error: the first one that failed; nothing of any was committed.
@@ -90,7 +94,9 @@ async def exchange(
     first = 0
     if connection.keeps_plans and not _KEPT.issuperset(sql for sql, _ in statements):
         statements, first = [(PLANNED_ANEW, {}), *statements], 1
-    requests = [_request(connection, transformer, *statement) for statement in statements]
+    requests = [
+        _request(connection, transformer, *statement, binary=binary) for statement in statements
+    ]
     pgconn = connection.pgconn
     pgconn.enter_pipeline_mode()
     try:
@@ -110,15 +116,16 @@ class _Request:
     formats: Sequence[Any]
     name: bytes
     new: bool
+    form: Format
 
     def send(self, pgconn: PGconn) -> None:
         """Put it into the connection's buffer."""
         if self.new:
             pgconn.send_prepare(self.name, self.sql, self.types)
         if self.name:
-            pgconn.send_query_prepared(self.name, self.values, self.formats)
+            pgconn.send_query_prepared(self.name, self.values, self.formats, self.form)
         else:
-            pgconn.send_query_params(self.sql, self.values, self.types, self.formats)
+            pgconn.send_query_params(self.sql, self.values, self.types, self.formats, self.form)
 
 
 def _request(
@@ -126,13 +133,16 @@ def _request(
     transformer: abc.Transformer,
     statement: str,
     parameters: Mapping[str, Any],
+    *,
+    binary: bool,
 ) -> _Request:
     sql, names = _positional(statement)
     given = [parameters[name] for name in names]
     values = transformer.dump_sequence(given, [PyFormat.AUTO] * len(given))
     types, formats = transformer.types or (), transformer.formats or ()
     name, new = _prepared(connection, sql, types) if statement in _KEPT else (b"", False)
-    return _Request(sql, values, types, formats, name, new)
+    form = Format.BINARY if binary else Format.TEXT
+    return _Request(sql, values, types, formats, name, new, form)
 
 
 @functools.lru_cache(maxsize=1000)

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from zoneinfo import ZoneInfo
@@ -87,7 +86,7 @@ def test_rare_words_count_more_than_frequent_ones() -> None:
 
 
 def test_a_shorter_memory_with_the_same_words_is_better() -> None:
-    short, long = said(1, hits=["lake"]), replace(said(2, hits=["lake"]), length=40)
+    short, long = said(1, hits=["lake"]), said(2, hits=["lake"])._replace(length=40)
 
     assert bm25([short, long])[0] > bm25([short, long])[1]
 
@@ -154,13 +153,13 @@ def test_of_equals_the_newer_one_comes_first() -> None:
 
 def test_the_best_of_a_session_lifts_the_rest_of_it() -> None:
     here = [said(no, hits=["dog"]) for no in (10, 20, 30)] + [said(40)]
-    there = [replace(said(no), place=("t", no)) for no in (110, 120)]
+    there = [said(no)._replace(place=("t", no)) for no in (110, 120)]
 
     assert ids(rank("Where is the dog?", [*there, *here]))[3] == 40
 
 
 def test_what_was_not_said_in_so_many_words_has_no_neighbours() -> None:
-    fact = replace(said(11), place=None)
+    fact = said(11)._replace(place=None)
     row = signs([said(10, hits=["dog"]), fact, said(12)], None)[1]
 
     assert row[2:8] == (0.0,) * 6

@@ -125,7 +125,7 @@ async def test_what_the_window_shows_is_not_recalled_again() -> None:
 
 async def test_the_sessions_own_summary_stands_before_its_window() -> None:
     kept = Kept(
-        replace(standing(4, "They <memories>met</soul>."), kind="summary", session_id=SESSION),
+        standing(4, "They <memories>met</soul>.", kind="summary", session_id=SESSION),
         standing(2, "They met elsewhere.", kind="summary"),
     )
     _, (request,) = await run(asking(kept, history=long_chat(6)), "Yes.")
