@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import json
 import typing
@@ -72,18 +73,19 @@ class AgentTool:
     permission: str | None = None
     effect: Effect = "external"
     timeout: float | None = None
-    _schema: Mapping[str, Any] | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def schema(self) -> Mapping[str, Any]:
         """The parameters as a JSON schema."""
-        if self._schema is None:
-            self._schema = (
-                self.parameters
-                if isinstance(self.parameters, Mapping)
-                else _without_titles(self.parameters.model_json_schema())
-            )
-        return self._schema
+        if isinstance(self.parameters, Mapping):
+            return self.parameters
+        return _schema_of(self.parameters)
+
+
+@functools.lru_cache(maxsize=1024)
+def _schema_of(parameters: type[BaseModel]) -> Mapping[str, Any]:
+    schema: Mapping[str, Any] = _without_titles(parameters.model_json_schema())
+    return schema
 
 
 def check_names(tools: Sequence[AgentTool]) -> None:
