@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from shared.encoding import dumps_text, well_formed
 from shared.memories import DEFAULT_LANGUAGE, NewMemory, Standing, pairs
 from shared.store.database import Database, Parameters
+from shared.store.exchange import kept
 
 CUE_CHARACTERS = 2_000
 CUE_WORDS = 48
@@ -101,7 +102,7 @@ _COLUMNS = """m.id, m.session_id, m.kind, m.no, m.part, m.role, m.speaker, m.tex
             then -(m.vector <#> cast(:vector as halfvec)) end as likeness"""
 
 # A character with nothing to recall has one row without a memory, and so has a crowded one.
-_RECALL = text(
+_RECALL = kept(
     f"""/* recall */
     with {_ASKED}, crowd as materialized (
         select exists (

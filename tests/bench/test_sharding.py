@@ -75,7 +75,7 @@ EXCEPTIONS = {
 }
 
 _NAME = re.compile(r"\s*/\* (.*?) \*/")
-_BOUND = re.compile(r"(?<!:):(\w+)")
+_BOUND = re.compile(r"(?<![:\w]):(\w+)")
 _OWN = ("Index Cond", "Recheck Cond", "Filter")
 _OF_JOINS = ("Join Filter", "Hash Cond", "Merge Cond")
 # By `ctid` are found the rows that another part of the same statement has found before.

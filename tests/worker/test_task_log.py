@@ -270,7 +270,7 @@ async def test_an_end_that_is_cancelled_in_the_middle_is_written_and_told_all_th
     assert [entry.seq for entry in store.told if isinstance(entry, Event)] == [1]
 
 
-async def test_what_clients_may_see_changes_in_the_write_that_tells_them() -> None:
+async def test_an_end_takes_along_what_waits_and_changes_what_clients_may_see() -> None:
     store = SlowStore()
     log = TaskLog(claim(), store, on_lost=never)
     log(AgentStart())
@@ -281,10 +281,12 @@ async def test_what_clients_may_see_changes_in_the_write_that_tells_them() -> No
     await asyncio.sleep(0)  # it waits for its turn, before the end does
     end = asyncio.create_task(log.end("completed", data={}, view={"state": {}, "choices": []}))
     store.go.set()
-    await asyncio.gather(flush, waiting, end)
+    await asyncio.gather(flush, end)
+    with pytest.raises(AttemptLostError):  # what it was to precede must not begin any more
+        await waiting
 
     written = [[event.type for event in events] for events, _ in store.writes]
-    assert written == [["agent_start"], ["turn_start"], ["state_changed", "task_completed"]]
+    assert written == [["agent_start"], ["turn_start", "state_changed", "task_completed"]]
 
 
 async def test_a_slow_store_lets_no_more_than_one_flush_wait() -> None:
