@@ -81,7 +81,7 @@ _ASKED = """said as materialized (
 
 # What may be recalled. Of a session that was taken back by an undo, nothing behind its head: there
 # are few of those, so they are looked for once and not with each memory.
-_RECALLABLE = """m.user_id = :user and m.character_id = :character and m.on_branch
+_RECALLABLE = """m.on_branch
             and (m.valid_to is null or m.valid_to > clock_timestamp())
             and (m.kind = 'turn' and m.session_id = :session
                  and m.no >= :shown_from) is not true
@@ -109,13 +109,19 @@ _RECALL = kept(
             select from crowds where character_id = :character and user_id = :user) as crowded
     )
     select crowd.crowded, {_COLUMNS}
-    from asked cross join crowd left join memories m on not crowd.crowded and {_RECALLABLE}
+    from asked cross join crowd left join memories m
+        on not crowd.crowded and m.user_id = :user and m.character_id = :character
+            and {_RECALLABLE}
     """
 )
 
+# In a form that no index has: by that of a character Postgres would read a crowded one whole after
+# all, for it expects few rows.
+_OF_OWNER = "m.user_id || '' = :user and m.character_id::text = :character_name"
+
 # A crowded character is not read whole. Its words are found by keys that are its own, its vectors
-# by the graph, which knows no characters: the comparisons are written so that no other index is
-# taken for them. The newest stand for all where z-scores are taken, and may have no keys yet.
+# by the graph, which knows no characters. The newest stand for all where z-scores are taken, and
+# may have no keys yet.
 _RECALL_SOME = f"""/* recall some */
     with {_ASKED}, worded as (
         select found.id from asked cross join unnest(asked.words) as word cross join lateral (
@@ -126,8 +132,7 @@ _RECALL_SOME = f"""/* recall some */
     ), near as materialized (
         select m.id, m.session_id, m.no from memories m
         where m.keys is not null and vector_dims(m.vector) = {{dimension}}
-            and m.user_id || '' = :user and m.character_id::text = :character_name
-            and m.model = :model and m.on_branch
+            and {_OF_OWNER} and m.model = :model and m.on_branch
         order by (m.vector::halfvec({{dimension}})) <#> cast(:vector as halfvec({{dimension}}))
         limit :near
     ), beside as (
@@ -143,7 +148,7 @@ _RECALL_SOME = f"""/* recall some */
           union select id from newest) as found
     join memories m on m.id = found.id
     cross join asked
-    where {_RECALLABLE}
+    where {_OF_OWNER} and {_RECALLABLE}
     """
 
 # Enough for the wanted ones behind what the graph finds of other characters.
@@ -293,12 +298,9 @@ async def _recalled_of_crowd(
 ) -> list[Standing]:
     sizes = {"per_word": PER_WORD, "near": NEAR, "newest": NEWEST}
     parameters = {**parameters, **sizes, "character_name": str(cue.character_id)}
-    async with db.transaction() as connection:
-        await connection.execute(_WANDER)
-        found = await connection.execute(
-            _recall_some(vector.dimension if vector else 0), parameters
-        )
-        return [Standing._make(row) for row in found]
+    statement = _recall_some(vector.dimension if vector else 0)
+    _, found = await db.together((_WANDER, {}), (statement, parameters))
+    return [Standing._make(row) for row in found.rows]
 
 
 def _recall_some(dimension: int) -> TextClause:
