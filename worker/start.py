@@ -36,19 +36,17 @@ def start_host(settings: Settings) -> Host:
     """
     agents = load_agents(settings)
     asyncio.run(_announce(settings, list(agents.values())))
-    agents = {**agents, KEEPER: ConsolidationAgent()}
+    if settings.model_path == "direct":
+        importlib.import_module("aiohttp")  # the first model call would hold up the loop with it
     host = Host(
         settings,
-        agents,
+        {**agents, KEEPER: ConsolidationAgent()},
         model_of(settings),
         key_of(settings),
         tiers=tiers_of(settings),
         watched=True,
+        share=share_of(settings, resident=resident_bytes(), container=container_bytes()),
     )
-    if settings.model_path == "direct":
-        importlib.import_module("aiohttp")  # the first model call would hold up the loop with it
-    share = share_of(settings, resident=resident_bytes(), container=container_bytes())
-    host = Host(settings, agents, model_of(settings), key_of(settings), watched=True, share=share)
     if settings.worker_metrics is not None:
         show(host.figures, settings.worker_metrics)
     steady_garbage()
