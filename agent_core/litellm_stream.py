@@ -1,23 +1,20 @@
 """The way to a model through litellm: all providers, at about 0.4 ms of CPU per chunk.
 
-This is the only module that imports litellm, and it does so at the first call (about four
-seconds of CPU) or when `preload` is called.
+The package is imported at the first call (about four seconds of CPU) or when `preload` is called.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from functools import cache
 from typing import Any
 
 from agent_core.assembly import ChatChunk, ToolCallPiece
 from agent_core.attempts import is_retryable, retry_after_seconds, streamed_answer
 from agent_core.chat_format import chat_messages, sampling, tool_definitions, usage_of
 from agent_core.errors import ProviderError
+from agent_core.litellm_package import litellm, rehearse
 from agent_core.models import Model
 from agent_core.prompt_cache import prompt_cache_of
 from agent_core.streaming import AssistantMessageEvent, LlmContext, StreamOptions
@@ -25,8 +22,8 @@ from agent_core.thinking import thinking_budget, thinking_level
 
 
 def preload() -> None:
-    """Import litellm now, so that no user waits for it; from a thread where a loop runs."""
-    _litellm()
+    """Make litellm ready now, so that no user waits for it; from a thread where a loop runs."""
+    rehearse()
 
 
 async def stream_litellm(
@@ -34,10 +31,11 @@ async def stream_litellm(
 ) -> AsyncGenerator[AssistantMessageEvent, None]:
     """Call a model through litellm; a StreamFn."""
     # On the loop's own thread the import would stop everything else for seconds.
-    ready = _litellm.cache_info().currsize
-    litellm = _litellm() if ready else await asyncio.to_thread(_litellm)
-    request = _request(litellm, model, context, options)
-    events = streamed_answer(model, options, lambda: _chunks(litellm, request))
+    if not rehearse.cache_info().currsize:
+        await asyncio.to_thread(rehearse)
+    package = litellm()
+    request = _request(package, model, context, options)
+    events = streamed_answer(model, options, lambda: _chunks(package, request))
     async with aclosing(events):
         async for event in events:
             yield event
@@ -47,10 +45,10 @@ async def embed_litellm(
     model: str, texts: Sequence[str], *, base_url: str | None = None, api_key: str | None = None
 ) -> list[list[float]]:
     """The vectors of texts, in their order; raises what litellm raises."""
-    litellm = await asyncio.to_thread(_litellm)
+    package = await asyncio.to_thread(litellm)
     provider, _, model_id = model.partition("/")
-    known = provider in litellm.provider_list
-    answer = await litellm.aembedding(
+    known = provider in package.provider_list
+    answer = await package.aembedding(
         model=model_id,
         custom_llm_provider=provider if known else "openai",
         input=list(texts),
@@ -65,26 +63,10 @@ async def embed_litellm(
     return [list(entry["embedding"]) for entry in entries]
 
 
-@cache
-def _litellm() -> Any:
-    # Must be set before the import, which otherwise fetches a table of prices.
-    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
-    import litellm  # noqa: PLC0415 - seconds of CPU
-
-    litellm.telemetry = False
-    litellm.suppress_debug_info = True
-    # Providers differ in what they accept; what one does not know is left out.
-    litellm.drop_params = True
-    # At DEBUG litellm logs requests with their headers.
-    for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    return litellm
-
-
 def _request(
-    litellm: Any, model: Model, context: LlmContext, options: StreamOptions
+    package: Any, model: Model, context: LlmContext, options: StreamOptions
 ) -> dict[str, Any]:
-    known = model.provider in litellm.provider_list
+    known = model.provider in package.provider_list
     request: dict[str, Any] = {
         "model": model.id,
         "custom_llm_provider": model.provider if known else "openai",
@@ -149,9 +131,9 @@ def _mark_for_cache(messages: list[dict[str, Any]]) -> None:
             messages[at]["content"] = content
 
 
-async def _chunks(litellm: Any, request: Mapping[str, Any]) -> AsyncGenerator[ChatChunk, None]:
+async def _chunks(package: Any, request: Mapping[str, Any]) -> AsyncGenerator[ChatChunk, None]:
     try:
-        response = await litellm.acompletion(**request)
+        response = await package.acompletion(**request)
         async with aclosing(response):
             async for chunk in response:
                 yield _chunk(chunk)
