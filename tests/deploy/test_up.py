@@ -23,6 +23,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "PORT": str(free_port()),
         "FIRESIDE_HOME": str(tmp_path_factory.mktemp("up") / "home"),
         "FIRESIDE_LLM": "scripted",
+        "FIRESIDE_EMBEDDINGS": "hashing",
     }
     with subprocess.Popen(
         [sys.executable, "-m", "deploy.local"],
