@@ -1,4 +1,4 @@
-"""Which memories bear on a cue: their order, and as many of them as a budget takes.
+"""Which memories bear on a cue: their order, and the line that each is told as.
 
 Pure code over candidates that a store has found, each with the words of the cue that it has and the
 likeness of its vector. Nothing here knows where they come from.
@@ -14,9 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from operator import mul
-from typing import Any, NamedTuple, TypeAlias, TypeVar
-
-from agent_core.tokens import count_tokens
+from typing import Any, NamedTuple, TypeAlias
 
 Place: TypeAlias = tuple[Any, int]
 """A session and the number of a message in it."""
@@ -92,8 +90,6 @@ _ASKS = re.compile(
     r"|can|could|will|would|should|shall|may|might)(n't)?\b[^.!]*$",
     re.IGNORECASE,
 )
-
-Item = TypeVar("Item")
 
 
 def is_question(cue: str) -> bool:
@@ -267,36 +263,14 @@ def date_of(at: datetime, zone: tzinfo = UTC) -> str:
 
 
 def told(text: str, speaker: str, date: str) -> str:
-    """A memory with who said it and when. Its vector is made of these words, too: what is short
+    """A memory with who said it and when: the words that its vector is made of, for what is short
     says little by itself."""
     return f"{speaker} ({date}): {text}" if speaker else f"({date}) {text}"
 
 
-def line_of(one: Candidate, zone: tzinfo = UTC) -> str:
-    """How a memory is shown to a model, on one line."""
+def line_of(one: Candidate) -> str:
+    """How a memory is shown to a model, on one line; its day is told above it (`recalled`)."""
     text = " ".join(one.text.split())
     if len(text) > LINE_CHARACTERS:
         text = f"{text[: LINE_CHARACTERS - 6]} [...]"
-    return told(text, one.speaker, date_of(one.said_at, zone))
-
-
-def fill(ranked: Iterable[tuple[Item, str]], budget: int) -> list[tuple[Item, str]]:
-    """As many of the best lines as `budget` tokens take; each counts one more for its end.
-
-    One that is too long for what is left gives way to shorter ones behind it.
-
-    Args:
-        ranked: each memory with its line, the best first.
-    """
-    taken, left = [], budget
-    for item, line in ranked:
-        tokens = count_tokens(line) + 1
-        if tokens <= left:
-            taken.append((item, line))
-            left -= tokens
-        if left < _SHORTEST_LINE:
-            break
-    return taken
-
-
-_SHORTEST_LINE = 6  # tokens
+    return f"{one.speaker}: {text}" if one.speaker else text

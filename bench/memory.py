@@ -27,7 +27,8 @@ from pydantic import SecretStr
 from sqlalchemy import text
 
 from agent_core import AssistantMessage, TextContent, UserMessage
-from agent_core.recall import Candidate, fill, named_in, rank, signs
+from agent_core.recall import Candidate, named_in, rank, signs
+from agent_core.recalled import filled
 from bench.locomo import (
     CATEGORIES,
     Conversation,
@@ -99,9 +100,10 @@ class Figures:
             share = _share(evidence, asked, ranked[:k])
             self.recall[k].append(share)
             self.by_category[asked.question.category][k].append(share)
-        lines = [(one, memory_of(one).text) for one in ranked]
+        lines = [memory_of(one) for one in ranked]
+        of_id = {str(one.id): one for one in ranked}
         for tokens in TOKENS:
-            taken = [one for one, _ in fill(lines, tokens)]
+            taken = [of_id[one.id] for one in filled(lines, tokens)]
             self.coverage[tokens].append(_share(evidence, asked, taken))
 
     def as_json(self) -> dict[str, Any]:
