@@ -6,7 +6,7 @@ The package is imported at the first call (about four seconds of CPU) or when `p
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -73,7 +73,8 @@ def _request(
         "messages": chat_messages(model, context, signed_thinking=True),
         "stream": True,
         "stream_options": {"include_usage": True},
-        "timeout": model.first_token_timeout,
+        # The attempt has a patience of its own; litellm's strikes only where that is lost.
+        "timeout": max(model.first_token_timeout, model.stall_timeout) + 5.0,
         "max_retries": 0,
         "num_retries": 0,
         # With tools litellm would first look for an MCP gateway of its own, and import `mcp` for
@@ -134,13 +135,32 @@ def _mark_for_cache(messages: list[dict[str, Any]]) -> None:
 async def _chunks(package: Any, request: Mapping[str, Any]) -> AsyncGenerator[ChatChunk, None]:
     try:
         response = await package.acompletion(**request)
+        if response is None:
+            # What litellm makes of a 422 that comes again without the parameters it drops.
+            raise ProviderError("422: the provider cannot process the request", status=422)  # noqa: TRY301 - told like every other failure
         async with aclosing(response):
             async for chunk in response:
+                _refuse_invented_end(response, chunk)
                 yield _chunk(chunk)
     except ProviderError:
         raise
     except Exception as error:
         raise _provider_error(error) from error
+
+
+def _refuse_invented_end(response: Any, chunk: Any) -> None:
+    """Raise ProviderError where litellm ends an answer that its provider broke off.
+
+    To a stream that just stops litellm adds a finish reason and a usage of its own reckoning.
+    """
+    if not chunk.choices or chunk.choices[0].finish_reason is None:
+        return
+    heard = [
+        getattr(response, name, "unknown")
+        for name in ("received_finish_reason", "intermittent_finish_reason")
+    ]
+    if heard == [None, None]:
+        raise ProviderError("The model's answer broke off", retryable=True)
 
 
 def _chunk(chunk: Any) -> ChatChunk:
@@ -169,17 +189,45 @@ def _chunk(chunk: Any) -> ChatChunk:
 
 def _provider_error(error: Exception) -> ProviderError:
     """Return a failure in our terms; litellm's are OpenAI's, with a status for each."""
-    text = str(error)
+    error = getattr(error, "original_exception", None) or error
+    links = [*_links(error)]
+    text = _with_code(str(error), links)
     status = getattr(error, "status_code", None)
     if not isinstance(status, int):
         # No status: the network, or a bug that would come again.
         return ProviderError(text, retryable=isinstance(error, OSError))
+    if any(_is_of_the_connection(link) for link in links):
+        return ProviderError(text, retryable=True)
     return ProviderError(
         text,
         status=status,
         retry_after=retry_after_seconds(_headers(error).get("retry-after")),
         retryable=is_retryable(status, text),
     )
+
+
+def _links(error: BaseException) -> Iterator[BaseException]:
+    """An error and what it came of, one after the other."""
+    link: BaseException | None = error
+    while link is not None:
+        yield link
+        link = link.__cause__ or link.__context__
+
+
+def _is_of_the_connection(error: BaseException) -> bool:
+    """Whether no status was heard; litellm then says 500 of its own accord."""
+    from openai import APIConnectionError, APITimeoutError  # noqa: PLC0415 - litellm brings it
+
+    return isinstance(error, APIConnectionError) and not isinstance(error, APITimeoutError)
+
+
+def _with_code(text: str, links: Sequence[BaseException]) -> str:
+    """Add the provider's own code, which tells an empty account from a busy server."""
+    for link in links:
+        body = getattr(link, "body", None)
+        if isinstance(body, Mapping):
+            return f"{text} ({body['code']})" if body.get("code") else text
+    return text
 
 
 def _headers(error: Exception) -> Mapping[str, str]:

@@ -396,6 +396,13 @@ def test_what_is_no_chunk_is_a_failure(data: str, problem: str) -> None:
         _chunk(data)
 
 
+def test_half_an_event_may_be_whole_the_next_time() -> None:
+    with pytest.raises(ProviderError) as broken:
+        _chunk("{")
+
+    assert broken.value.retryable
+
+
 def test_an_error_in_the_stream_may_pass() -> None:
     with pytest.raises(ProviderError) as busy:
         _chunk('{"error": {"message": "busy", "code": 503}}')

@@ -16,6 +16,14 @@ from pydantic import SecretStr
 from sqlalchemy import text
 
 from agent_core import Model
+from bench.provider_numbers import (
+    FAULTS,
+    PRICES,
+    Numbers,
+    ledger_numbers,
+    provider_numbers,
+    said,
+)
 from deploy.models.control import ScriptedModel
 from shared.allowance import NO_RULES, Budget
 from shared.errors import PricesError, StoreUnavailable
@@ -27,14 +35,6 @@ from tests.shared.invariants import broken
 from tests.shared.sessions import new_session
 from tests.shared.tables import dump
 from tests.worker.hosts import until, within
-from tests.worker.provider_numbers import (
-    FAULTS,
-    PRICES,
-    Numbers,
-    ledger_numbers,
-    provider_numbers,
-    said,
-)
 from worker.agents import Answer, RegisteredAgent, RunningTask
 from worker.companion import CompanionAgent
 from worker.host import Host

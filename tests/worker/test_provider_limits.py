@@ -108,7 +108,7 @@ async def passes(limits: ProviderLimits, user: str = "u") -> float:
         return time.monotonic() - began
 
 
-# -- one budget for all -------------------------------------------------------------------------
+# -- one limit for all --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("processes", [1, 3])
