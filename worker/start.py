@@ -20,6 +20,7 @@ from worker.agents import RegisteredAgent, load_agents
 from worker.consolidation import ConsolidationAgent
 from worker.figures import show
 from worker.garbage import steady_garbage
+from worker.heap import few_arenas, trim
 from worker.host import Host
 from worker.memory_limit import container_bytes, resident_bytes, share_of
 from worker.publish import publish_stories
@@ -34,6 +35,7 @@ def start_host(settings: Settings) -> Host:
     Raises:
         FiresideError: a setting is wrong, or Postgres is away or not migrated.
     """
+    few_arenas()
     agents = load_agents(settings)
     asyncio.run(_announce(settings, list(agents.values())))
     if settings.model_path == "direct":
@@ -60,6 +62,7 @@ def start_host(settings: Settings) -> Host:
 
 def _preload() -> None:
     preload()
+    trim()
     gc.freeze()  # a full collection would walk through all of it
 
 
