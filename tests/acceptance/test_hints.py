@@ -16,7 +16,7 @@ from deploy.models.control import ScriptedModel
 from shared.encoding import dumps
 from shared.queue import envelope
 from tests.acceptance.player import Player, ended
-from tests.worker.hosts import until
+from tests.waiting import until
 
 QUEUE = "fireside"
 SLOW = '[[script: {"chunks": ["one ", "two ", "three "], "duration": 0.5}]]'

@@ -18,6 +18,7 @@ from deploy.local.valkey import EmbeddedValkey
 from deploy.models.control import ScriptedModel
 from tests.acceptance.player import Player, ended
 from tests.links import SlowLink
+from tests.waiting import until
 
 PLAYERS = 20
 QUICK = '[[script: {"chunks": ["one ", "two"], "duration": 0.2}]]'
@@ -71,9 +72,11 @@ class Stand:
     async def until_ended(self, tasks: list[str], seconds: float) -> float:
         """Wait until the open sockets have told that these have ended; how long it took."""
         began = time.monotonic()
-        while not all(task in ended(p.events) for p, task in zip(self.players, tasks, strict=True)):
-            assert time.monotonic() - began < seconds, "not all ended"
-            await asyncio.sleep(0.02)
+
+        def all_have() -> bool:
+            return all(t in ended(p.events) for p, t in zip(self.players, tasks, strict=True))
+
+        await until(all_have, seconds)
         return time.monotonic() - began
 
     def sockets_stand(self) -> bool:

@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from urllib.parse import urlsplit
 from uuid import UUID, uuid4
@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from deploy.local.valkey import EmbeddedValkey
 from shared.events import Line, channel, encode_lines
 from shared.follow import MAX_WAITING, MAX_WAITING_BYTES, Follower, Subscription
+from tests.waiting import until
 
 
 @asynccontextmanager
@@ -55,14 +56,6 @@ async def told_of_a_loss(subscription: Subscription) -> None:
     while not subscription.take_stale():
         assert await subscription.wait(10), "nothing came"
         subscription.take()
-
-
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    for _ in range(1000):
-        if await condition():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("it did not come to that")
 
 
 async def subscribed(redis: Redis) -> list[bytes | str]:

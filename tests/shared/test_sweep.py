@@ -24,6 +24,7 @@ from shared.settings import Settings, load_settings
 from shared.store.database import Database
 from shared.sweep import sweep_for_ever
 from tests.shared.sessions import new_session
+from tests.waiting import until
 
 MAKE_DUE = text("update sessions set hint_at = clock_timestamp() - interval '1 s'")
 
@@ -58,11 +59,12 @@ async def test_a_queue_that_is_away_does_not_end_the_sweep(
     session = await new_session(db)
     with capture_logs() as logs:
         sweeping = asyncio.create_task(sweep_for_ever(db, Hints(settings, away), every=0.01))
-        for _ in range(500):
+
+        async def failed_again() -> bool:
             await db.run(MAKE_DUE)
-            if len(logs) > 1:
-                break
-            await asyncio.sleep(0.01)
+            return len(logs) > 1
+
+        await until(failed_again)
     sweeping.cancel()
     with suppress(asyncio.CancelledError):
         await sweeping
@@ -141,10 +143,11 @@ async def counts(db: Database) -> list[tuple[int, bool, int]]:
 
 async def nobody_put_off(db: Database) -> None:
     """Between two sweeps the one session that waits is due again."""
-    for _ in range(1000):
-        if await counts(db) == [(0, False, 1)]:
-            return
-    raise AssertionError("a hint that was not sent put the session off")
+
+    async def is_due() -> bool:
+        return await counts(db) == [(0, False, 1)]
+
+    await until(is_due)
 
 
 async def several_sweeps() -> None:

@@ -20,7 +20,8 @@ from shared.store.database import Database
 from tests.ailing import frozen, full_disk, read_only
 from tests.shared.invariants import broken
 from tests.shared.sessions import ME, new_session
-from tests.worker.hosts import Flag, Hosts, echo, say, step, until, within
+from tests.waiting import until, within
+from tests.worker.hosts import Flag, Hosts, echo, say, step
 from worker.agents import Answer, RunningTask
 from worker.host import Host
 
@@ -173,14 +174,14 @@ async def test_a_drain_does_not_wait_for_a_postgres_that_stands_still(
 async def test_an_attempt_that_is_lost_is_followed_at_once(
     hosts: Hosts, db: Database, logs: list[Any]
 ) -> None:
-    """Its lease would last for half a minute."""
+    """Its lease would last for minutes."""
 
     async def run(task: RunningTask) -> Answer:
         task.emit(ToolExecutionStart("call", "look", {"at": {1, 2}}))  # is no JSON
         return await echo(task)
 
     session = await new_session(db)
-    host = hosts.start(run, max_attempts=3, lease_seconds=30.0)
+    host = hosts.start(run, max_attempts=3, lease_seconds=300.0)
     task = (await sessions.events_after(db, ME, session, after=0, limit=1))[0].task_id
     assert task is not None
 
@@ -207,7 +208,7 @@ async def test_another_worker_hears_of_a_lost_attempt(
         return await echo(task)
 
     session = await new_session(db)
-    host = hosts.start(run, lease_seconds=30.0)
+    host = hosts.start(run, lease_seconds=300.0)
     host.submit(session)
     assert await redis.brpop([hosts.settings.queue], timeout=5) is not None
     host.submit(session)

@@ -9,8 +9,8 @@ import pytest
 
 from agent_core import AbortSignal, CallReport, ModelCall
 from agent_core.testing import SCRIPTED_MODEL, ScriptedModel
+from tests.waiting import within
 from tests.worker.attempts import KeepingStore, claim
-from tests.worker.hosts import within
 from worker.agents import RegisteredAgent, Resources
 from worker.attempt import run_attempt
 from worker.companion import CompanionAgent

@@ -24,7 +24,7 @@ from shared.settings import Settings, load_settings
 from shared.store import characters, memories, vectors
 from shared.store.database import Database
 from shared.store.memories import Cue
-from tests.worker.hosts import until, within
+from tests.waiting import until, within
 from worker.embed import Answering, Filling, catch_up, check
 from worker.embedders import (
     EmbeddingsAway,

@@ -29,7 +29,8 @@ from tests.shared.invariants import broken
 from tests.shared.sessions import ME, new_session
 from tests.shared.sessions import say as accept
 from tests.shared.tables import dump, empty
-from tests.worker.hosts import Flag, Hosts, echo, say, step, until, within
+from tests.waiting import until, within
+from tests.worker.hosts import Flag, Hosts, echo, say, step
 from worker.agents import Answer, RunningTask, TaskFailed
 
 pytestmark = pytest.mark.usefixtures("logs")
@@ -392,7 +393,7 @@ async def test_a_drain_lets_a_task_end_within_the_budget(hosts: Hosts, db: Datab
     agent = Waiting()
     session = await new_session(db)
     waiting = await accept(db, session)
-    host = hosts.start(agent.run, drain_seconds=20.0)
+    host = hosts.start(agent.run, drain_seconds=90.0)
     host.submit(session)
     await within(agent.began.wait())
     draining = asyncio.create_task(asyncio.to_thread(host.drain))
@@ -576,7 +577,7 @@ async def test_a_service_that_dies_ends_the_process(
 ) -> None:
     agent = Waiting()
     session = await new_session(db)
-    host = hosts.start(agent.run, sweep_seconds=0.05, drain_seconds=30.0)
+    host = hosts.start(agent.run, sweep_seconds=0.05, drain_seconds=90.0)
     host.submit(session)
     await within(agent.began.wait())
     await db.run(text("alter table sessions rename column hints to renamed"))

@@ -26,7 +26,7 @@ from shared.store.database import Database
 from tests.shared.invariants import broken
 from tests.shared.sessions import new_session
 from tests.shared.tables import dump
-from tests.worker.hosts import until, within
+from tests.waiting import until, within
 from tests.worker.provider_numbers import (
     FAULTS,
     PRICES,

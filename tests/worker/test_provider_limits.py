@@ -33,7 +33,7 @@ from deploy.local.valkey import EmbeddedValkey
 from shared.model_limits import ModelLimits
 from shared.redis_pool import connect_redis
 from shared.settings import load_settings
-from tests.worker.hosts import until, within
+from tests.waiting import until, within
 from tests.worker.strict_provider import StrictProvider
 from worker.provider_limits import ProviderLimits
 

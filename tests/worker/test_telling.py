@@ -22,8 +22,8 @@ from shared.records import Claim, Event, Fence
 from shared.redis_pool import connect_redis
 from shared.settings import load_settings
 from tests.links import SlowLink
+from tests.waiting import within
 from tests.worker.attempts import NOW, TASK, claim
-from tests.worker.hosts import within
 from worker import telling
 from worker.telling import Telling
 

@@ -29,7 +29,8 @@ from shared.store.database import Database, Rows
 from tests.shared.sessions import ME, new_session
 from tests.shared.sessions import say as accept
 from tests.shared.tables import empty
-from tests.worker.hosts import Flag, Hosts, say, until, within
+from tests.waiting import until, within
+from tests.worker.hosts import Flag, Hosts, say
 from worker.agents import Answer, RunningTask, TaskFailed
 from worker.host import Host
 from worker.narration import tell
