@@ -372,7 +372,7 @@ async def test_cancelled_while_a_statement_runs(
     await cancelled(task)
 
     await nothing_left(db, watcher)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 8  # the server would end it after 10 s
     assert await db.row(ONE) == (1,)
 
 
