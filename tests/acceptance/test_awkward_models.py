@@ -11,6 +11,7 @@ import pytest
 from websockets.asyncio.client import connect
 
 from bench.seeding import seed
+from deploy.local.fleet import Fleet
 from deploy.models.control import ScriptedModel
 from tests.acceptance.player import Frame, Player, ended
 
@@ -84,8 +85,9 @@ def text_of(frames: list[Frame]) -> str:
 
 @pytest.mark.parametrize("reply", TOO_MUCH.values(), ids=TOO_MUCH)
 async def test_a_model_that_says_too_much(
-    http: httpx.AsyncClient, scripted_model: ScriptedModel, reply: dict[str, object]
+    standing_direct: httpx.AsyncClient, scripted_model: ScriptedModel, reply: dict[str, object]
 ) -> None:
+    http = standing_direct
     scripted_model.script({"match": {"user": "Tell me everything."}, "reply": reply})
     teller = await Player.begin(http, agent="companion")
     await teller.until_ended(teller.opening)
@@ -102,13 +104,14 @@ async def test_a_model_that_says_too_much(
 
 
 async def test_a_session_of_ten_thousand_messages(
-    http: httpx.AsyncClient, postgres_url: str, scripted_model: ScriptedModel
+    standing_direct: httpx.AsyncClient, standing_direct_fleet: Fleet
 ) -> None:
-    seeded = seed(postgres_url, "local", sessions=1, history=10_000)
-    old = Player(http, {"id": seeded.ids[0], "task_id": ""})
+    database = standing_direct_fleet.env["DATABASE_URL"]
+    seeded = seed(database, "local", sessions=1, history=10_000)
+    old = Player(standing_direct, {"id": seeded.ids[0], "task_id": ""})
     old.after = seeded.head
 
-    async with innocents(http) as took:
+    async with innocents(standing_direct) as took:
         for _ in range(3):
             frames = await told(old, {"type": "say", "text": QUICK}, 15)
             assert text_of(frames) == "one two"
@@ -117,8 +120,9 @@ async def test_a_session_of_ten_thousand_messages(
 
 
 async def test_a_message_of_sixty_kilobytes(
-    http: httpx.AsyncClient, scripted_model: ScriptedModel
+    standing_direct: httpx.AsyncClient, scripted_model: ScriptedModel
 ) -> None:
+    http = standing_direct
     said = "\N{FIRE}" * 15_000  # four bytes each
     player = await Player.begin(http, agent="companion")
     await player.until_ended(player.opening)
