@@ -141,7 +141,7 @@ async def test_a_postgres_that_stands_still_for_long(
         took = asyncio.get_running_loop().time() - began
     await ready(client, 200)
 
-    assert took < 16
+    assert took < 30
     assert any("no answer in 12 s" in str(entry.get("error")) for entry in logs)
     await accepted(client, session["id"], key)
 
