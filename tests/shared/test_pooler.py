@@ -18,6 +18,7 @@ from shared.store.exchange import kept
 from tests.pgbouncer import PgBouncer
 from tests.shared.invariants import broken
 from tests.shared.sessions import LEASE, ME, claimed, finish, new_session, say
+from tests.waiting import until
 from tests.wire import Wire
 
 LIMITS = text(
@@ -84,11 +85,10 @@ async def backends(watcher: psycopg.AsyncConnection[Any], state: str) -> int:
 
 
 async def until_backends(watcher: psycopg.AsyncConnection[Any], state: str, wanted: int) -> None:
-    for _ in range(500):
-        if await backends(watcher, state) == wanted:
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("it did not come to that")
+    async def are_there() -> bool:
+        return await backends(watcher, state) == wanted
+
+    await until(are_there)
 
 
 async def test_a_transaction_that_is_left_idle_is_ended(

@@ -25,7 +25,8 @@ from tests.agent_core.agents import text_of
 from tests.shared.sessions import ME
 from tests.shared.sessions import say as accept
 from tests.story.test_calls import task_of
-from tests.worker.hosts import Flag, Hosts, until, within
+from tests.waiting import until, within
+from tests.worker.hosts import Flag, Hosts
 from worker.agents import Answer, RunningTask
 from worker.companion import CompanionAgent
 from worker.context import context_of
