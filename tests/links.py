@@ -1,6 +1,8 @@
-"""A link to a server over TCP that can be slow, fall silent or be cut."""
+"""A link to a server over TCP that can be slow, fall silent, be cut or be reset."""
 
 import asyncio
+import socket
+import struct
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from urllib.parse import urlsplit
@@ -16,6 +18,7 @@ class SlowLink:
         self._host, self._port = parts.hostname or "", parts.port or 0
         self._far_url = url
         self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
         self._speaking = asyncio.Event()
         self._speaking.set()
         self.delay = 0.0
@@ -42,12 +45,24 @@ class SlowLink:
         """Go on."""
         self._speaking.set()
 
+    def reset(self) -> None:
+        """End every connection as a server does that was killed with something unread: no end of
+        the stream, but a reset."""
+        for writer in self._writers:
+            if writer.is_closing():
+                continue
+            line = writer.get_extra_info("socket")
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            writer.transport.abort()
+        self._writers.clear()
+
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             far_reader, far_writer = await asyncio.open_connection(self._host, self._port)
         except OSError:
             writer.close()
             return
+        self._writers.add(writer)
         self._begin(self._ask(reader, far_writer))
         self._begin(self._answer(far_reader, writer))
 

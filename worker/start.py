@@ -37,6 +37,9 @@ def start_host(settings: Settings) -> Host:
     agents = load_agents(settings)
     asyncio.run(_announce(settings, list(agents.values())))
     agents = {**agents, KEEPER: ConsolidationAgent()}
+    if settings.model_path == "direct":
+        importlib.import_module("aiohttp")  # the first model call would hold up the loop with it
+    share = share_of(settings, resident=resident_bytes(), container=container_bytes())
     host = Host(
         settings,
         agents,
@@ -44,11 +47,8 @@ def start_host(settings: Settings) -> Host:
         key_of(settings),
         tiers=tiers_of(settings),
         watched=True,
+        share=share,
     )
-    if settings.model_path == "direct":
-        importlib.import_module("aiohttp")  # the first model call would hold up the loop with it
-    share = share_of(settings, resident=resident_bytes(), container=container_bytes())
-    host = Host(settings, agents, model_of(settings), key_of(settings), watched=True, share=share)
     if settings.worker_metrics is not None:
         show(host.figures, settings.worker_metrics)
     steady_garbage()

@@ -123,6 +123,12 @@ MUTANTS = [
     Mutant(
         "ends are not fenced",
         _leases(_FENCE + _END_RETURNS, _ANYBODY + _END_RETURNS),
+        (f"{STORE} lost_its_lease", f"{STORE} successor_ended"),
+    ),
+    Mutant(
+        # A zombie has mostly written more often than its successor, whose number keeps it out.
+        "ends are neither fenced nor numbered",
+        _leases(_FENCE + _END_RETURNS, _ANYBODY + _END_RETURNS.removeprefix(_ONCE)),
         (f"{STORE} lost_its_lease", f"{FAILPOINTS} freeze-before-the-end-is-written"),
     ),
     Mutant(

@@ -433,6 +433,17 @@ async def _end(db: Database, claim: Claim) -> object:
     return await leases.end(db, claim, outcome)
 
 
+async def _numbered_write(db: Database, claim: Claim) -> object:
+    """As workers write: the number says nothing about whose it is, a successor counts as well."""
+    return await leases.write(
+        db, claim, [NewEvent("turn_start", {})], lease_seconds=LEASE, writes=0
+    )
+
+
+async def _numbered_end(db: Database, claim: Claim) -> object:
+    return await leases.end(db, claim, completed(), writes=0)
+
+
 async def _journal(db: Database, claim: Claim) -> object:
     return await leases.write(db, claim, [], [STEP], lease_seconds=LEASE)
 
@@ -448,7 +459,9 @@ async def _release(db: Database, claim: Claim) -> object:
     raise LeaseLost
 
 
-@pytest.mark.parametrize("attempt", [_write, _end, _journal, _heartbeat, _release])
+@pytest.mark.parametrize(
+    "attempt", [_write, _end, _numbered_write, _numbered_end, _journal, _heartbeat, _release]
+)
 async def test_a_worker_that_lost_its_lease_changes_nothing(db: Database, attempt: Attempt) -> None:
     session = await new_session(db)
     await say(db, session)

@@ -21,10 +21,12 @@ from deploy.local.ports import free_port
 from deploy.local.postgres import EmbeddedPostgres
 from shared.errors import StoreUnavailable
 from shared.events import Publisher, channel, decode_lines
+from shared.homes import GONE_SECONDS
 from shared.records import Event, Task
 from shared.redis_pool import connect_redis
 from shared.store import actions, sessions
 from shared.store.database import Database
+from tests.links import SlowLink
 from tests.shared.invariants import broken
 from tests.shared.sessions import ME, new_session
 from tests.shared.sessions import say as accept
@@ -588,6 +590,34 @@ async def test_a_service_that_dies_ends_the_process(
         assert host.failure is not None
     finally:
         await db.run(text("alter table sessions rename column renamed to hints"))
+
+
+async def test_a_line_to_redis_that_was_reset_ends_no_service(
+    hosts: Hosts, db: Database, redis: Redis, terminated: Flag
+) -> None:
+    """It says that it is there several times a second, over a line that is idle in between."""
+    homes = f"fireside:homes:{hosts.settings.queue}"
+    told = 0.0
+
+    async def told_again() -> bool:
+        return terminated.is_set() or await redis.zcount(homes, told, "+inf") > 0
+
+    session = await new_session(db)
+    async with SlowLink(hosts.settings.redis_url.get_secret_value()).running() as link:
+        host = hosts.start(echo, redis_url=SecretStr(link.url))
+        for _ in range(5):
+            await until(told_again)
+            link.reset()
+            seconds, micros = await redis.time()
+            told = seconds * 1000 + micros / 1000 + GONE_SECONDS * 1000
+        await until(told_again)
+        assert host.failure is None
+        host.submit(session)
+        await idle(db, session)
+        await within(asyncio.to_thread(host.drain))
+
+    assert host.failure is None
+    assert not terminated.is_set()
 
 
 class Stubborn:
