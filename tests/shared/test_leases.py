@@ -784,6 +784,22 @@ async def test_a_release_and_an_end_make_the_next_task_due_at_once(db: Database)
     assert [await hints(db, one) for one in (released, ended)] == [(1, 1), (1, 1)]
 
 
+async def test_a_restart_of_postgres_leaves_leases_to_their_workers_for_a_while(
+    db: Database,
+) -> None:
+    """They could not renew them while it was away; what nobody had is for everybody at once."""
+    leased, waiting = await new_session(db), await new_session(db)
+    await claims.claim(db, leased, lease_seconds=-1, history=1)
+    since = await db.row(
+        text("select extract(epoch from clock_timestamp() - pg_postmaster_start_time())")
+    )
+    assert since is not None
+    await db.run(text("update sessions set hint_at = clock_timestamp() - interval '1 s'"))
+
+    assert await sweeps.sweep(db, grace=float(since[0]) + 60) == [waiting]
+    assert await sweeps.sweep(db, grace=float(since[0]) - 1) == [leased]
+
+
 async def test_a_sweep_takes_the_longest_waiting_first(db: Database) -> None:
     found = [await new_session(db) for _ in range(12)]
     order = [found[(number * 5) % 12] for number in range(12)]
