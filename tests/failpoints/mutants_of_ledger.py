@@ -74,6 +74,18 @@ OF_LEDGER = [
         (f"{METER_TESTS} write_that_failed",),
     ),
     Mutant(
+        "calls of an end that failed are forgotten",
+        (
+            Change(
+                "worker/task_log.py",
+                "                self._enter_late(ledger)\n"
+                "                raise self._lose(error) from error",
+                "                raise self._lose(error) from error",
+            ),
+        ),
+        (f"{METER_TESTS} write_that_failed",),
+    ),
+    Mutant(
         "a budget is not looked at before a call",
         (Change(METERING, "            await self._check()\n", ""),),
         (
@@ -95,7 +107,7 @@ OF_LEDGER = [
                 "",
             ),
         ),
-        (f"{METER_TESTS} asked_after_what_was_spent",),
+        (f"{METER_TESTS} every_call_in_it",),
     ),
     Mutant(
         "calls side by side are paid from the same last cent",

@@ -110,7 +110,7 @@ OF_MEMORIES = [
                 "",
             ),
         ),
-        (f"{MEMORY_TESTS} not_true_any_more", f"{READING_TESTS} it_ends_is_closed"),
+        (f"{MEMORY_TESTS} not_true_any_more",),
     ),
     Mutant(
         "memories are written for another user's character",

@@ -28,6 +28,7 @@ from shared.store import characters, leases, memories, sessions, vectors
 from shared.store.database import Database
 from shared.store.memories import Cue, Vector
 from tests.shared.sessions import ME, claimed, finish, say
+from tests.shared.tables import dump
 from tests.shared.test_leases import taken_over
 
 Chat = tuple[UUID, UUID]
@@ -120,6 +121,7 @@ async def test_a_lost_lease_leaves_no_memory(db: Database) -> None:
         await leases.end(db, zombie, Outcome("completed", [], [user("I was late.")]))
 
     assert await recalled(db, character, "late") == []
+    assert (await dump(db))["memories"] == []  # a later message would have it recalled
 
 
 async def test_a_lost_lease_leaves_the_branch_of_memories_alone(db: Database) -> None:
