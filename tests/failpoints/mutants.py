@@ -88,6 +88,12 @@ MUTANTS: list[Mutant] = [
     Mutant(
         "writes are not fenced",
         _leases(_FENCE + _WRITE_RETURNS, _ANYBODY + _WRITE_RETURNS),
+        (f"{STORE} lost_its_lease", f"{STORE} successor_ended"),
+    ),
+    Mutant(
+        # A zombie has mostly written more often than its successor, whose number keeps it out.
+        "writes are neither fenced nor numbered",
+        _leases(_FENCE + _WRITE_RETURNS, _ANYBODY + _WRITE_RETURNS.removeprefix(_ONCE)),
         (f"{STORE} lost_its_lease", f"{FAILPOINTS} freeze-before-the-answer"),
     ),
     Mutant(
@@ -96,7 +102,6 @@ MUTANTS: list[Mutant] = [
         (f"{STORE} lost_its_lease", f"{STORE} successor_ended"),
     ),
     Mutant(
-        # A zombie has mostly written more often than its successor, whose number keeps it out.
         "ends are neither fenced nor numbered",
         _leases(_FENCE + _END_RETURNS, _ANYBODY + _END_RETURNS.removeprefix(_ONCE)),
         (f"{STORE} lost_its_lease", f"{FAILPOINTS} freeze-before-the-end-is-written"),
