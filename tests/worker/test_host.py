@@ -16,7 +16,15 @@ from pydantic import SecretStr
 from redis.asyncio import Redis
 from sqlalchemy import text
 
-from agent_core import AgentStart, JournalError, StepStart, ToolExecutionStart
+from agent_core import (
+    AgentStart,
+    JournalError,
+    LlmContext,
+    ModelCall,
+    StepStart,
+    StreamOptions,
+    ToolExecutionStart,
+)
 from deploy.local.ports import free_port
 from deploy.local.postgres import EmbeddedPostgres
 from shared.errors import StoreUnavailable
@@ -140,7 +148,7 @@ async def listening(task: RunningTask) -> Answer:
 # -- hints --------------------------------------------------------------------------------------
 
 
-async def test_a_hint_runs_a_sessions_tasks_to_the_end_in_order(hosts: Hosts, db: Database) -> None:
+async def test_a_hint_runs_a_manytasks_to_the_end_in_order(hosts: Hosts, db: Database) -> None:
     session = await new_session(db)
     for word in ("one", "two", "three"):
         await accept(db, session, word)
@@ -590,6 +598,41 @@ async def test_a_service_that_dies_ends_the_process(
         assert host.failure is not None
     finally:
         await db.run(text("alter table sessions rename column renamed to hints"))
+
+
+async def test_who_waits_for_the_provider_holds_no_connection(hosts: Hosts, db: Database) -> None:
+    """Of twelve calls one is under way, the others wait; all that this worker has is a single
+    connection, and leases that must be renewed."""
+    asking, go = Counter[str](), Flag()
+
+    async def run(task: RunningTask) -> Answer:
+        if task.action.get("text") == "ask":
+            asking["calls"] += 1
+            options = StreamOptions(api_key="key", session_id=str(task.session_id))
+            ask = ModelCall(task.resources.model, task.user_id, LlmContext(), options)
+            assert task.resources.limiter is not None
+            async with task.resources.limiter.admit(ask):
+                await go.wait()
+        return await echo(task)
+
+    async def all_ask() -> bool:
+        return asking["calls"] == 12
+
+    host = hosts.start(run, model_concurrency=1, database_pool=1, lease_seconds=1.0)
+    many = [await new_session(db, started=True) for _ in range(13)]
+    for session in many[:-1]:
+        await accept(db, session, "ask")
+        host.submit(session)
+    await until(all_ask)
+    for number in range(5):
+        await accept(db, many[-1], str(number))
+        host.submit(many[-1])
+        await idle(db, many[-1])
+    go.set()
+    for session in many:
+        await idle(db, session)
+
+    assert asking["calls"] == 12  # and no lease was lost
 
 
 async def test_a_line_to_redis_that_was_reset_ends_no_service(
