@@ -20,8 +20,9 @@ class _Telling(AbstractConnection):
     """A connection that says it was lost as all others say it.
 
     redis-py looks for the end of an idle connection before it uses one, but not for a reset: a
-    server that was killed sends one, and so does a load balancer that has forgotten it. uvloop
-    then answers the next write with a RuntimeError, which nobody takes for an error of Redis.
+    server that was killed sends one to connections that it had not taken yet, a load balancer to
+    those that it has forgotten. uvloop then answers the next write with a RuntimeError, which
+    nobody takes for an error of Redis.
     """
 
     async def send_packed_command(

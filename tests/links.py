@@ -10,7 +10,9 @@ from urllib.parse import urlsplit
 
 class SlowLink:
     """A proxy on loopback. `delay` is how many seconds each answer of the server is held back;
-    while `silent` is set no answer comes at all.
+    while `silent` is set no answer comes at all. While `refuses` is set each connection is reset as
+    soon as it is made, and counted in `refused`: a server that was killed does so to those that it
+    had not taken yet.
     """
 
     def __init__(self, url: str) -> None:
@@ -22,6 +24,8 @@ class SlowLink:
         self._speaking = asyncio.Event()
         self._speaking.set()
         self.delay = 0.0
+        self.refuses = False
+        self.refused = 0
         self.url = ""
 
     @asynccontextmanager
@@ -49,14 +53,14 @@ class SlowLink:
         """End every connection as a server does that was killed with something unread: no end of
         the stream, but a reset."""
         for writer in self._writers:
-            if writer.is_closing():
-                continue
-            line = writer.get_extra_info("socket")
-            line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            writer.transport.abort()
+            _reset(writer)
         self._writers.clear()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.refuses:
+            self.refused += 1
+            _reset(writer)
+            return
         try:
             far_reader, far_writer = await asyncio.open_connection(self._host, self._port)
         except OSError:
@@ -93,3 +97,10 @@ class SlowLink:
                     await writer.drain()
         finally:
             writer.close()
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    if not writer.is_closing():
+        line = writer.get_extra_info("socket")
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.transport.abort()

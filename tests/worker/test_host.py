@@ -645,6 +645,9 @@ async def test_a_line_to_redis_that_was_reset_ends_no_service(
     async def told_again() -> bool:
         return terminated.is_set() or await redis.zcount(homes, told, "+inf") > 0
 
+    async def refused_often() -> bool:
+        return terminated.is_set() or link.refused > 30
+
     session = await new_session(db)
     async with SlowLink(hosts.settings.redis_url.get_secret_value()).running() as link:
         host = hosts.start(echo, redis_url=SecretStr(link.url))
@@ -654,6 +657,10 @@ async def test_a_line_to_redis_that_was_reset_ends_no_service(
             seconds, micros = await redis.time()
             told = seconds * 1000 + micros / 1000 + GONE_SECONDS * 1000
         await until(told_again)
+        link.refuses = True
+        link.reset()
+        await until(refused_often)
+        link.refuses = False
         assert host.failure is None
         host.submit(session)
         await idle(db, session)
