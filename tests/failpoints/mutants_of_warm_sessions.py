@@ -1,4 +1,5 @@
-"""What is taken out of warm sessions: what a worker has in memory, and which worker is hinted."""
+"""What is taken out of warm sessions: what a worker has in memory, which worker is hinted, how a
+session is claimed in one exchange, and what of the servers' troubles a worker knows."""
 
 from tests.failpoints.mutant import Change, Mutant
 
@@ -164,6 +165,17 @@ OF_WARM_SESSIONS = [
             "tests/shared/test_outcomes.py arrive_together",
             "tests/worker/test_lost_answers.py many_cuts",
         ),
+    ),
+    Mutant(
+        "a claim in one exchange counts no attempt",
+        (
+            Change(
+                CLAIMS,
+                "claims = claims + 1,\n            attempts = attempts + 1,",
+                "claims = claims + 1,",
+            ),
+        ),
+        ("tests/shared/test_leases.py attempts_are_counted", "tests/shared/test_state_machine.py"),
     ),
     Mutant(
         "a claim in one exchange takes what is in quarantine",
