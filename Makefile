@@ -1,6 +1,6 @@
 # `make up` and `make test` do all of their own set-up; only Python >= 3.11, make and a C library are needed.
 .DEFAULT_GOAL := help
-.PHONY: help setup up test coverage chaos mutants bench bench-growth figures check format story-check clean
+.PHONY: help setup up test coverage chaos pooled mutants bench bench-growth figures check format story-check clean
 
 PYTHON ?= python3
 TARGETS ?= fireside,naive
@@ -36,12 +36,16 @@ coverage: .venv/.ready  ## lines and branches of agent_core that its own tests r
 	$(BIN)/python -m pytest tests/agent_core --cov=agent_core --cov-branch --cov-fail-under=95 -q
 
 # What `make chaos` without a SEED runs after its seeds: targets of this file.
-HEAVY := mutants
+HEAVY := pooled mutants
 
-chaos: .venv/.ready  ## real processes under seeded faults (SEED=7 ACTIONS=240; without SEED: 20 of them and all mutants)
+chaos: .venv/.ready  ## real processes under seeded faults (SEED=7 ACTIONS=240; without SEED: 20 of them, one behind a pooler, all mutants)
 	@$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(SEEDS),--seeds $(SEEDS)) \
 		$(if $(ACTIONS),--actions $(ACTIONS)) $(if $(FAULTS),--faults $(FAULTS)) $(if $(POOLER),--pooler)
 	$(if $(SEED),,$(if $(HEAVY),@$(MAKE) --no-print-directory $(HEAVY)))
+
+pooled: .venv/.ready  ## one seed with Postgres behind pgbouncer in transaction mode, if it is installed
+	$(if $(shell PATH=$$PATH:/usr/sbin command -v pgbouncer),$(BIN)/python -m tests.chaos --seed 7 --pooler,\
+		@echo "pgbouncer is not installed: no seed behind a pooler")
 
 mutants: .venv/.ready  ## take each safeguard out of a copy; every test that watches it must fail
 	$(BIN)/python -m tests.failpoints.mutants --all

@@ -1,10 +1,56 @@
 """How this process reaches Redis: a bounded pool that waits, with time-outs on everything."""
 
+from collections.abc import Iterable
+
 from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.connection import (
+    AbstractConnection,
+    Connection,
+    SSLConnection,
+    UnixDomainSocketConnection,
+)
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from shared.settings import Settings
+
+
+class _Telling(AbstractConnection):
+    """A connection that says it was lost as all others say it.
+
+    redis-py looks for the end of an idle connection before it uses one, but not for a reset: a
+    server that was killed sends one to connections that it had not taken yet, a load balancer to
+    those that it has forgotten. uvloop then answers the next write with a RuntimeError, which
+    nobody takes for an error of Redis.
+    """
+
+    async def send_packed_command(
+        self, command: bytes | str | Iterable[bytes], check_health: bool = True
+    ) -> None:
+        try:
+            await super().send_packed_command(command, check_health)
+        except RuntimeError as error:
+            raise RedisConnectionError(str(error)) from error
+
+
+class _OverTcp(_Telling, Connection):
+    pass
+
+
+class _OverTls(_Telling, SSLConnection):
+    pass
+
+
+class _OverSocket(_Telling, UnixDomainSocketConnection):
+    pass
+
+
+_CLASSES: dict[type[AbstractConnection], type[AbstractConnection]] = {
+    Connection: _OverTcp,
+    SSLConnection: _OverTls,
+    UnixDomainSocketConnection: _OverSocket,
+}
 
 
 def connect_redis(settings: Settings) -> Redis:
@@ -26,4 +72,5 @@ def connect_redis(settings: Settings) -> Redis:
         client_name="fireside",
         **over_tcp,
     )
+    pool.connection_class = _CLASSES[pool.connection_class]
     return Redis.from_pool(pool)

@@ -1,6 +1,8 @@
-"""A link to a server over TCP that can be slow, fall silent or be cut."""
+"""A link to a server over TCP that can be slow, fall silent, be cut or be reset."""
 
 import asyncio
+import socket
+import struct
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from urllib.parse import urlsplit
@@ -8,7 +10,9 @@ from urllib.parse import urlsplit
 
 class SlowLink:
     """A proxy on loopback. `delay` is how many seconds each answer of the server is held back;
-    while `silent` is set no answer comes at all.
+    while `silent` is set no answer comes at all. While `refuses` is set each connection is reset as
+    soon as it is made, and counted in `refused`: a server that was killed does so to those that it
+    had not taken yet.
     """
 
     def __init__(self, url: str) -> None:
@@ -16,9 +20,12 @@ class SlowLink:
         self._host, self._port = parts.hostname or "", parts.port or 0
         self._far_url = url
         self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
         self._speaking = asyncio.Event()
         self._speaking.set()
         self.delay = 0.0
+        self.refuses = False
+        self.refused = 0
         self.url = ""
 
     @asynccontextmanager
@@ -42,12 +49,24 @@ class SlowLink:
         """Go on."""
         self._speaking.set()
 
+    def reset(self) -> None:
+        """End every connection as a server does that was killed with something unread: no end of
+        the stream, but a reset."""
+        for writer in self._writers:
+            _reset(writer)
+        self._writers.clear()
+
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.refuses:
+            self.refused += 1
+            _reset(writer)
+            return
         try:
             far_reader, far_writer = await asyncio.open_connection(self._host, self._port)
         except OSError:
             writer.close()
             return
+        self._writers.add(writer)
         self._begin(self._ask(reader, far_writer))
         self._begin(self._answer(far_reader, writer))
 
@@ -78,3 +97,10 @@ class SlowLink:
                     await writer.drain()
         finally:
             writer.close()
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    if not writer.is_closing():
+        line = writer.get_extra_info("socket")
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.transport.abort()

@@ -31,8 +31,9 @@ AnyRow: TypeAlias = Row | SqlRow[*tuple[Any, ...]]
 Rows = Sequence[AnyRow]
 RawConnection: TypeAlias = psycopg.AsyncConnection[Any]
 
-_UNAVAILABLE_CLASSES = ("08", "53", "55", "57")
-"""SQLSTATE classes: connection, resources, object in use (lock time-out), operator's doing."""
+_UNAVAILABLE_CLASSES = ("08", "53", "55", "57", "58")
+"""SQLSTATE classes: connection, resources, object in use (lock time-out), operator's doing, and
+what the server's own machine refuses it (a disk that fails)."""
 
 
 @dataclass(slots=True)

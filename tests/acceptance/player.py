@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidMessage
 
 Frame = dict[str, Any]
 TERMINAL = {"task_completed", "task_failed", "task_cancelled", "task_dead"}
@@ -57,7 +57,7 @@ class Player:
                 async with self.socket() as socket:
                     while not done(self.events):
                         self.take(json.loads(await socket.recv()))
-            except (ConnectionClosed, OSError):
+            except (ConnectionClosed, InvalidMessage, OSError):  # also before the handshake
                 continue
 
     async def until_ended(self, *tasks: str) -> None:

@@ -82,9 +82,9 @@ class Storm:
             for name, child in self.stage.processes.items():
                 if not child.alive and not self._held[name].locked():
                     async with self._held[name]:
-                        said = " | ".join(child.output()[-3:])
                         how = describe(child.returncode)
-                        self.crashes.append(Crash(name, time.time(), how, said[-600:]))
+                        said = last_words(child.output())
+                        self.crashes.append(Crash(name, time.time(), how, said))
                         await serves(child)
             await asyncio.sleep(0.2)
 
@@ -197,6 +197,14 @@ class Storm:
                     row = await (await connection.execute(_STILL_WAITING, waiting)).fetchone()
                     left = row[0] if row else 0
                 self.hinted.append((len(rows), round(time.time() - since, 2) if rows else 0.0))
+
+
+def last_words(lines: Sequence[str]) -> str:
+    """What a process said from its first error on, and at its end: the cause may stand well before
+    what followed from it."""
+    first = next((no for no, line in enumerate(lines) if "[error" in line), len(lines))
+    chosen = [no for no in range(len(lines)) if first <= no < first + 60 or no >= len(lines) - 3]
+    return " | ".join(lines[no] for no in chosen)
 
 
 async def serves(child: Child) -> None:

@@ -9,6 +9,7 @@ from tests.chaos.checker import KINDS
 from tests.chaos.plan import FAULTS, FIRST, MODES, make_plan
 from tests.chaos.report import draw, write_report
 from tests.chaos.run import Result, run, summary
+from tests.chaos.storm import last_words
 
 
 @pytest.fixture
@@ -83,3 +84,11 @@ def test_the_report_has_a_table_and_a_picture(tmp_path: Path) -> None:
     assert "| 1 | 7 | 7 | 7 | 7 | 7 | 0 | 0 | 0 | 0 | 0 | 1.030 | 2 | 60.0 |" in text
     assert (tmp_path / "images" / "chaos-recovery.svg").read_text().count("<circle") == 2
     assert draw([]).startswith("<svg")
+
+
+def test_what_a_process_said_last_begins_with_its_first_error() -> None:
+    said = ["[info     ] begun", "[error    ] a service ended", "Traceback", "[warning  ] drained"]
+    assert last_words(said) == "[error    ] a service ended | Traceback | [warning  ] drained"
+    assert last_words(said[:1] * 5) == " | ".join(said[:1] * 3)
+    many = last_words([said[1], *map(str, range(100))]).split(" | ")
+    assert (many[0], many[1], many[-1], len(many)) == (said[1], "0", "99", 63)

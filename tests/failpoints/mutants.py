@@ -18,6 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.local.server import ROOT
+from tests.failpoints.mutant import Change, Mutant
+from tests.failpoints.mutants_of_ledger import OF_LEDGER
+from tests.failpoints.mutants_of_memories import OF_MEMORIES
+from tests.failpoints.mutants_of_warm_sessions import OF_WARM_SESSIONS
 
 TREE = ("agent_core", "api", "deploy", "examples", "shared", "stories", "tests", "worker")
 """What the tests need of the tree."""
@@ -28,46 +32,12 @@ TEST_SECONDS = 300
 CLAIMS = "shared/store/claims.py"
 CONNECTION = "shared/store/connection.py"
 LEASES = "shared/store/leases.py"
-CONSOLIDATION = "shared/store/consolidation.py"
 SWEEPS = "shared/store/sweeps.py"
 FIRST_SCHEMA = "shared/migrations/versions/0001_first.py"
 TASK_LOG = "worker/task_log.py"
 STORE = "tests/shared/test_leases.py"
 MACHINE = "tests/shared/test_state_machine.py"
 FAILPOINTS = "tests/failpoints/test_failpoints.py"
-
-
-class StaleMutantError(Exception):
-    """The text that a mutant replaces is not in its file exactly once."""
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One exact text of a file, and what stands there instead."""
-
-    file: str
-    old: str
-    new: str
-
-    def changed(self, root: Path) -> str:
-        """The file's text with the change in it; raises StaleMutantError."""
-        text = (root / self.file).read_text(encoding="utf-8")
-        if text.count(self.old) != 1:
-            raise StaleMutantError(f"{self.file} has {text.count(self.old)} times: {self.old}")
-        return text.replace(self.old, self.new)
-
-
-@dataclass(frozen=True, slots=True)
-class Mutant:
-    """A safeguard that is missing, and where to look for who misses it: the quickest first.
-
-    Args:
-        tests: each is a file, after `::` a test, after a blank what `-k` chooses.
-    """
-
-    name: str
-    changes: tuple[Change, ...]
-    tests: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,15 +84,26 @@ _TELL_FIRST = """row = await self._db.row(
             await self.tell(claim, told)
         """
 
-MUTANTS = [
+MUTANTS: list[Mutant] = [
     Mutant(
         "writes are not fenced",
         _leases(_FENCE + _WRITE_RETURNS, _ANYBODY + _WRITE_RETURNS),
+        (f"{STORE} lost_its_lease", f"{STORE} successor_ended"),
+    ),
+    Mutant(
+        # A zombie has mostly written more often than its successor, whose number keeps it out.
+        "writes are neither fenced nor numbered",
+        _leases(_FENCE + _WRITE_RETURNS, _ANYBODY + _WRITE_RETURNS.removeprefix(_ONCE)),
         (f"{STORE} lost_its_lease", f"{FAILPOINTS} freeze-before-the-answer"),
     ),
     Mutant(
         "ends are not fenced",
         _leases(_FENCE + _END_RETURNS, _ANYBODY + _END_RETURNS),
+        (f"{STORE} lost_its_lease", f"{STORE} successor_ended"),
+    ),
+    Mutant(
+        "ends are neither fenced nor numbered",
+        _leases(_FENCE + _END_RETURNS, _ANYBODY + _END_RETURNS.removeprefix(_ONCE)),
         (f"{STORE} lost_its_lease", f"{FAILPOINTS} freeze-before-the-end-is-written"),
     ),
     Mutant(
@@ -392,43 +373,6 @@ MUTANTS = [
         (f"{FAILPOINTS} gateway",),
     ),
     Mutant(
-        "a range of messages is consolidated twice",
-        (Change(CONSOLIDATION, " and consolidated = :first - 1\n", "\n"),),
-        ("tests/shared/test_consolidation.py ends_of_one_range",),
-    ),
-    Mutant(
-        "two consolidations of a session are ordered at once",
-        (
-            Change(
-                CONSOLIDATION,
-                "if (await connection.execute(_UNDER_WAY, under_way)).first() is not None:",
-                "if not under_way:",
-            ),
-        ),
-        ("tests/shared/test_consolidation.py orders_at_once",),
-    ),
-    Mutant(
-        "what only the agent said is learned",
-        (Change("worker/extraction.py", 'if one.role == "user" and wanted', "if wanted"),),
-        ("tests/worker/test_extraction.py bear_out",),
-    ),
-    Mutant(
-        "a session is shown each new soul at once",
-        (Change(CLAIMS, "o.version = s.soul_version", "o.version = c.soul_version"),),
-        ("tests/shared/test_souls.py began_with",),
-    ),
-    Mutant(
-        "a soul is merged without the lease",
-        (
-            Change(
-                LEASES,
-                "        if row is None:\n            return None\n        if edits:",
-                "        if edits:",
-            ),
-        ),
-        ("tests/shared/test_souls.py lost_the_lease",),
-    ),
-    Mutant(
         "an erased user's worker writes on",
         (
             Change(
@@ -439,6 +383,9 @@ MUTANTS = [
         ),
         ("tests/shared/test_erasure.py fenced_off",),
     ),
+    *OF_LEDGER,
+    *OF_MEMORIES,
+    *OF_WARM_SESSIONS,
 ]
 
 

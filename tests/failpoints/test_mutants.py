@@ -3,7 +3,8 @@
 import pytest
 
 from deploy.local.server import ROOT
-from tests.failpoints.mutants import MUTANTS, Mutant
+from tests.failpoints.mutant import Mutant
+from tests.failpoints.mutants import MUTANTS
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name.replace(" ", "-"))

@@ -269,6 +269,7 @@ async def test_a_connection_that_is_ended(
         "do $$ begin raise exception using errcode = '40001'; end $$",
         "do $$ begin raise exception using errcode = '53300'; end $$",
         "do $$ begin raise exception using errcode = '57P01'; end $$",
+        "do $$ begin raise exception using errcode = '58030'; end $$",
         "set transaction read only; delete from stories",
     ],
 )

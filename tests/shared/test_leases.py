@@ -433,6 +433,17 @@ async def _end(db: Database, claim: Claim) -> object:
     return await leases.end(db, claim, outcome)
 
 
+async def _numbered_write(db: Database, claim: Claim) -> object:
+    """As workers write: the number says nothing about whose it is, a successor counts as well."""
+    return await leases.write(
+        db, claim, [NewEvent("turn_start", {})], lease_seconds=LEASE, writes=0
+    )
+
+
+async def _numbered_end(db: Database, claim: Claim) -> object:
+    return await leases.end(db, claim, completed(), writes=0)
+
+
 async def _journal(db: Database, claim: Claim) -> object:
     return await leases.write(db, claim, [], [STEP], lease_seconds=LEASE)
 
@@ -448,7 +459,9 @@ async def _release(db: Database, claim: Claim) -> object:
     raise LeaseLost
 
 
-@pytest.mark.parametrize("attempt", [_write, _end, _journal, _heartbeat, _release])
+@pytest.mark.parametrize(
+    "attempt", [_write, _end, _numbered_write, _numbered_end, _journal, _heartbeat, _release]
+)
 async def test_a_worker_that_lost_its_lease_changes_nothing(db: Database, attempt: Attempt) -> None:
     session = await new_session(db)
     await say(db, session)
@@ -769,6 +782,22 @@ async def test_a_release_and_an_end_make_the_next_task_due_at_once(db: Database)
 
     assert await sweeps.sweep(db) == [released, ended]
     assert [await hints(db, one) for one in (released, ended)] == [(1, 1), (1, 1)]
+
+
+async def test_a_restart_of_postgres_leaves_leases_to_their_workers_for_a_while(
+    db: Database,
+) -> None:
+    """They could not renew them while it was away; what nobody had is for everybody at once."""
+    leased, waiting = await new_session(db), await new_session(db)
+    await claims.claim(db, leased, lease_seconds=-1, history=1)
+    since = await db.row(
+        text("select extract(epoch from clock_timestamp() - pg_postmaster_start_time())")
+    )
+    assert since is not None
+    await db.run(text("update sessions set hint_at = clock_timestamp() - interval '1 s'"))
+
+    assert await sweeps.sweep(db, grace=float(since[0]) + 60) == [waiting]
+    assert await sweeps.sweep(db, grace=float(since[0]) - 1) == [leased]
 
 
 async def test_a_sweep_takes_the_longest_waiting_first(db: Database) -> None:

@@ -27,6 +27,7 @@ from shared.store import characters, leases, memories, sessions, vectors
 from shared.store.database import Database
 from shared.store.memories import Cue, Vector
 from tests.shared.sessions import ME, claimed, finish, say
+from tests.shared.tables import dump
 from tests.shared.test_leases import taken_over
 from tests.waiting import within
 
@@ -120,6 +121,22 @@ async def test_a_lost_lease_leaves_no_memory(db: Database) -> None:
         await leases.end(db, zombie, Outcome("completed", [], [user("I was late.")]))
 
     assert await recalled(db, character, "late") == []
+    assert (await dump(db))["memories"] == []  # a later message would have it recalled
+
+
+async def test_a_lost_lease_leaves_the_branch_of_memories_alone(db: Database) -> None:
+    session, character = await chat(db)
+    await exchange(db, session, user("one"), answer("two"))
+    await exchange(db, session, user("three"), answer("four"))
+    await go_to(db, session, 2)
+    await say(db, session)
+    zombie, _ = await taken_over(db, session)
+
+    with pytest.raises(LeaseLost):
+        await leases.end(db, zombie, Outcome("completed", [], [user("I was late.")]))
+
+    await go_to(db, session, 4)  # what was undone is wanted again
+    assert texts(await recalled(db, character, "one")) == ["one", "two", "three", "four"]
 
 
 async def test_tools_thoughts_and_failures_are_not_remembered(db: Database) -> None:

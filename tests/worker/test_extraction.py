@@ -85,6 +85,7 @@ def test_what_the_user_said_is_kept_with_its_sources() -> None:
         finding("The user plays the violin.", 2, 3, quote="I play the violin"),
         finding("The character sailed to Crete.", 3, 4, quote="I paint boats"),
         finding("The user adores opera.", 3, quote="I paint boats"),
+        finding("The user paints boats.", 3, quote="I paint large boats"),
         finding("The user paints boats.", 3, quote=""),
         finding("The user paints boats.", 3, quote="I"),
         finding("The user paints boats.", 3, quote=" ,. "),
@@ -142,6 +143,8 @@ def test_what_is_refused_ends_nothing() -> None:
     opera = finding("The user adores opera.", 3, quote="I paint boats", replaces=[1, 2])
 
     assert extracted(answer(opera), MATERIAL, 1, 5) == Extraction([], refused=1)
+    found = extracted(answer(opera, GRAZ), MATERIAL, 1, 5)
+    assert [one.replaces for one in found.findings] == [[VIENNA]]
 
 
 def test_languages_without_blanks() -> None:

@@ -16,15 +16,25 @@ from pydantic import SecretStr
 from redis.asyncio import Redis
 from sqlalchemy import text
 
-from agent_core import AgentStart, JournalError, StepStart, ToolExecutionStart
+from agent_core import (
+    AgentStart,
+    JournalError,
+    LlmContext,
+    ModelCall,
+    StepStart,
+    StreamOptions,
+    ToolExecutionStart,
+)
 from deploy.local.ports import free_port
 from deploy.local.postgres import EmbeddedPostgres
 from shared.errors import StoreUnavailable
 from shared.events import Publisher, channel, decode_lines
+from shared.homes import GONE_SECONDS
 from shared.records import Event, Task
 from shared.redis_pool import connect_redis
 from shared.store import actions, sessions
 from shared.store.database import Database
+from tests.links import SlowLink
 from tests.shared.invariants import broken
 from tests.shared.sessions import ME, new_session
 from tests.shared.sessions import say as accept
@@ -139,7 +149,7 @@ async def listening(task: RunningTask) -> Answer:
 # -- hints --------------------------------------------------------------------------------------
 
 
-async def test_a_hint_runs_a_sessions_tasks_to_the_end_in_order(hosts: Hosts, db: Database) -> None:
+async def test_a_hint_runs_a_manytasks_to_the_end_in_order(hosts: Hosts, db: Database) -> None:
     session = await new_session(db)
     for word in ("one", "two", "three"):
         await accept(db, session, word)
@@ -589,6 +599,76 @@ async def test_a_service_that_dies_ends_the_process(
         assert host.failure is not None
     finally:
         await db.run(text("alter table sessions rename column renamed to hints"))
+
+
+async def test_who_waits_for_the_provider_holds_no_connection(hosts: Hosts, db: Database) -> None:
+    """Of twelve calls one is under way, the others wait; all that this worker has is a single
+    connection, and leases that must be renewed."""
+    asking, go = Counter[str](), Flag()
+
+    async def run(task: RunningTask) -> Answer:
+        if task.action.get("text") == "ask":
+            asking["calls"] += 1
+            options = StreamOptions(api_key="key", session_id=str(task.session_id))
+            ask = ModelCall(task.resources.model, task.user_id, LlmContext(), options)
+            assert task.resources.limiter is not None
+            async with task.resources.limiter.admit(ask):
+                await go.wait()
+        return await echo(task)
+
+    async def all_ask() -> bool:
+        return asking["calls"] == 12
+
+    host = hosts.start(run, model_concurrency=1, database_pool=1, lease_seconds=1.0)
+    many = [await new_session(db, started=True) for _ in range(13)]
+    for session in many[:-1]:
+        await accept(db, session, "ask")
+        host.submit(session)
+    await until(all_ask)
+    for number in range(5):
+        await accept(db, many[-1], str(number))
+        host.submit(many[-1])
+        await idle(db, many[-1])
+    go.set()
+    for session in many:
+        await idle(db, session)
+
+    assert asking["calls"] == 12  # and no lease was lost
+
+
+async def test_a_line_to_redis_that_was_reset_ends_no_service(
+    hosts: Hosts, db: Database, redis: Redis, terminated: Flag
+) -> None:
+    """It says that it is there several times a second, over a line that is idle in between."""
+    homes = f"fireside:homes:{hosts.settings.queue}"
+    told = 0.0
+
+    async def told_again() -> bool:
+        return terminated.is_set() or await redis.zcount(homes, told, "+inf") > 0
+
+    async def refused_often() -> bool:
+        return terminated.is_set() or link.refused > 30
+
+    session = await new_session(db)
+    async with SlowLink(hosts.settings.redis_url.get_secret_value()).running() as link:
+        host = hosts.start(echo, redis_url=SecretStr(link.url))
+        for _ in range(5):
+            await until(told_again)
+            link.reset()
+            seconds, micros = await redis.time()
+            told = seconds * 1000 + micros / 1000 + GONE_SECONDS * 1000
+        await until(told_again)
+        link.refuses = True
+        link.reset()
+        await until(refused_often)
+        link.refuses = False
+        assert host.failure is None
+        host.submit(session)
+        await idle(db, session)
+        await within(asyncio.to_thread(host.drain))
+
+    assert host.failure is None
+    assert not terminated.is_set()
 
 
 class Stubborn:

@@ -41,7 +41,7 @@ from worker.agents import RegisteredAgent, Resources
 from worker.attempt import run_attempt
 from worker.companion import CompanionAgent
 from worker.metering import Meter, Tariff
-from worker.task_log import TaskLog
+from worker.task_log import AttemptLostError, TaskLog
 
 MODEL = replace(SCRIPTED_MODEL, retry_delay=0.001)
 PRICE = Price(Decimal(2), Decimal(8), Decimal("0.5"), Decimal(3), "test-1")
@@ -325,6 +325,19 @@ async def test_what_is_left_is_asked_after_what_was_spent_is_written() -> None:
     assert seen == [1]
 
 
+async def test_what_is_left_is_asked_of_a_ledger_with_every_call_in_it() -> None:
+    """A call that is tried again has no step of its own, whose beginning would be written first."""
+
+    class Asked(KeepingStore):
+        async def left(self, claim: Claim) -> Decimal | None:
+            return Decimal(len(self.ledger))
+
+    log = TaskLog(claim(), Asked(), on_lost=lambda: None)
+    for number in (1, 2):
+        log.enter(LedgerEntry(0, "m/m", "reply", "error", reported=True))
+        assert await log.left() == number
+
+
 async def test_what_is_left_stands_while_postgres_is_away() -> None:
     books = Books(StoreUnavailable("away"), Decimal(0))
     meter = Meter(paid("1"), books, TARIFF)
@@ -392,7 +405,8 @@ async def test_a_call_that_ends_after_its_attempt_was_lost_is_not_lost() -> None
     assert sorted(one.no for one in late) == [0, 1]
 
 
-async def test_calls_of_a_write_that_failed_come_late() -> None:
+@pytest.mark.parametrize("ends", [False, True])
+async def test_calls_of_a_write_that_failed_come_late(ends: bool) -> None:
     late: list[LedgerEntry] = []
     store = KeepingStore()
     log = TaskLog(
@@ -401,7 +415,7 @@ async def test_calls_of_a_write_that_failed_come_late() -> None:
     store.failure = StoreUnavailable("away")
     log.enter(LedgerEntry(0, "m/m", "reply", "done", reported=True))
 
-    with pytest.raises(Exception, match="away"):
-        await log.end("completed", data={"result": {}})
+    with pytest.raises(AttemptLostError, match="away"):
+        await (log.end("completed", data={"result": {}}) if ends else log.flush())
 
     assert [one.no for one in late] == [0]

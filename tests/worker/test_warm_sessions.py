@@ -499,6 +499,8 @@ async def test_a_worker_that_stops_is_nobodys_home(
     host = hosts.start(witness.run)
     await announced(redis, 1)
     await within(asyncio.to_thread(host.drain))
+    # Were it still there, the next worker to look would take it for one that froze.
+    assert await redis.zcard("fireside:homes:fireside") == 0
     session = await new_session(db)
     await hints.send([session], home=True)
 

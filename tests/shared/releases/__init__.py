@@ -1,8 +1,8 @@
 """What releases before this one do to the tables: their statements, frozen as they were.
 
-A folder holds the texts of `shared/store/{leases,actions}.py` of the last release whose head was
-that schema. A release that changes the schema adds a folder for the one before, and drops the
-oldest of more than two.
+A folder holds the texts of `shared/store/{actions,claims,leases,sweeps}.py` as they were when its
+schema was the head: of the first release, of the one that made the fleet durable, and of the last
+one before this schema. A release that changes the schema puts its predecessor in place of the last.
 """
 
 import hashlib
@@ -82,6 +82,9 @@ class Release:
                 "body_hash": hashlib.sha256(json.dumps(action).encode()).digest(),
                 "on_busy": "enqueue",
                 "alone": True,
+                "most": None,
+                "counted": 0,
+                "key_id": "",
             },
         )
         return UUID(str(row.id))
@@ -100,42 +103,40 @@ class Release:
 
     async def sweep(self) -> list[UUID]:
         """The sessions that are due for a hint."""
-        parameters = {"lock": 7_316_205_118, "limit": 200}
+        parameters = {"lock": 7_316_205_118, "limit": 200, "grace": 0.0}
         return [row.id for row in await self._db.rows(self._text("sweep"), parameters)]
 
     # Worker
 
     async def claim(self, session: UUID) -> OldClaim | None:
-        """Take the session and its next task."""
+        """Take the session and its next task: in one exchange as far as the release could."""
+        parameters = {"session": session, "lease_seconds": LEASE, "limit": 100}
+        parameters |= {"known": None, "generation": None, "head": None}
+        if (self._folder / "claim.sql").exists():
+            _, answer = await self._db.together(
+                (self._text("lock"), parameters), (self._text("claim"), parameters)
+            )
+            if (row := answer.first) is None:
+                return None
+            if not row.more:
+                return _old_claim(session, row, row, row.task_id)
         async with self._db.transaction() as connection:
-            parameters = {"session": session, "lease_seconds": LEASE}
             lease = (await connection.execute(self._text("take_lease"), parameters)).first()
             if lease is None:
                 return None
-            parameters = {"session": session, "epoch": lease.epoch}
+            parameters |= {"epoch": lease.epoch, "back_off": 0.0, "longest": 30.0}
             task = (await connection.execute(self._text("take_task"), parameters)).one()
-            of_task = {
-                "session": session,
-                "task": task.id,
+            task_id = task[0]  # `id` at first, `task_id` later
+            of_task = parameters | {
+                "task": task_id,
                 "task_seq": task.seq,
                 "queued_seq": task.queued_seq,
                 "head": lease.head_message,
-                "limit": 100,
             }
             await connection.execute(self._text("path"), of_task)
             steps = (await connection.execute(self._text("steps_of_task"), of_task)).all()
             events = (await connection.execute(self._text("events_of_task"), of_task)).all()
-        return OldClaim(
-            session,
-            lease.epoch,
-            lease.lease_token,
-            task.id,
-            task.seq,
-            task.claims,
-            lease.head_message,
-            steps,
-            events,
-        )
+        return _old_claim(session, lease, task, task_id, steps, events)
 
     async def write(self, claim: OldClaim, *kinds: str, step: int | None = None) -> bool:
         """Append events of these types, and a finished step; False where the lease was lost."""
@@ -154,6 +155,9 @@ class Release:
             "result": "{}",
             "error": None,
             "usage": None,
+            "task_usage": None,
+            "joined": [],
+            "memories": "[]",
         }
         return await self._db.row(self._text("end"), parameters) is not None
 
@@ -173,6 +177,8 @@ class Release:
             "task": claim.task,
             "task_seq": claim.task_seq,
             "event_count": len(kinds),
+            "writes": None,
+            "finished": step is not None,
             "events": json.dumps([{"type": kind, "data": {}} for kind in kinds]),
             "steps": json.dumps([] if step is None else steps),
         }
@@ -190,9 +196,30 @@ class Release:
 
     async def release(self, claim: OldClaim) -> bool:
         """Hand the session over."""
-        return await self._db.row(self._text("release"), claim.fence) is not None
+        return await self._db.row(self._text("release"), claim.fence | {"uncount": 1}) is not None
 
     async def _one(self, statement: TextClause, parameters: dict[str, Any]) -> AnyRow:
         row = await self._db.row(statement, parameters)
         assert row is not None
         return row
+
+
+def _old_claim(
+    session: UUID,
+    lease: AnyRow,
+    task: AnyRow,
+    task_id: UUID,
+    steps: Sequence[AnyRow] = (),
+    events: Sequence[AnyRow] = (),
+) -> OldClaim:
+    return OldClaim(
+        session,
+        lease.epoch,
+        lease.lease_token,
+        task_id,
+        task.seq,
+        task.claims,
+        lease.head_message,
+        steps,
+        events,
+    )

@@ -1,0 +1,1 @@
+/* claim lock */ select from sessions where id = :session for no key update
