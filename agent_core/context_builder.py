@@ -284,7 +284,7 @@ class ContextBuilder:
         return sum(self._tokens(message) for message in history[window.start :])
 
     def _tokens(self, message: Message) -> int:
-        return count_message_tokens(self._as_history(message))
+        return count_message_tokens(self._short(message))
 
     def _left_out(
         self,
@@ -321,9 +321,12 @@ class ContextBuilder:
 
     def _as_history(self, message: Message) -> Message:
         """A message of the past, which is not shown at any length."""
-        short = _shortened(message, self.budget.history // _LONGEST_SHARE)
+        short = self._short(message)
         # Its memories are shown, or not, by where the window was cut.
         return replace(short, details=None) if isinstance(short, UserMessage) else short
+
+    def _short(self, message: Message) -> Message:
+        return _shortened(message, self.budget.history // _LONGEST_SHARE)
 
 
 def _text(message: UserMessage) -> str:

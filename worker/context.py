@@ -26,7 +26,7 @@ from worker.tiers import Tier, tier_of
 
 log = structlog.get_logger(__name__)
 
-MOST_RECALLED = 64
+MOST_RECALLED = 32
 """How many memories the budget is filled from, the best first."""
 
 _AT_ONCE = 500
