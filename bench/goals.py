@@ -1,9 +1,10 @@
 """`python -m bench.goals`: what the rows of the last runs say about what was asked for."""
 
 import argparse
+import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,18 @@ from bench import report
 from bench.growth import cells_of
 
 RESULTS = Path(__file__).parent / "results"
+OTHERS = ("memory", "memory_scale", "cost", "ledger")
 Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """The rows of `python -m bench` and of `python -m bench.growth`."""
+    """The rows of `python -m bench` and of `python -m bench.growth`; by their names what other
+    programs found (`memory`, `memory_scale`, `cost` and `ledger`)."""
 
     rows: Sequence[Row]
     weights: Sequence[Row]
+    found: Mapping[str, Row] = field(default_factory=dict)
 
     def of(self, target: str, workload: str) -> Row:
         """A target's row; KeyError where there is none that worked."""
@@ -88,15 +92,62 @@ def _times(name: str, workload: str, *, less: bool = False) -> Callable[[Measure
 
 
 def _ours(
-    name: str, place: int | str | None = None, target: str = "fireside"
+    name: str, place: int | str | None = None, target: str = "fireside", workload: str = "A"
 ) -> Callable[..., float]:
-    """A figure of workload A; `place` is one of a list, or of a mapping."""
+    """A figure of a workload; `place` is one of a list, or of a mapping."""
 
     def figure(measured: Measured) -> float:
-        found = measured.of(target, "A")[name]
+        found = measured.of(target, workload)[name]
         return float(found if place is None else found[place])
 
     return figure
+
+
+def _found(name: str, *places: str) -> Callable[[Measured], float]:
+    """A figure of another program's: shares stand there from 0 to 1, goals for them in percent."""
+
+    def figure(measured: Measured) -> float:
+        value: Any = measured.found[name]
+        for place in places:
+            value = value[place]
+        if value is None:
+            raise KeyError(name)
+        return float(value)
+
+    return figure
+
+
+def _percent(name: str, *places: str) -> Callable[[Measured], float]:
+    share = _found(name, *places)
+    return lambda measured: 100 * share(measured)
+
+
+def _apart(run: str) -> Callable[[Measured], float]:
+    """Tokens between the provider's own numbers and the ledger's."""
+    provider, ledger = (
+        _found("ledger", run, "provider_tokens"),
+        _found("ledger", run, "ledger_tokens"),
+    )
+    return lambda measured: abs(provider(measured) - ledger(measured))
+
+
+def _beside_textbook() -> Iterator[Goal]:
+    """Better than the textbook server, in each workload and in each way."""
+    for workload in "ABC":
+        for what, name, less in (
+            ("turns/s, times", "turns_s", False),
+            ("CPU, times less than", "cpu_ms_turn", True),
+            ("memory, times less than", "peak_pss_mb", True),
+        ):
+            figure = _times(name, workload, less=less)
+            yield Goal(f"{workload}: {what} the textbook server", figure, 1, at_least=True)
+
+
+def _stalls() -> Iterator[Goal]:
+    for workload in "ABC":
+        for part in ("gateway", "worker"):
+            figure = _ours("longest_stall_ms", part, workload=workload)
+            yield Goal(f"{workload}: longest stall of the {part}, ms", figure, 50)
 
 
 P50, P99 = 0, 2
@@ -111,21 +162,8 @@ GOALS = (
     Goal("A: total over the model, p50, ms", _ours("total_over_ms", P50), 50),
     Goal("A: accept, p50, ms", _ours("accept_ms", P50), 8),
     Goal("A: accept, p99, ms", _ours("accept_ms", P99), 40),
-    Goal("A: longest stall of the gateway, ms", _ours("longest_stall_ms", "gateway"), 50),
-    Goal("A: longest stall of the worker, ms", _ours("longest_stall_ms", "worker"), 50),
-    Goal("A: turns/s, times the textbook server", _times("turns_s", "A"), 1, at_least=True),
-    Goal(
-        "A: CPU, times less than the textbook server",
-        _times("cpu_ms_turn", "A", less=True),
-        1,
-        at_least=True,
-    ),
-    Goal(
-        "A: memory, times less than the textbook server",
-        _times("peak_pss_mb", "A", less=True),
-        1,
-        at_least=True,
-    ),
+    *_stalls(),
+    *_beside_textbook(),
     Goal(
         "tasks in flight in one worker process, by way of litellm",
         lambda all_: float(all_.weight("in flight", "litellm")["count"]),
@@ -158,6 +196,58 @@ GOALS = (
         lambda all_: all_.worst_ratio("history"),
         1.15,
     ),
+    Goal("recall: R@10, %", _percent("memory", "recall", "10"), 74, at_least=True),
+    Goal("recall: R@20, %", _percent("memory", "recall", "20"), 81, at_least=True),
+    Goal(
+        "recall: R@10 of multi-hop, %",
+        _percent("memory", "by_category", "multi-hop", "10"),
+        45,
+        at_least=True,
+    ),
+    Goal(
+        "recall: evidence in 500 tokens, %",
+        _percent("memory", "coverage", "500"),
+        75,
+        at_least=True,
+    ),
+    Goal(
+        "recall: evidence in 1,000 tokens, %",
+        _percent("memory", "coverage", "1000"),
+        81,
+        at_least=True,
+    ),
+    Goal(
+        "the same, left one out: R@10, %",
+        _percent("memory", "fitted", "recall", "10"),
+        74,
+        at_least=True,
+    ),
+    Goal(
+        "the same, left one out: R@20, %",
+        _percent("memory", "fitted", "recall", "20"),
+        81,
+        at_least=True,
+    ),
+    Goal("recall among a million memories, p95, ms", _found("memory_scale", "ms", "p95"), 20),
+    Goal("chained user: input at the end against turn 200", _found("cost", "shows", "flat"), 1.1),
+    Goal("chained user: input a reply, mean tokens", _found("cost", "shows", "input_mean"), 2700),
+    Goal(
+        "chained user: of it cached when warm, %",
+        _percent("cost", "shows", "cached_share"),
+        80,
+        at_least=True,
+    ),
+    Goal(
+        "chained user: warm cost, of the last 50 sliding",
+        _found("cost", "shows", "to_sliding"),
+        0.4,
+    ),
+    Goal(
+        "chained user: warm cost, of the whole history", _found("cost", "shows", "to_whole"), 0.06
+    ),
+    Goal("evidence at that cost, %", _percent("cost", "shows", "coverage"), 74, at_least=True),
+    Goal("ledger: tokens apart from the provider, with faults", _apart("workers_live"), 0),
+    Goal("ledger: the same with workers killed", _apart("workers_killed")),
 )
 
 
@@ -168,14 +258,22 @@ def table(measured: Measured) -> str:
     )
 
 
+def _read(folder: Path) -> dict[str, Row]:
+    """What there is of other programs' results."""
+    files = {name: folder / f"{name}.json" for name in OTHERS}
+    return {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table, or put it into docs/performance.md."""
     parser = argparse.ArgumentParser(prog="python -m bench.goals", description=__doc__)
     parser.add_argument("--rows", type=Path, default=RESULTS / "latest.jsonl")
     parser.add_argument("--weights", type=Path, default=RESULTS / "growth.jsonl")
+    parser.add_argument("--found", type=Path, default=RESULTS, help="folder of memory.json, ...")
     parser.add_argument("--docs", type=Path, help="folder whose performance.md gets the table")
     options = parser.parse_args(argv)
-    measured = Measured(report.read_rows(options.rows), report.read_rows(options.weights))
+    rows, weights = report.read_rows(options.rows), report.read_rows(options.weights)
+    measured = Measured(rows, weights, _read(options.found))
     body = table(measured)
     print(body)
     if options.docs is not None:

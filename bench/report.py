@@ -97,6 +97,8 @@ def comparison(rows: Sequence[Row]) -> str:
             "first delta over the model p50 / p99",
             "total over the model p50",
             "at once",
+            "pieces a turn",
+            "messages shown to the model a turn",
         ),
         (
             (
@@ -108,9 +110,11 @@ def comparison(rows: Sequence[Row]) -> str:
                 _two(row["ttft_over_ms"]),
                 _number(row["total_over_ms"][0]),
                 row["conc_peak"],
+                _number(row["deltas_per_turn"]),
+                _number(_shown(row)),
             )
             if row["ok"]
-            else _failed(row, 8)
+            else _failed(row, 10)
             for row in rows
         ),
     )
@@ -145,6 +149,11 @@ def comparison(rows: Sequence[Row]) -> str:
         ),
     )
     return f"{seen}\n{cost}"
+
+
+def _shown(row: Row) -> float:
+    """Messages of all requests to the model for each turn of a round."""
+    return float(row["roles_seen"] * row.get("rounds", 1) / row["turns"])
 
 
 def _failed(row: Row, cells: int) -> list[object]:

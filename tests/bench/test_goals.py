@@ -36,8 +36,12 @@ WEIGHTS = [
 ]
 
 
-def lines(rows: list[dict[str, Any]], weights: list[dict[str, Any]]) -> dict[str, list[object]]:
-    measured = Measured(rows, weights)
+def lines(
+    rows: list[dict[str, Any]],
+    weights: list[dict[str, Any]],
+    found: dict[str, dict[str, Any]] | None = None,
+) -> dict[str, list[object]]:
+    measured = Measured(rows, weights, found or {})
     return {goal.what: goal.line(measured)[1:] for goal in GOALS}
 
 
@@ -54,6 +58,45 @@ def test_each_goal_is_compared_with_what_was_measured() -> None:
     assert found["CPU a turn, longest history against shortest"] == ["<= 1.15", "1.1", "yes"]
     assert found["each of them, KB (PSS)"] == ["<= 40", "35", "yes"]
     assert found["the same, the direct way, MB (PSS)"] == ["-", "160", "-"]
+
+
+def test_each_workload_counts() -> None:
+    """A server that is good in A alone does not pass."""
+    quick = {"gateway": 8.0, "worker": 9.0}
+    slow = {"gateway": 8.0, "worker": 62.8}
+    rows = [
+        row(longest_stall_ms=quick),
+        row("fireside", "C", longest_stall_ms=slow, turns_s=20.0, peak_pss_mb=900),
+        row("naive", "C", turns_s=40.0, peak_pss_mb=450),
+    ]
+
+    found = lines(rows, [])
+
+    assert found["A: longest stall of the worker, ms"][2] == "yes"
+    assert found["C: longest stall of the worker, ms"] == ["<= 50", "62.8", "**no**"]
+    assert found["C: turns/s, times the textbook server"] == [">= 1", "0.5", "**no**"]
+    assert found["C: memory, times less than the textbook server"] == [">= 1", "0.5", "**no**"]
+    assert found["B: turns/s, times the textbook server"][1] == "not measured"
+
+
+def test_what_other_programs_found_is_compared_too() -> None:
+    found = lines(
+        [],
+        [],
+        {
+            "memory": {"recall": {"10": 0.7668, "20": 0.8}, "coverage": {"500": 0.7636}},
+            "cost": {"shows": {"to_sliding": 0.35, "to_whole": 0.082, "coverage": None}},
+            "ledger": {"workers_live": {"provider_tokens": 100, "ledger_tokens": 99}},
+        },
+    )
+
+    assert found["recall: R@10, %"] == [">= 74", "76.7", "yes"]
+    assert found["recall: R@20, %"] == [">= 81", "80", "**no**"]
+    assert found["recall: R@10 of multi-hop, %"][1] == "not measured"
+    assert found["chained user: warm cost, of the whole history"] == ["<= 0.06", "0.082", "**no**"]
+    assert found["evidence at that cost, %"][1] == "not measured"
+    assert found["ledger: tokens apart from the provider, with faults"] == ["<= 0", "1", "**no**"]
+    assert found["recall among a million memories, p95, ms"][1] == "not measured"
 
 
 def test_what_was_not_measured_is_no_success() -> None:
@@ -76,11 +119,14 @@ def test_the_table_goes_into_the_document(tmp_path: Path) -> None:
     report.write_rows(tmp_path / "weights", WEIGHTS)
     (tmp_path / "performance.md").write_text("<!-- goals: begin -->\n<!-- goals: end -->")
     files = ["--rows", str(tmp_path / "rows"), "--weights", str(tmp_path / "weights")]
+    (tmp_path / "memory.json").write_text('{"recall": {"10": 0.75}}')
+    files += ["--found", str(tmp_path)]
 
     assert goals.main([*files, "--docs", str(tmp_path)]) == 0
 
     text = (tmp_path / "performance.md").read_text()
     assert "| A: turns/s, of the model alone | >= 0.9 | 0.985 | yes |" in text
+    assert "| recall: R@10, % | >= 74 | 75 | yes |" in text
 
 
 def test_the_plan_of_all_figures_says_how_long_it_takes(

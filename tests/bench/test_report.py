@@ -21,6 +21,7 @@ def row(target: str = "fireside", workload: str = "A", **figures: Any) -> dict[s
         "wall_s": 6.0,
         "turns_s": 33.1,
         "deltas_per_turn": 10.0,
+        "roles_seen": 1200,
         "accept_ms": [3.5, 5.0, 9.1],
         "ttft_over_ms": [15.0, 23.3, 38.7],
         "total_over_ms": [15.5, 23.3, 43.1],
@@ -55,6 +56,11 @@ def test_medians_are_taken_of_each_figure() -> None:
     assert merged["app_split"] == {"gateway": 2.0, "worker": 8.0}
     assert (merged["turns"], merged["ok"], merged["rounds"]) == (600, 600, 3)
     assert merged["turns_s_rounds"] == [30.0, 33.0, 36.0]
+
+
+def test_pieces_and_what_the_model_was_shown_are_told() -> None:
+    assert "| 50 | 10.0 | 6.0 |" in report.comparison([row()])
+    assert "| 50 | 10.0 | 6.0 |" in report.comparison([report.medians([row(), row(), row()])])
 
 
 def test_errors_of_any_round_stay_visible() -> None:
