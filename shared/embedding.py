@@ -31,10 +31,15 @@ TEXT_CHARACTERS = 1_000
 
 
 class Embeddings:
-    """What one process asks for. `listen_for_ever` must run, or nothing is asked."""
+    """What one process asks for. `listen_for_ever` must run, or nothing is asked.
 
-    def __init__(self, redis: Redis) -> None:
+    Args:
+        patience: seconds for which an answer is waited for.
+    """
+
+    def __init__(self, redis: Redis, *, patience: float = ANSWER_SECONDS) -> None:
         self._redis = redis
+        self._patience = patience
         self._channel = f"{EMBED_CHANNEL}:{uuid4().hex}"
         self._waiting: dict[str, asyncio.Future[Vector]] = {}
         self._hearing = False
@@ -49,7 +54,7 @@ class Embeddings:
         self._waiting[key] = answer
         request = {"id": key, "to": self._channel, "text": text[:TEXT_CHARACTERS]}
         try:
-            async with asyncio.timeout(ANSWER_SECONDS):
+            async with asyncio.timeout(self._patience):
                 if not await self._redis.publish(EMBED_CHANNEL, dumps(request)):
                     return None
                 return await answer

@@ -30,3 +30,6 @@ def fleet(
         stuck_seconds="5",
     ) as fleet:
         yield fleet
+        # An orderly end of a worker takes a second and more.
+        for child in [*fleet.workers, *fleet.gateways]:
+            child.kill()

@@ -18,6 +18,7 @@ from agent_core import (
     Model,
     ModelCall,
 )
+from agent_core.litellm_stream import preload
 from agent_core.testing import SCRIPTED_MODEL, Reply, ScriptedModel, ScriptedRequest, ScriptedStream
 from deploy.models.control import ScriptedModel as HttpModel
 from tests.story.playing import Table, begun, ruling, verdict
@@ -131,6 +132,7 @@ async def test_a_whole_say_over_http(scripted_model: HttpModel) -> None:
         {"match": {"json": False}, "reply": {"text": "He nods at you.", "usage": usage}},
     )
     table = Table()
+    preload()  # or else the first call may be given up for the time that this takes
     model = Model("scripted", "openai", base_url=scripted_model.url, max_attempts=1)
     table.runner = InProcess({"story": StoryAgent()}, Resources(model, "key", table.read))
     await table.done("start")

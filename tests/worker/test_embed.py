@@ -24,7 +24,7 @@ from shared.settings import Settings, load_settings
 from shared.store import characters, memories, vectors
 from shared.store.database import Database
 from shared.store.memories import Cue
-from tests.waiting import until, within
+from tests.waiting import PATIENCE, until, within
 from worker.embed import Answering, Filling, catch_up, check
 from worker.embedders import (
     EmbeddingsAway,
@@ -225,10 +225,12 @@ async def test_a_vector_is_brought_to_unit_length() -> None:
 
 @asynccontextmanager
 async def answering(
-    redis: Redis, *embedders: HashingEmbedder | Fickle | MiniLmEmbedder
+    redis: Redis,
+    *embedders: HashingEmbedder | Fickle | MiniLmEmbedder,
+    patience: float = PATIENCE,
 ) -> AsyncIterator[Embeddings]:
     """Embedding processes at work, and somebody who may ask them."""
-    asks = Embeddings(redis)
+    asks = Embeddings(redis, patience=patience)
     services = [asyncio.create_task(asks.listen_for_ever())]
     for embedder in embedders:
         process = Answering(redis, embedder)
@@ -270,9 +272,7 @@ async def test_two_processes_answer_a_question_once(redis: Redis) -> None:
 
 
 async def quickest(asks: Embeddings, *texts: str) -> float:
-    """The seconds after which the first of these questions to be given up was; an answer would
-    be waited for a quarter of a second.
-    """
+    """The fewest seconds after which one of these questions had no answer."""
     took = []
     for one in texts:
         began = time.monotonic()
@@ -283,7 +283,7 @@ async def quickest(asks: Embeddings, *texts: str) -> float:
 
 async def test_without_a_process_nobody_waits_and_no_words_stay(redis: Redis) -> None:
     async with answering(redis) as asks:
-        assert await quickest(asks, "a secret", "another", "a third") < 0.2
+        assert await quickest(asks, "a secret", "another", "a third") < 5
 
     assert await redis.keys("*") == []
 
@@ -291,9 +291,9 @@ async def test_without_a_process_nobody_waits_and_no_words_stay(redis: Redis) ->
 async def test_a_process_that_does_not_answer_is_not_asked_again_at_once(redis: Redis) -> None:
     away = Fickle()
     away.away = True
-    async with answering(redis, away) as asks:
+    async with answering(redis, away, patience=2.0) as asks:
         assert await asks.of("one") is None
-        assert await quickest(asks, "two", "three", "four") < 0.1
+        assert await quickest(asks, "two", "three", "four") < 1
 
 
 @pytest.mark.parametrize(
