@@ -47,7 +47,7 @@ class ContextBudget:
     summary: int = 260
     message: int = 32_000
     memories: int = 430
-    asides: int = 60
+    asides: int = 56
     kept: int = 0
     history: int = 6_000
     most: int = 28

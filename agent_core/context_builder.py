@@ -34,6 +34,7 @@ from agent_core.messages import (
 )
 from agent_core.prompt import PromptBuilder, with_memories
 from agent_core.recall import is_question
+from agent_core.recalled import filled, tokens_of, told_by_day
 from agent_core.tokens import count_context_tokens, count_message_tokens, count_tokens
 from agent_core.tools import AgentTool
 from agent_core.window import ContextWindow
@@ -44,7 +45,6 @@ _SMALLEST_MESSAGE = 64
 """Tokens that instructions and tools must leave."""
 
 _MESSAGE_FRAME = 8  # role and separators of a message, and what its parts are rounded by
-_LINE_TOKENS = 2  # the dash before a memory and the end of its line
 _BLOCK_TOKENS = 12  # the tags around memories
 
 _LONGEST_SHARE = 3
@@ -237,24 +237,14 @@ class ContextBuilder:
         most: int,
         room: int,
     ) -> list[RecalledMemory]:
-        """Memories that are to be added, as far as they fit beside those that stand there.
+        """Memories that are to be added, as they are told, as far as they fit beside those that
+        stand there.
 
         The budget is for what is recalled, whether it is added or stands there already.
         """
         there = {memory.id for memory in kept}
-        left = min(most, room) - _BLOCK_TOKENS
-        new: list[RecalledMemory] = []
-        lines: set[str] = set()
-        for memory in memories:
-            # One that is too long for what is left gives way to shorter ones behind it; what was
-            # said twice in the same words is shown once.
-            if _line_tokens(memory) > left or memory.text in lines:
-                continue
-            lines.add(memory.text)
-            left -= _line_tokens(memory)
-            if memory.id not in there:
-                new.append(memory)
-        return sorted(new, key=lambda memory: memory.said_at)
+        taken = filled(memories, min(most, room) - _BLOCK_TOKENS)
+        return told_by_day(memory for memory in taken if memory.id not in there)
 
     def _holds(
         self,
@@ -400,8 +390,4 @@ def _shortened_blocks(blocks: list[B], tokens: int) -> list[B]:
 
 def _memory_tokens(memories: Sequence[RecalledMemory]) -> int:
     """What memories take in a message, with the tags around them."""
-    return sum(map(_line_tokens, memories)) + (_BLOCK_TOKENS if memories else 0)
-
-
-def _line_tokens(memory: RecalledMemory) -> int:
-    return count_tokens(memory.text) + _LINE_TOKENS
+    return tokens_of(memories) + (_BLOCK_TOKENS if memories else 0)

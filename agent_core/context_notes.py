@@ -19,14 +19,16 @@ _KEY = "context"
 
 @dataclass(frozen=True, slots=True)
 class RecalledMemory:
-    """A memory as it is shown to a model: one line, with who said it and when.
+    """A memory as it is shown to a model: one line, with who said it.
 
     `said_at` orders those that are shown together, the earliest first: RFC 3339, in one zone.
+    `day` names the day under which it is to be told; in a note it stands in the text already.
     """
 
     id: str
     text: str
     said_at: str = ""
+    day: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the memory as JSON."""

@@ -1,23 +1,20 @@
 """The way to a model through litellm: all providers, at about 0.4 ms of CPU per chunk.
 
-This is the only module that imports litellm, and it does so at the first call (about four
-seconds of CPU) or when `preload` is called.
+The package is imported at the first call (about four seconds of CPU) or when `preload` is called.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from functools import cache
 from typing import Any
 
 from agent_core.assembly import ChatChunk, ToolCallPiece
 from agent_core.attempts import is_retryable, retry_after_seconds, streamed_answer
 from agent_core.chat_format import chat_messages, sampling, tool_definitions, usage_of
 from agent_core.errors import ProviderError
+from agent_core.litellm_package import litellm, rehearse
 from agent_core.models import Model
 from agent_core.prompt_cache import prompt_cache_of
 from agent_core.streaming import AssistantMessageEvent, LlmContext, StreamOptions
@@ -25,8 +22,8 @@ from agent_core.thinking import thinking_budget, thinking_level
 
 
 def preload() -> None:
-    """Import litellm now, so that no user waits for it; from a thread where a loop runs."""
-    _litellm()
+    """Make litellm ready now, so that no user waits for it; from a thread where a loop runs."""
+    rehearse()
 
 
 async def stream_litellm(
@@ -34,10 +31,11 @@ async def stream_litellm(
 ) -> AsyncGenerator[AssistantMessageEvent, None]:
     """Call a model through litellm; a StreamFn."""
     # On the loop's own thread the import would stop everything else for seconds.
-    ready = _litellm.cache_info().currsize
-    litellm = _litellm() if ready else await asyncio.to_thread(_litellm)
-    request = _request(litellm, model, context, options)
-    events = streamed_answer(model, options, lambda: _chunks(litellm, request))
+    if not rehearse.cache_info().currsize:
+        await asyncio.to_thread(rehearse)
+    package = litellm()
+    request = _request(package, model, context, options)
+    events = streamed_answer(model, options, lambda: _chunks(package, request))
     async with aclosing(events):
         async for event in events:
             yield event
@@ -47,10 +45,10 @@ async def embed_litellm(
     model: str, texts: Sequence[str], *, base_url: str | None = None, api_key: str | None = None
 ) -> list[list[float]]:
     """The vectors of texts, in their order; raises what litellm raises."""
-    litellm = await asyncio.to_thread(_litellm)
+    package = await asyncio.to_thread(litellm)
     provider, _, model_id = model.partition("/")
-    known = provider in litellm.provider_list
-    answer = await litellm.aembedding(
+    known = provider in package.provider_list
+    answer = await package.aembedding(
         model=model_id,
         custom_llm_provider=provider if known else "openai",
         input=list(texts),
@@ -65,33 +63,18 @@ async def embed_litellm(
     return [list(entry["embedding"]) for entry in entries]
 
 
-@cache
-def _litellm() -> Any:
-    # Must be set before the import, which otherwise fetches a table of prices.
-    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
-    import litellm  # noqa: PLC0415 - seconds of CPU
-
-    litellm.telemetry = False
-    litellm.suppress_debug_info = True
-    # Providers differ in what they accept; what one does not know is left out.
-    litellm.drop_params = True
-    # At DEBUG litellm logs requests with their headers.
-    for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    return litellm
-
-
 def _request(
-    litellm: Any, model: Model, context: LlmContext, options: StreamOptions
+    package: Any, model: Model, context: LlmContext, options: StreamOptions
 ) -> dict[str, Any]:
-    known = model.provider in litellm.provider_list
+    known = model.provider in package.provider_list
     request: dict[str, Any] = {
         "model": model.id,
         "custom_llm_provider": model.provider if known else "openai",
         "messages": chat_messages(model, context, signed_thinking=True),
         "stream": True,
         "stream_options": {"include_usage": True},
-        "timeout": model.first_token_timeout,
+        # The attempt has a patience of its own; litellm's strikes only where that is lost.
+        "timeout": max(model.first_token_timeout, model.stall_timeout) + 5.0,
         "max_retries": 0,
         "num_retries": 0,
         # With tools litellm would first look for an MCP gateway of its own, and import `mcp` for
@@ -149,16 +132,35 @@ def _mark_for_cache(messages: list[dict[str, Any]]) -> None:
             messages[at]["content"] = content
 
 
-async def _chunks(litellm: Any, request: Mapping[str, Any]) -> AsyncGenerator[ChatChunk, None]:
+async def _chunks(package: Any, request: Mapping[str, Any]) -> AsyncGenerator[ChatChunk, None]:
     try:
-        response = await litellm.acompletion(**request)
+        response = await package.acompletion(**request)
+        if response is None:
+            # What litellm makes of a 422 that comes again without the parameters it drops.
+            raise ProviderError("422: the provider cannot process the request", status=422)  # noqa: TRY301 - told like every other failure
         async with aclosing(response):
             async for chunk in response:
+                _refuse_invented_end(response, chunk)
                 yield _chunk(chunk)
     except ProviderError:
         raise
     except Exception as error:
         raise _provider_error(error) from error
+
+
+def _refuse_invented_end(response: Any, chunk: Any) -> None:
+    """Raise ProviderError where litellm ends an answer that its provider broke off.
+
+    To a stream that just stops litellm adds a finish reason and a usage of its own reckoning.
+    """
+    if not chunk.choices or chunk.choices[0].finish_reason is None:
+        return
+    heard = [
+        getattr(response, name, "unknown")
+        for name in ("received_finish_reason", "intermittent_finish_reason")
+    ]
+    if heard == [None, None]:
+        raise ProviderError("The model's answer broke off", retryable=True)
 
 
 def _chunk(chunk: Any) -> ChatChunk:
@@ -187,17 +189,45 @@ def _chunk(chunk: Any) -> ChatChunk:
 
 def _provider_error(error: Exception) -> ProviderError:
     """Return a failure in our terms; litellm's are OpenAI's, with a status for each."""
-    text = str(error)
+    error = getattr(error, "original_exception", None) or error
+    links = [*_links(error)]
+    text = _with_code(str(error), links)
     status = getattr(error, "status_code", None)
     if not isinstance(status, int):
         # No status: the network, or a bug that would come again.
         return ProviderError(text, retryable=isinstance(error, OSError))
+    if any(_is_of_the_connection(link) for link in links):
+        return ProviderError(text, retryable=True)
     return ProviderError(
         text,
         status=status,
         retry_after=retry_after_seconds(_headers(error).get("retry-after")),
         retryable=is_retryable(status, text),
     )
+
+
+def _links(error: BaseException) -> Iterator[BaseException]:
+    """An error and what it came of, one after the other."""
+    link: BaseException | None = error
+    while link is not None:
+        yield link
+        link = link.__cause__ or link.__context__
+
+
+def _is_of_the_connection(error: BaseException) -> bool:
+    """Whether no status was heard; litellm then says 500 of its own accord."""
+    from openai import APIConnectionError, APITimeoutError  # noqa: PLC0415 - litellm brings it
+
+    return isinstance(error, APIConnectionError) and not isinstance(error, APITimeoutError)
+
+
+def _with_code(text: str, links: Sequence[BaseException]) -> str:
+    """Add the provider's own code, which tells an empty account from a busy server."""
+    for link in links:
+        body = getattr(link, "body", None)
+        if isinstance(body, Mapping):
+            return f"{text} ({body['code']})" if body.get("code") else text
+    return text
 
 
 def _headers(error: Exception) -> Mapping[str, str]:

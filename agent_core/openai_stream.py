@@ -42,7 +42,7 @@ async def stream_openai(
     if base_url is None:
         raise ProviderError(f"{model.name} has no base_url")
     url = f"{base_url.rstrip('/')}/chat/completions"
-    request = json.dumps(_request(model, context, options)).encode()
+    request = json.dumps(_request(model, context, options), separators=(",", ":")).encode()
     headers = _headers(model, options)
     events = streamed_answer(model, options, lambda: _chunks(url, request, headers))
     async with aclosing(events):
@@ -128,7 +128,7 @@ def _chunk(data: str) -> ChatChunk:
         return _read_chunk(chunk)
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise ProviderError(
-            f"The server sent what is no chunk of an answer: {data[:200]}"
+            f"The server sent what is no chunk of an answer: {data[:200]}", retryable=True
         ) from error
 
 

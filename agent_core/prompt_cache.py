@@ -13,13 +13,12 @@ class PromptCache:
 
     With `marked` it keeps only what a mark ends, at a price for writing; otherwise it finds what
     two prompts have in common itself, in steps of `step` tokens. Nothing shorter than `minimum`
-    tokens is kept, and nothing for longer than `seconds` after it was used.
+    tokens is kept.
     """
 
     marked: bool
     minimum: int
     step: int
-    seconds: int
 
     def kept(self, common: int) -> int:
         """How much of a beginning is read from the cache that two prompts have in common."""
@@ -29,7 +28,7 @@ class PromptCache:
 def prompt_cache_of(model: Model) -> PromptCache:
     """How a model's provider caches; the marked ones are Anthropic's, wherever they run."""
     if "claude" in model.id:
-        return PromptCache(marked=True, minimum=model.cache_minimum, step=1, seconds=300)
+        return PromptCache(marked=True, minimum=model.cache_minimum, step=1)
     if model.provider == "deepseek":
-        return PromptCache(marked=False, minimum=64, step=64, seconds=3_600)
-    return PromptCache(marked=False, minimum=model.cache_minimum, step=128, seconds=300)
+        return PromptCache(marked=False, minimum=64, step=64)
+    return PromptCache(marked=False, minimum=model.cache_minimum, step=128)

@@ -1,4 +1,4 @@
-"""Which memories bear on a cue: their order, and as many of them as a budget takes.
+"""Which memories bear on a cue: their order, and the line that each is told as.
 
 Pure code over candidates that a store has found, each with the words of the cue that it has and the
 likeness of its vector. Nothing here knows where they come from.
@@ -13,17 +13,15 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
-from typing import Any, TypeAlias, TypeVar
-
-from agent_core.tokens import count_tokens
+from operator import mul
+from typing import Any, NamedTuple, TypeAlias
 
 Place: TypeAlias = tuple[Any, int]
 """A session and the number of a message in it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A memory that may be recalled.
+class Candidate(NamedTuple):
+    """A memory that may be recalled; thousands are made for one cue.
 
     `hits` are the words of the cue that it has, `length` is how many different words it has in all.
     `likeness` is the cosine of its vector and the cue's, None where either is not there. `place` is
@@ -93,8 +91,6 @@ _ASKS = re.compile(
     re.IGNORECASE,
 )
 
-Item = TypeVar("Item")
-
 
 def is_question(cue: str) -> bool:
     """Whether a cue asks: it has a question mark at the end of a sentence, or begins as English
@@ -111,10 +107,7 @@ def rank(cue: str, candidates: Sequence[Candidate], weights: Weights = WEIGHTS) 
     if is_question(cue) or all(one.likeness is None for one in candidates):
         given = weights_of(weights)
         named = named_in(cue, {one.speaker for one in candidates})
-        scores = [
-            sum(sign * weight for sign, weight in zip(row, given, strict=True))
-            for row in signs(candidates, named)
-        ]
+        scores = [sum(map(mul, row, given)) for row in signs(candidates, named)]
     else:
         scores = [
             like + weights.statement_words * word
@@ -125,11 +118,11 @@ def rank(cue: str, candidates: Sequence[Candidate], weights: Weights = WEIGHTS) 
             )
         ]
     order = sorted(
-        range(len(candidates)),
-        key=lambda at: (scores[at], candidates[at].said_at, -candidates[at].part),
+        zip(scores, candidates, strict=True),
+        key=lambda scored: (scored[0], scored[1].said_at, -scored[1].part),
         reverse=True,
     )
-    return [candidates[at] for at in order]
+    return [one for _, one in order]
 
 
 def bm25(candidates: Sequence[Candidate]) -> list[float]:
@@ -198,30 +191,32 @@ def signs(candidates: Sequence[Candidate], named: str | None) -> list[tuple[floa
     sessions = z_scores(_best_of_sessions(candidates, raw))
     standing = _by_place(candidates, words, likeness)
     rows: list[tuple[float, ...]] = []
-    for at, one in enumerate(candidates):
+    for one, word, like, session in zip(candidates, words, likeness, sessions, strict=True):
         before = before_before = after = _NOTHING
         if one.place is not None:
-            session, no = one.place
-            before = standing.get((session, no - 1), _NOTHING)
-            before_before = standing.get((session, no - 2), _NOTHING)
-            after = standing.get((session, no + 1), _NOTHING)
+            there, no = one.place
+            before = standing.get((there, no - 1), _NOTHING)
+            before_before = standing.get((there, no - 2), _NOTHING)
+            after = standing.get((there, no + 1), _NOTHING)
         row = (
-            words[at],
-            likeness[at],
+            word,
+            like,
             before[0],
             before[1],
             before_before[0],
             after[0],
             after[1],
-            sessions[at],
+            session,
             0.5 if named is None else float(one.speaker == named),
             float(one.text.rstrip().endswith(_QUESTION_MARKS)),
-            math.log(1 + min(len(one.text), LONG_ENOUGH)),
+            _LENGTHS[min(len(one.text), LONG_ENOUGH)],
             one.importance,
         )
         rows.append(row)
     return rows
 
+
+_LENGTHS = [math.log(1 + length) for length in range(LONG_ENOUGH + 1)]
 
 _NOTHING = (0.0, 0.0)
 
@@ -243,9 +238,12 @@ def _by_place(
     """Words and likeness of each turn; of one in several pieces the best of each."""
     found: dict[Place, tuple[float, float]] = {}
     for one, word, like in zip(candidates, words, likeness, strict=True):
-        if one.place is not None:
-            best = found.get(one.place, (word, like))
-            found[one.place] = (max(best[0], word), max(best[1], like))
+        if one.place is None:
+            continue
+        best = found.get(one.place)
+        found[one.place] = (
+            (word, like) if best is None else (max(best[0], word), max(best[1], like))
+        )
     return found
 
 
@@ -265,36 +263,14 @@ def date_of(at: datetime, zone: tzinfo = UTC) -> str:
 
 
 def told(text: str, speaker: str, date: str) -> str:
-    """A memory with who said it and when. Its vector is made of these words, too: what is short
+    """A memory with who said it and when: the words that its vector is made of, for what is short
     says little by itself."""
     return f"{speaker} ({date}): {text}" if speaker else f"({date}) {text}"
 
 
-def line_of(one: Candidate, zone: tzinfo = UTC) -> str:
-    """How a memory is shown to a model, on one line."""
+def line_of(one: Candidate) -> str:
+    """How a memory is shown to a model, on one line; its day is told above it (`recalled`)."""
     text = " ".join(one.text.split())
     if len(text) > LINE_CHARACTERS:
         text = f"{text[: LINE_CHARACTERS - 6]} [...]"
-    return told(text, one.speaker, date_of(one.said_at, zone))
-
-
-def fill(ranked: Iterable[tuple[Item, str]], budget: int) -> list[tuple[Item, str]]:
-    """As many of the best lines as `budget` tokens take; each counts one more for its end.
-
-    One that is too long for what is left gives way to shorter ones behind it.
-
-    Args:
-        ranked: each memory with its line, the best first.
-    """
-    taken, left = [], budget
-    for item, line in ranked:
-        tokens = count_tokens(line) + 1
-        if tokens <= left:
-            taken.append((item, line))
-            left -= tokens
-        if left < _SHORTEST_LINE:
-            break
-    return taken
-
-
-_SHORTEST_LINE = 6  # tokens
+    return f"{one.speaker}: {text}" if one.speaker else text

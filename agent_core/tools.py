@@ -8,6 +8,7 @@ import json
 import typing
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 from agent_core.abort import AbortSignal
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 ExecutionMode = Literal["parallel", "sequential"]
+
+_KEPT_MODELS = 1000
+"""A tool may be made anew for each run, from a closure. The pydantic model of its parameters takes
+a millisecond and 50 KB, so it is made once for all that have the same."""
+
 ToolUpdate: TypeAlias = Callable[[AgentToolResult], None]
 """Told by a tool while it runs: a partial result for those who watch."""
 
@@ -72,18 +78,13 @@ class AgentTool:
     permission: str | None = None
     effect: Effect = "external"
     timeout: float | None = None
-    _schema: Mapping[str, Any] | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def schema(self) -> Mapping[str, Any]:
         """The parameters as a JSON schema."""
-        if self._schema is None:
-            self._schema = (
-                self.parameters
-                if isinstance(self.parameters, Mapping)
-                else _without_titles(self.parameters.model_json_schema())
-            )
-        return self._schema
+        if isinstance(self.parameters, Mapping):
+            return self.parameters
+        return _schema_of(self.parameters)
 
 
 def check_names(tools: Sequence[AgentTool]) -> None:
@@ -151,8 +152,6 @@ def tool(
 def _parameters_of(
     function: Callable[..., Awaitable[Any]], name: str
 ) -> tuple[type[BaseModel], str | None]:
-    from pydantic import create_model  # noqa: PLC0415 - heavy, and only needed for tools
-
     if not inspect.iscoroutinefunction(function):
         raise ToolDefinitionError(f"tool {name!r} must be an async function")
     try:
@@ -172,7 +171,38 @@ def _parameters_of(
             continue
         required = parameter.default is parameter.empty
         fields[parameter.name] = (hint, ... if required else parameter.default)
-    return create_model(name, **fields), context_name
+    try:
+        return _known_model(name, _identity(fields)), context_name
+    except TypeError:  # a default or an annotation that has no hash
+        return _model(name, fields), context_name
+
+
+_Identity: TypeAlias = tuple[tuple[str, Any, type, str, Any], ...]
+
+
+def _identity(fields: Mapping[str, tuple[Any, Any]]) -> _Identity:
+    # Beside the default its type and text: 1 and True are equal, and not the same default.
+    return tuple(
+        (name, hint, type(default), repr(default), default)
+        for name, (hint, default) in fields.items()
+    )
+
+
+@lru_cache(maxsize=_KEPT_MODELS)
+def _known_model(name: str, identity: _Identity) -> type[BaseModel]:
+    return _model(name, {field: (hint, default) for field, hint, _, _, default in identity})
+
+
+def _model(name: str, fields: dict[str, Any]) -> type[BaseModel]:
+    from pydantic import create_model  # noqa: PLC0415 - heavy, and only needed for tools
+
+    return create_model(name, **fields)
+
+
+@lru_cache(maxsize=_KEPT_MODELS)
+def _schema_of(model: type[BaseModel]) -> Mapping[str, Any]:
+    schema: Mapping[str, Any] = _without_titles(model.model_json_schema())
+    return schema
 
 
 def _execute_of(function: Callable[..., Awaitable[Any]], context_name: str | None) -> ToolExecute:

@@ -2,7 +2,7 @@
 
 import re
 from datetime import UTC, date, datetime, time, timedelta
-from functools import cache, partial
+from functools import cache
 from typing import Annotated, cast, get_args
 from uuid import UUID
 from zoneinfo import ZoneInfo, available_timezones
@@ -71,8 +71,7 @@ async def get_usage(
     first = since or last - timedelta(days=_USUAL_DAYS - 1)
     if not first <= last < first + timedelta(days=MAX_DAYS):
         raise InvalidRequest(f"since: must be at most {MAX_DAYS - 1} days before `until`")
-    sums = partial(
-        usage.sums,
+    sums = await usage.sums(
         parts.db,
         user,
         since=_begin_of(first, place),
@@ -80,18 +79,17 @@ async def get_usage(
         zone=zone,
         session_id=session_id,
         task_id=task_id,
+        by=chosen,
     )
-    (total,) = await sums()
-    rows = await sums(by=chosen) if chosen else []
     return replies.ok(
         {
             "since": first,
             "until": last,
             "zone": zone,
-            "total": _body(total),
+            "total": _body(sums.total),
             "rows": [
                 {part: getattr(row, part) for part in _PARTS if part in chosen} | _body(row)
-                for row in rows
+                for row in sums.rows
             ],
             "budgets": [budgets.body(one) for one in await budgets.of_caller(parts, user, key_id)],
         }

@@ -71,8 +71,12 @@ class Fireside(HttpClient):
     agent = "companion"
 
     async def open(self, number: int) -> _Followed:
-        """Make a session and follow it until its greeting is over."""
-        made = await self.post("/v1/sessions", {"agent": self.agent})
+        """Make a session with a character of its own, as each player has, and follow it until
+        its greeting is over."""
+        character = await self.post("/v1/characters", {"agent": self.agent})
+        made = await self.post(
+            "/v1/sessions", {"agent": self.agent, "character_id": character["id"]}
+        )
         followed = await self.follow(made["id"], after=0)
         async for frame in _frames(followed.socket):
             if frame["type"] == "task_completed" and frame["task_id"] == made["task_id"]:

@@ -387,6 +387,7 @@ def shows(result: dict[str, Any]) -> dict[str, float]:
         "cached_share": ours["cached_share"],
         "input_mean": ours["input_mean"],
         "coverage": single[OURS]["coverage"],
+        "chained_coverage": ours["coverage"],
     }
 
 

@@ -34,7 +34,7 @@ FIRST = (1, 5, 10, 20)
 DENSE = replace(WEIGHTS, statement_words=0.0)
 WAYS: Mapping[str, Callable[[str, Sequence[Candidate]], list[Candidate]]] = {
     "vectors alone": lambda cue, found: rank(cue, found, DENSE),
-    "words alone": lambda cue, found: rank(cue, [replace(one, likeness=None) for one in found]),
+    "words alone": lambda cue, found: rank(cue, [one._replace(likeness=None) for one in found]),
     "as a question": lambda cue, found: rank(f"{cue}?", found),
     "ours": rank,
 }

@@ -1,5 +1,8 @@
-"""What tasks weigh that wait for the model in one worker process, and how its loop bears them."""
+"""`python -m bench.in_flight`: what tasks weigh that wait for the model in one worker process, and
+how its loop bears them.
+"""
 
+import argparse
 import asyncio
 import time
 from collections.abc import Sequence
@@ -10,6 +13,7 @@ import uvloop
 
 from bench.clients import Fireside
 from bench.processes import cpu_seconds, pss_megabytes
+from bench.programs import own_folder, tell
 from bench.seeding import Seeded, seed
 from bench.servers import USER, Server, server
 from bench.sockets import connections
@@ -96,3 +100,17 @@ async def _fill(client: Fireside, model: ScriptedModel, ids: Sequence[str]) -> N
             await model.until(in_flight=start + len(some), timeout=PATIENCE)
         except TimeoutError:
             return
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.in_flight", description=__doc__)
+    parser.add_argument("--count", type=int, default=1000, help="tasks at once")
+    parser.add_argument("--model-path", choices=["direct", "litellm"], default="direct")
+    parser.add_argument("--out", type=Path, help="a file for the row")
+    options = parser.parse_args()
+    with own_folder() as folder:
+        tell(row(folder, options.count, options.model_path), options.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -20,13 +20,13 @@ import uvloop
 from psycopg.rows import dict_row
 
 from bench.programs import own_folder, tell
+from bench.provider_numbers import FAULTS, PRICES, ledger_numbers, provider_numbers, said
 from deploy.local.fleet import Fleet
 from deploy.local.model import ScriptedModelProcess
 from deploy.local.postgres import EmbeddedPostgres
 from deploy.local.valkey import EmbeddedValkey
 from deploy.models.control import ScriptedModel
 from shared.migrate import migrate
-from tests.worker.provider_numbers import FAULTS, PRICES, ledger_numbers, provider_numbers, said
 
 SESSIONS = 50
 AT_ONCE = 20

@@ -88,16 +88,19 @@ def read(data: Path, corrections: Path | None = None) -> list[Conversation]:
     Questions without any evidence among the turns are left out.
 
     Raises:
-        DataError: a file can't be read, or is not of this format.
+        DataError: a file can't be read, is not of this format, or has no conversations.
     """
     corrected = {} if corrections is None else _corrections(_load(corrections))
     entries = _load(data)
     if isinstance(entries, dict):
         entries = [entries]
     try:
-        return [_conversation(entry, number, corrected) for number, entry in enumerate(entries)]
+        found = [_conversation(entry, number, corrected) for number, entry in enumerate(entries)]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{data.name} is not of the LoCoMo format: {error!r}") from error
+    if not found:
+        raise DataError(f"{data.name} has no conversations")
+    return found
 
 
 def _load(path: Path) -> Any:

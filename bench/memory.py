@@ -8,7 +8,12 @@ is recalled. No model is asked, and nothing is read that a model wrote.
 Printed is the share of the evidence among the first 5, 10 and 20 memories, and inside so many
 tokens of the lines that a prompt would carry. `ours` ranks with the weights that the project has,
 round numbers; `fitted` with those that a logistic regression finds on all other conversations, to
-show what the round numbers leave lying. The last line with --json tells of `ours`.
+show what the round numbers leave lying.
+
+With --json the last line is an object, shares from 0 to 1: `recall` {"5", "10", "20"}, the same by
+the categories' names in `by_category` with their `questions`, `coverage` {"250", .., "2000"} by
+tokens, `ms` {"p50", "p95", "embedding"}, `embeddings` (their name), `questions`, `memories`; all
+of `ours`. `fitted`, where there are several conversations, has the first three once more.
 """
 
 import argparse
@@ -27,7 +32,8 @@ from pydantic import SecretStr
 from sqlalchemy import text
 
 from agent_core import AssistantMessage, TextContent, UserMessage
-from agent_core.recall import Candidate, fill, named_in, rank, signs
+from agent_core.recall import Candidate, named_in, rank, signs
+from agent_core.recalled import filled
 from bench.locomo import (
     CATEGORIES,
     Conversation,
@@ -99,9 +105,10 @@ class Figures:
             share = _share(evidence, asked, ranked[:k])
             self.recall[k].append(share)
             self.by_category[asked.question.category][k].append(share)
-        lines = [(one, memory_of(one).text) for one in ranked]
+        lines = [memory_of(one) for one in ranked]
+        of_id = {str(one.id): one for one in ranked}
         for tokens in TOKENS:
-            taken = [one for one, _ in fill(lines, tokens)]
+            taken = [of_id[one.id] for one in filled(lines, tokens)]
             self.coverage[tokens].append(_share(evidence, asked, taken))
 
     def as_json(self) -> dict[str, Any]:
@@ -348,13 +355,19 @@ def measured(work: Callable[[str], Awaitable[dict[str, Any]]]) -> dict[str, Any]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.memory", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.memory",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add_data_options(parser)
     parser.add_argument("--embeddings", choices=["best", "minilm", "hashing"], default="best")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     options = parser.parse_args()
     try:
         conversations = read_given(options)
+        if not any(one.questions for one in conversations):
+            raise DataError(f"{options.data.name} has no questions with evidence")  # noqa: TRY301 - told like any other bad file
         embedder = choose_embedder(options.embeddings)
     except (DataError, EmbeddingsMissingError) as error:
         print(f"bench.memory: {error}", file=sys.stderr)

@@ -1,9 +1,12 @@
-"""How long recall takes where there are many memories: `python -m bench.memory_scale [--json]`.
+"""What recall takes where there are many memories: `python -m bench.memory_scale [--json]`.
 
 A million memories of 10,000 users in one database, written in the order of time, so that those of
-one user lie far apart; and one user more with a hundred thousand. Words follow Zipf's law, vectors
-are drawn around the middles of topics. Measured are the statements and the ranking, as a worker
-makes them, by so many recalls at once as there are processors.
+one user lie far apart; a few users more with ten and with a thousand, and one with a hundred
+thousand. Words follow Zipf's law, vectors are drawn around the middles of topics. Measured are the
+statements and the ranking, as a worker makes them, by so many recalls at once as there are
+processors: their times, and the CPU of a recall on both sides. Pings tell what the machine adds to
+each time. At last a loop embeds without a pause: how late its timer comes at the worst, and how
+much CPU its thread takes in one go.
 """
 
 import argparse
@@ -14,6 +17,7 @@ import random
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -23,15 +27,17 @@ from sqlalchemy import text
 
 from agent_core.context_notes import RecalledMemory
 from agent_core.recall import rank
-from bench.memory import measured
+from bench.memory import choose_embedder, measured
+from bench.processes import cpu_seconds
 from shared.memories import Standing
 from shared.settings import Settings
 from shared.store import memories, vectors
 from shared.store.database import Database
 from shared.store.memories import Cue, Vector
 from worker.context import MOST_RECALLED
-from worker.embedders import as_text
+from worker.embedders import Embedder, as_text
 from worker.memories import candidate_of, memory_of
+from worker.minilm import EmbeddingsMissingError
 
 DIMENSION = 384
 WORDS = 20_000
@@ -42,6 +48,15 @@ POOL = 4_000
 MODEL = "bench"
 CROWDED = 0
 """The number of the user who has many."""
+
+FEW, MANY = (200, 10), (50, 1_000)
+"""Users beside the usual ones, and how many memories each has."""
+
+BATCH = 32
+"""Texts of one run of the embedding model, as in its process."""
+
+EMBED_SECONDS = 5.0
+TICK_SECONDS = 0.005
 
 _STAGES = """
     create temp table pool (no integer primary key, text text, words tsvector, vector halfvec);
@@ -105,25 +120,50 @@ def _syllables(word: int) -> str:
 def build(url: str, users: int, each: int, crowd: int) -> None:
     """Write everything; the pool goes in by COPY, and is spread inside the database."""
     words = Words()
+    last = _groups(users, each)[-1][0].stop - 1
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("set synchronous_commit = off")
         for stage in _STAGES.split(";"):
-            connection.execute(stage.replace("%(users)s", str(int(users))).encode())
+            connection.execute(stage.replace("%(users)s", str(last)).encode())
         with connection.cursor().copy("copy pool (no, text, words, vector) from stdin") as copy:
             for no in range(POOL):
                 said = words.words(random.Random(no).randint(6, 30))
                 copy.write_row((no, said, " ".join(sorted(set(said.split()))), words.vector()))
-        for first in range(1, each + 1, 10):
-            last = min(each, first + 9)
-            spread = {"first": first, "last": last, "from": 1, "to": users, "pool": POOL}
-            connection.execute(_FILL, spread)
+        for of, count in _groups(users, each):
+            for first in range(1, count + 1, 10):
+                spread = {"first": first, "last": min(count, first + 9), "pool": POOL}
+                connection.execute(_FILL, spread | {"from": of.start, "to": of.stop - 1})
         lone = {"first": 1, "last": crowd, "from": CROWDED, "to": CROWDED, "pool": POOL}
         connection.execute(_FILL, lone)
         connection.execute("vacuum analyze memories")
 
 
-async def recalls(db: Database, users: Sequence[int], count: int) -> list[float]:
-    """Seconds of each recall, made by two at once."""
+def _groups(users: int, each: int) -> list[tuple[range, int]]:
+    """The numbers of users who have as many memories as one another, and how many; the usual ones
+    first."""
+    found, first = [], 1
+    for count, memories_of in ((users, each), FEW, MANY):
+        found.append((range(first, first + count), memories_of))
+        first += count
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """Seconds of each recall, and the CPU of one in milliseconds: of Postgres (where that is on
+    this machine) and of this process, which does a worker's part."""
+
+    seconds: list[float]
+    postgres: float
+    worker: float
+
+    def as_json(self) -> dict[str, Any]:
+        cpu = {"postgres": round(self.postgres, 2), "worker": round(self.worker, 2)}
+        return {"ms": _milliseconds(self.seconds), "cpu_ms": cpu}
+
+
+async def recalls(db: Database, users: Sequence[int], count: int) -> Spent:
+    """So many recalls of users by chance, two at once."""
     words, chance, taken = Words(), random.Random(11), []
     asked = [
         (chance.choice(users), f"{words.words(chance.randint(4, 12))}?", words.vector())
@@ -139,8 +179,14 @@ async def recalls(db: Database, users: Sequence[int], count: int) -> list[float]
             best_of(found, cue)
             taken.append(time.perf_counter() - began)
 
+    servers = [row.pid for row in await db.rows(_SERVERS)]
+    postgres, worker = cpu_seconds(servers), time.process_time()
     await asyncio.gather(some(), some())
-    return taken
+    worker, postgres = time.process_time() - worker, cpu_seconds(servers) - postgres
+    return Spent(taken, postgres * 1000 / count, worker * 1000 / count)
+
+
+_SERVERS = text("select pid from pg_stat_activity where datname = current_database()")
 
 
 def best_of(found: Sequence[Standing], cue: Cue) -> list[RecalledMemory]:
@@ -171,7 +217,38 @@ def _milliseconds(seconds: Sequence[float]) -> dict[str, float]:
     }
 
 
-async def run(url: str, users: int, each: int, crowd: int, count: int) -> dict[str, Any]:
+async def stalls(embedder: Embedder, texts: Sequence[str], seconds: float) -> dict[str, Any]:
+    """The worst of a loop that embeds texts for so long, and beside it of one that does nothing."""
+    result: dict[str, Any] = {"model": embedder.name}
+    await embedder.embed(texts[:1])
+    for name in ("embedding", "idle"):
+        end = time.perf_counter() + seconds
+        watch = asyncio.create_task(_worst_until(end))
+        done = 0
+        while name == "embedding" and time.perf_counter() < end:
+            at = done % (len(texts) - BATCH)
+            done += len(await embedder.embed(texts[at : at + BATCH]))
+        late, busy = await watch
+        result[name] = {"late_ms": round(late * 1000, 2), "busy_ms": round(busy * 1000, 2)}
+        if done:
+            result["texts_a_second"] = round(done / seconds)
+    return result
+
+
+async def _worst_until(end: float) -> tuple[float, float]:
+    """How late this loop's timer came at the worst, and the most CPU its thread took in one go."""
+    late = busy = 0.0
+    while (began := time.perf_counter()) < end:
+        used = time.thread_time()
+        await asyncio.sleep(TICK_SECONDS)
+        late = max(late, time.perf_counter() - began - TICK_SECONDS)
+        busy = max(busy, time.thread_time() - used)
+    return late, busy
+
+
+async def run(
+    url: str, users: int, each: int, crowd: int, count: int, embedder: Embedder
+) -> dict[str, Any]:
     """Build, warm up, measure."""
     began = time.perf_counter()
     build(url, users, each, crowd)
@@ -180,15 +257,21 @@ async def run(url: str, users: int, each: int, crowd: int, count: int) -> dict[s
         "users": users,
         "build_seconds": round(time.perf_counter() - began, 1),
     }
-    db = Database.from_settings(Settings(database_url=SecretStr(url)))
+    db = Database.from_settings(Settings(database_url=SecretStr(url), database_pool=2))
     try:
-        await recalls(db, range(1, users + 1), 40)
-        result["ms"] = _milliseconds(await recalls(db, range(1, users + 1), count))
+        (usual, _), *others = _groups(users, each)
+        await recalls(db, usual, 40)
+        result |= (await recalls(db, usual, count)).as_json()
         result["ping_ms"] = _milliseconds(await pings(db, count))
+        for of, number in others:
+            spent = await recalls(db, of, max(40, count // 5))
+            result[f"of {number:,} memories"] = spent.as_json()
         if crowd:
             result["crowded"] = await _crowded(db, crowd, max(40, count // 10))
     finally:
         await db.close()
+    words = Words()
+    result["loop"] = await stalls(embedder, [words.words(20) for _ in range(400)], EMBED_SECONDS)
     return result
 
 
@@ -198,7 +281,7 @@ async def _crowded(db: Database, crowd: int, count: int) -> dict[str, Any]:
     seconds = round(time.perf_counter() - began, 1)
     await recalls(db, [CROWDED], 10)
     taken = await recalls(db, [CROWDED], count)
-    return {"memories": crowd, "index_seconds": seconds, "ms": _milliseconds(taken)}
+    return {"memories": crowd, "index_seconds": seconds} | taken.as_json()
 
 
 def main() -> int:
@@ -208,15 +291,21 @@ def main() -> int:
     parser.add_argument("--crowd", type=int, default=100_000, help="memories of one user more")
     parser.add_argument("--recalls", type=int, default=1_000)
     parser.add_argument("--url", help="a migrated, empty database; else one of its own")
+    parser.add_argument("--embeddings", choices=["best", "minilm", "hashing"], default="best")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     asked = parser.parse_args()
-    sizes = (asked.users, asked.each, asked.crowd, asked.recalls)
+    try:
+        embedder = choose_embedder(asked.embeddings)
+    except EmbeddingsMissingError as error:
+        print(f"bench.memory_scale: {error}", file=sys.stderr)
+        return 1
+    sizes = (asked.users, asked.each, asked.crowd, asked.recalls, embedder)
     if asked.url:
         result = asyncio.run(run(asked.url, *sizes))
     else:
         result = measured(lambda url: run(url, *sizes))
     for name, figure in result.items():
-        print(f"{name:14} {figure}")
+        print(f"{name:18} {figure}")
     if asked.json:
         print(json.dumps(result))
     return 0

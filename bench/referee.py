@@ -21,13 +21,13 @@ from typing import Any, TypeAlias
 from uuid import UUID
 
 from agent_core import AbortSignal, MemoryJournal, Model
-from bench.embeddings import Embedder, EmbeddingsMissingError
 from deploy.local.model import LocalModelProcess, ModelProcess, ScriptedModelProcess
 from deploy.models.control import ScriptedModel
 from worker.agents import Resources, RunningTask
 from worker.ink.compiler import compile_story
 from worker.ink.engine import InkEngine
 from worker.ink.library import read_story
+from worker.minilm import EmbeddingsMissingError, MiniLm
 from worker.referee import SCHEMA, Ruling, question, read, settle, stats_of, system_prompt
 from worker.story_calls import StoryCalls
 from worker.story_scene import Scene, rules_of
@@ -181,7 +181,7 @@ def counted(pairs: Sequence[tuple[Sentence, int | None]]) -> Figures:
 
 async def embeddings(data: Sequence[Sentence]) -> Figures:
     """By likeness alone. How like is enough is chosen on one story and measured on the other."""
-    embedder = Embedder()
+    embedder = MiniLm()
     likeness: dict[str, list[float]] = {}
 
     async def compare(one: Sentence) -> int | None:

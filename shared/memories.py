@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 from uuid import UUID
 
 from shared.encoding import JsonObject, well_formed
@@ -111,9 +111,8 @@ class Memory:
     created_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """How a memory stands to a cue.
+class Standing(NamedTuple):
+    """How a memory stands to a cue; thousands are made of a character's rows.
 
     `hits` are those of the cue's words, as their stems, that it has; `length` is how many different
     ones it has in all. `likeness` is the cosine of its vector and the cue's, None where either is

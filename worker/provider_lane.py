@@ -18,7 +18,7 @@ from agent_core.round_robin import RoundRobin
 from agent_core.streaming import FinalEvent
 from shared.ending import end_all
 from shared.model_limits import ModelLimits
-from worker.shared_budget import LEASE_SECONDS, Answer, Booking, SharedBudget, Wanted
+from worker.fleet_limits import LEASE_SECONDS, Answer, Booking, FleetLimits, Wanted
 
 log = structlog.get_logger(__name__)
 
@@ -57,13 +57,13 @@ class Lane:
     """
 
     def __init__(
-        self, model: str, process: str, limits: ModelLimits, budget: SharedBudget, window: float
+        self, model: str, process: str, limits: ModelLimits, fleet: FleetLimits, window: float
     ) -> None:
         self._window = window
         self._model = model
         self._process = process
         self._limits = limits
-        self._budget = budget
+        self._fleet = fleet
         self._turns = RoundRobin[_Waiter]()
         self._bookings: dict[str, Booking] = {}
         self._made = 0
@@ -280,7 +280,7 @@ class Lane:
             shut = max(shut, self._closed_until - now)
         news = [b for b in self._bookings.values() if whole or _is_news(b, now)]
         said = [(b.tokens, b.state) for b in news]
-        answer = await self._budget.exchange(
+        answer = await self._fleet.exchange(
             now, news, wanted, whole=whole, shut=shut, parts=self._processes
         )
         if answer.known:

@@ -11,8 +11,8 @@ from redis.asyncio import Redis
 from agent_core import CallReport, ModelCall
 from shared.model_limits import ModelLimits, read_limits
 from shared.settings import Settings
+from worker.fleet_limits import WINDOW_SECONDS, FleetLimits
 from worker.provider_lane import Lane
-from worker.shared_budget import WINDOW_SECONDS, SharedBudget
 
 
 class ProviderLimits:
@@ -68,17 +68,17 @@ class ProviderLimits:
         await asyncio.gather(*(lane.aclose() for lane in self._lanes.values()))
 
     def _lane_of(self, call: ModelCall) -> Lane:
-        name = budget_name(call)
+        name = limits_name(call)
         lane = self._lanes.get(name)
         if lane is None:
             limits = self._limits.get(call.model.name, self._default)
-            budget = SharedBudget(self._redis, name, self._process, limits, self._window)
-            lane = Lane(call.model.name, self._process, limits, budget, self._window)
+            fleet = FleetLimits(self._redis, name, self._process, limits, self._window)
+            lane = Lane(call.model.name, self._process, limits, fleet, self._window)
             self._lanes[name] = lane
         return lane
 
 
-def budget_name(call: ModelCall) -> str:
+def limits_name(call: ModelCall) -> str:
     """What a call is counted under: the model, and a short hash of where and with which key."""
     secret = f"{call.model.base_url or ''}\n{call.options.api_key or ''}"
     return f"{call.model.name}:{hashlib.sha256(secret.encode()).hexdigest()[:12]}"

@@ -20,6 +20,7 @@ from worker.agents import RegisteredAgent, load_agents
 from worker.consolidation import ConsolidationAgent
 from worker.figures import show
 from worker.garbage import steady_garbage
+from worker.heap import few_arenas, trim
 from worker.host import Host
 from worker.memory_limit import container_bytes, resident_bytes, share_of
 from worker.publish import publish_stories
@@ -34,20 +35,19 @@ def start_host(settings: Settings) -> Host:
     Raises:
         FiresideError: a setting is wrong, or Postgres is away or not migrated.
     """
+    few_arenas()
     agents = load_agents(settings)
     asyncio.run(_announce(settings, list(agents.values())))
-    agents = {**agents, KEEPER: ConsolidationAgent()}
     if settings.model_path == "direct":
         importlib.import_module("aiohttp")  # the first model call would hold up the loop with it
-    share = share_of(settings, resident=resident_bytes(), container=container_bytes())
     host = Host(
         settings,
-        agents,
+        {**agents, KEEPER: ConsolidationAgent()},
         model_of(settings),
         key_of(settings),
         tiers=tiers_of(settings),
         watched=True,
-        share=share,
+        share=share_of(settings, resident=resident_bytes(), container=container_bytes()),
     )
     if settings.worker_metrics is not None:
         show(host.figures, settings.worker_metrics)
@@ -62,6 +62,7 @@ def start_host(settings: Settings) -> Host:
 
 def _preload() -> None:
     preload()
+    trim()
     gc.freeze()  # a full collection would walk through all of it
 
 

@@ -246,7 +246,7 @@ class TaskLog:
         if step.effect == "external" or later_call or self._claim.attempts > 1:
             await self.flush()
         else:
-            self._flush_in(0)
+            self._flush_in(GROUP_SECONDS)
         return StepStart("run", idempotency_key=key)
 
     async def finish(self, step: StepRequest, output: dict[str, Any]) -> None:
@@ -336,7 +336,7 @@ class TaskLog:
         nobody would know whether it was committed.
 
         Raises:
-            AttemptLostError: the attempt may write no more.
+            AttemptLostError: the attempt may write no more, or its end is being written.
         """
         await asyncio.shield(self._start_flush())
 
@@ -366,6 +366,8 @@ class TaskLog:
             self._next_flush = None
             if self.committed is not None:
                 return  # the end has written it all
+            if self.ending:
+                raise AttemptLostError("the task's end takes along what waits")
             self._check()
             entries, steps, ledger = self._take()
             events = [entry for entry in entries if isinstance(entry, NewEvent)]

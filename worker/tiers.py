@@ -58,7 +58,9 @@ class ModelTiers:
         }
         self._keys: dict[tuple[str, str | None], str | None] = {}
         self._router = ModelRouter(sticky=False)
-        for access in [*fallbacks, *([cheap] if cheap else []), strong]:
+        accesses = [*fallbacks, *([cheap] if cheap else []), strong]
+        self._all = tuple(access.model for access in accesses)
+        for access in accesses:
             model = access.model
             self._keys.setdefault((model.name, model.base_url), access.api_key)
             self._router.register(f"{model.name} {model.base_url or ''}", model)
@@ -66,6 +68,11 @@ class ModelTiers:
     def model(self, tier: Tier) -> Model:
         """The model of a tier."""
         return self._models[tier]
+
+    @property
+    def models(self) -> tuple[Model, ...]:
+        """All that may be called."""
+        return self._all
 
     def stream_fn(self, inner: StreamFn | None) -> StreamFn:
         """A stream function that falls back from model to model, each called with its own key."""

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType
 
+from deploy.local.embeddings import words_alone
 from deploy.local.errors import GivenUpError, LaunchError, StartFailedError
 from deploy.local.home import Home
 from deploy.local.model import LocalModelProcess, ModelProcess, ScriptedModelProcess
@@ -40,6 +41,7 @@ class Programs:
         # There is one worker, so nobody to gossip with.
         *("--without-gossip", "--without-mingle", "--without-heartbeat"),
     )
+    embed: Sequence[str] = (sys.executable, "-m", "worker.embed")
 
 
 class Gateway(Child):
@@ -153,6 +155,7 @@ class Launcher:
         for child in ours:
             supervisor.add(child)
         supervisor.wait_ready(*servers, *ours)
+        self._make_vectors(supervisor, environment)
         self._announce(model)
 
     def _model(self) -> ModelProcess | None:
@@ -202,6 +205,23 @@ class Launcher:
         )
         page = self._options.page if self._options.auth == "none" else None
         return Worker(page, command)
+
+    def _make_vectors(self, supervisor: Supervisor, environment: Mapping[str, str]) -> None:
+        """Start the process that makes vectors, last: nobody waits for it, and until it has its
+        model memories are found by their words.
+        """
+        if why := words_alone(os.environ):
+            report(f"memories are found by their words alone: {why}")
+            return
+        command = Command(
+            name="embed",
+            argv=self._programs.embed,
+            env=environment,
+            cwd=ROOT,
+            log=self._home.log("embed"),
+            stop_timeout=_LONGEST_DRAIN,
+        )
+        supervisor.add(Child(command), needed=False)
 
     def _announce(self, model: ModelProcess | None) -> None:
         named = os.environ.get("FIRESIDE_MODEL") or "none"

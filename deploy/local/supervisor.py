@@ -37,10 +37,13 @@ class Policy:
 
 @dataclass
 class _Watched:
-    """A child with its history. `due` is set while it waits to be started again."""
+    """A child with its history. `due` is set while it waits to be started again; without one that
+    is `needed` nothing goes.
+    """
 
     child: Child
     since: float
+    needed: bool = True
     failures: int = 0
     due: float | None = None
     ready: bool = True
@@ -63,9 +66,13 @@ class Supervisor:
         self._policy = policy or Policy()
         self._watched: list[_Watched] = []
 
-    def add(self, child: Child) -> None:
-        """Spawn a child and keep it; it is stopped before those that were added earlier."""
-        self._watched.append(_Watched(child, time.monotonic()))
+    def add(self, child: Child, *, needed: bool = True) -> None:
+        """Spawn a child and keep it; it is stopped before those that were added earlier.
+
+        Args:
+            needed: if it is given up, so is everything; else the others go on without it.
+        """
+        self._watched.append(_Watched(child, time.monotonic(), needed))
         self._spawn(child)
 
     def wait_ready(self, *children: Child) -> None:
@@ -83,7 +90,7 @@ class Supervisor:
         """
         with _child_signals() as wakeup:
             while True:
-                pauses = [self._look_after(watched) for watched in self._watched]
+                pauses = [self._look_after(watched) for watched in list(self._watched)]
                 waiting = [pause for pause in pauses if pause is not None]
                 if select.select([wakeup], [], [], min(waiting, default=None))[0]:
                     wakeup.recv(4096)
@@ -141,10 +148,20 @@ class Supervisor:
         watched.failures += 1
         how = describe(child.returncode)
         if watched.failures > policy.attempts:
-            message = f"{child.name} ended {watched.failures} times in a row, last with {how}"
-            raise GivenUpError(message, log=child.command.log)
+            self._give_up(watched, how)
+            return
         watched.due = now + policy.pause(watched.failures)
         self._report(f"{child.name} ended unexpectedly with {how}; starting it again")
+
+    def _give_up(self, watched: _Watched, how: str) -> None:
+        """Raise GivenUpError, or leave out a child that nothing needs."""
+        child, log = watched.child, watched.child.command.log
+        message = f"{child.name} ended {watched.failures} times in a row, last with {how}"
+        if watched.needed:
+            raise GivenUpError(message, log=log)
+        self._watched.remove(watched)
+        why = "".join(f": {line.strip()}" for line in child.output()[-1:])
+        self._report(f"{message}{why}; going on without it (log: {log})")
 
 
 @contextlib.contextmanager

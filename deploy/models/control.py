@@ -77,7 +77,7 @@ class ScriptedModel:
         """Return the log of calls, the oldest first."""
         return _CALLS.validate_json(self._call("GET", "/_calls"))
 
-    def wait(self, *, timeout: float = 10.0, **counts: int) -> Stats:
+    def wait(self, *, timeout: float = 30.0, **counts: int) -> Stats:
         """Block until there were at least so many `requests`, `completed`, ... or exactly so many
         `in_flight`.
 
@@ -86,7 +86,7 @@ class ScriptedModel:
         query = urllib.parse.urlencode({**counts, "timeout": timeout})
         return Stats.model_validate_json(self._call("GET", f"/_wait?{query}", timeout=timeout + 5))
 
-    async def until(self, *, timeout: float = 10.0, **counts: int) -> Stats:
+    async def until(self, *, timeout: float = 30.0, **counts: int) -> Stats:
         """As `wait`, without blocking the event loop."""
         return await asyncio.to_thread(self.wait, timeout=timeout, **counts)
 

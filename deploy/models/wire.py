@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from http import HTTPStatus
+from http.client import responses
 
 import orjson
 from pydantic import JsonValue
@@ -40,7 +40,8 @@ def head(
     status: int, length: int, *, content_type: str, headers: Mapping[str, str] | None = None
 ) -> bytes:
     """Return the head of an HTTP response with a length."""
-    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", f"content-type: {content_type}"]
+    phrase = responses.get(status, "Unknown")  # providers have codes of their own, as 529
+    lines = [f"HTTP/1.1 {status} {phrase}", f"content-type: {content_type}"]
     lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
     return "\r\n".join([*lines, f"content-length: {length}", "", ""]).encode("latin-1")
 

@@ -22,6 +22,7 @@ from shared.levels import CHORE, COUNTED, level_of
 from shared.records import EVENT_VERSION, Accepted, Event, JoinMode, NewAction, Task
 from shared.store import budgets
 from shared.store.database import AnyRow, Database
+from shared.store.exchange import kept
 
 JOINS = frozenset(get_args(JoinMode))
 """What an action may ask for to join a task that runs."""
@@ -59,7 +60,7 @@ _SPENT = """
 def _accept_statement(*, budgeted: bool) -> TextClause:
     purse, reserved = (_PURSE, _RESERVED) if budgeted else ("", "null")
     paid, spent = ("and not (select empty from purse)", _SPENT) if budgeted else ("", "")
-    return text(
+    return kept(
         f"""/* accept */
     with known as (
         select id, status, body_hash, queued_seq, position, priority from tasks
@@ -208,7 +209,7 @@ _TAKE_CANCEL = text(
     """
 )
 
-_TASK = text(
+_TASK = kept(
     """
     select t.id, t.session_id, t.status, t.claims, t.result, t.error, t.usage, t.created_at,
         t.started_at, t.finished_at, coalesce(s.lease_until > clock_timestamp(), false)

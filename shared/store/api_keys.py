@@ -13,20 +13,24 @@ PREFIX = "fs_"
 """Lets secret scanners and people see what a leaked string is."""
 
 _INSERT = text(
-    """
+    """/* api key insert */
     insert into api_keys (user_id, label, sha256) values (:user, :label, :sha256) returning id
     """
 )
-_OWNER = text("select user_id, id from api_keys where sha256 = :sha256 and revoked_at is null")
-_PAGE = text(
+_OWNER = text(
+    """/* api key owner */
+    select user_id, id from api_keys where sha256 = :sha256 and revoked_at is null
     """
+)
+_PAGE = text(
+    """/* api keys page */
     select id, user_id, label, created_at, revoked_at from api_keys
     where cast(:user as text) is null or user_id = :user
     order by created_at
     """
 )
 _REVOKE = text(
-    """
+    """/* api key revoke */
     update api_keys set revoked_at = clock_timestamp()
     where id = :id and user_id = :user and revoked_at is null
     """

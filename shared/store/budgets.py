@@ -74,17 +74,17 @@ _PURSE = text(
 _ANY = text("/* budgets any */ select exists (select from budgets)")
 
 _SET = text(
-    """
+    """/* budgets set */
     insert into budgets (user_id, key_id, usd, period) values (:user, :key_id, :usd, :period)
     on conflict (user_id, key_id) do update set usd = excluded.usd, period = excluded.period,
         set_at = clock_timestamp()
     """
 )
 
-_CLEAR = text("delete from budgets where user_id = :user and key_id = :key_id")
+_CLEAR = text("/* budgets clear */ delete from budgets where user_id = :user and key_id = :key_id")
 
 _PAGE = text(
-    """
+    """/* budgets page */
     select user_id, key_id, usd, period from budgets
     where cast(:user as text) is null or user_id = :user order by user_id, key_id
     """

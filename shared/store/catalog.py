@@ -10,7 +10,7 @@ from shared.records import CatalogEntry
 from shared.store.database import Database
 
 _ANNOUNCE = text(
-    """
+    """/* catalog announce */
     insert into catalog (kind, name, title, description, details)
     select distinct on (kind, name) kind, name, title, description, details
     from rows from (
@@ -24,16 +24,20 @@ _ANNOUNCE = text(
     """
 )
 
-_ALL = text("select kind, name, title, description, details from catalog order by kind, name")
+_ALL = text(
+    """/* catalog all */
+    select kind, name, title, description, details from catalog order by kind, name
+    """
+)
 
 _KEEP_STORY = text(
-    """
+    """/* story keep */
     insert into stories (hash, name, compiled) values (:hash, :name, :compiled)
     on conflict (hash) do nothing
     """
 )
 
-_STORY = text("select compiled from stories where hash = :hash")
+_STORY = text("/* story */ select compiled from stories where hash = :hash")
 
 
 async def announce(db: Database, entries: Sequence[CatalogEntry]) -> None:

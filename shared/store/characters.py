@@ -16,7 +16,7 @@ from shared.store.souls import FOLLOW
 _COLUMNS = "id, agent, name, is_default, soul, soul_version, created_at, updated_at"
 
 _DEFAULT = text(
-    """
+    """/* character default */
     with made as (
         insert into characters (user_id, agent, name, is_default)
         values (:user, :agent, :name, true)
@@ -32,7 +32,7 @@ _DEFAULT = text(
 )
 
 _INSERT = text(
-    f"""
+    f"""/* character insert */
     with made as (
         insert into characters (user_id, agent, name, soul)
         values (:user, :agent, :name, :soul) returning {_COLUMNS}
@@ -43,17 +43,19 @@ _INSERT = text(
     """
 )
 
-_BY_ID = text(f"select {_COLUMNS} from characters where id = :character and user_id = :user")
+_BY_ID = text(
+    f"/* character */ select {_COLUMNS} from characters where id = :character and user_id = :user"
+)
 
 _PAGE = text(
-    f"""
+    f"""/* characters page */
     select {_COLUMNS} from characters
     where user_id = :user order by created_at desc, id desc limit :limit
     """
 )
 
 _UPDATE = text(
-    f"""
+    f"""/* character update */
     update characters set
         name = coalesce(:name, name),
         soul = coalesce(:soul, soul),
@@ -65,7 +67,7 @@ _UPDATE = text(
 )
 
 _KEEP_SOUL = text(
-    f"""
+    f"""/* character keep soul */
     with written as (
         insert into souls (character_id, version, soul) values (:character, :version, :soul)
         on conflict do nothing
@@ -78,7 +80,7 @@ _KEEP_SOUL = text(
 # Sessions that the server made for the character stand in nobody's way.
 _DELETE_CHORES = [
     text(
-        f"""
+        f"""/* character delete chores {table} */
         delete from {table} where {column} in (
             select id from sessions
             where character_id = :character and user_id = :user and priority >= {CHORE}
@@ -93,7 +95,11 @@ _DELETE_CHORES = [
     )
 ]
 
-_DELETE = text("delete from characters where id = :character and user_id = :user returning id")
+_DELETE = text(
+    """/* character delete */
+    delete from characters where id = :character and user_id = :user returning id
+    """
+)
 
 
 async def default_character(

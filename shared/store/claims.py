@@ -27,6 +27,7 @@ from shared.records import (
 )
 from shared.store import budgets
 from shared.store.database import AnyRow, Database, Parameters
+from shared.store.exchange import kept
 from shared.store.sweeps import FREE
 
 # State is what `returning` gives: the row under the lock that the lease is written with. Should
@@ -55,11 +56,11 @@ _HEAD_OF_LINE = """select seq from tasks
 
 # Before all others, so that their snapshots are newer than the lock: what the last one to hold the
 # session wrote is seen, and a task that was accepted while this claim waited for the row.
-_LOCK = text("/* claim lock */ select from sessions where id = :session for no key update")
+_LOCK = kept("/* claim lock */ select from sessions where id = :session for no key update")
 
 # A session of which nobody has begun the head of line, as it mostly is: all in one. Where more is
 # to be done (a takeover, a collect) it changes nothing and says so.
-_CLAIM = text(
+_CLAIM = kept(
     f"""/* claim */
     with recursive free as materialized (
         select (

@@ -5,8 +5,7 @@ import contextlib
 import itertools
 import os
 import socket
-from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -29,11 +28,23 @@ _LIMITS = {
     "statement_timeout": "10s",
 }
 
+# Statements that are kept prepared (see `exchange.kept`) are planned once for each connection. That
+# may be in a database with hardly a row in it: the plan is to go from key to key by indexes all the
+# same, for the rows come, and the plan stays.
+_WAYS = ("enable_seqscan", "enable_hashjoin", "enable_mergejoin")
+_OF_KEPT_PLANS = {"plan_cache_mode": "force_generic_plan", **dict.fromkeys(_WAYS, "off")}
+_OF_OTHER_PLANS = {"plan_cache_mode": "auto", **dict.fromkeys(_WAYS, "on")}
+
 _ON_CONNECT = "; ".join(
-    ["set timezone = 'UTC'", *(f"set {name} = '{value}'" for name, value in _LIMITS.items())]
+    [
+        "set timezone = 'UTC'",
+        *(f"set {name} = '{value}'" for name, value in (_LIMITS | _OF_KEPT_PLANS).items()),
+    ]
 )
 
-BEGIN = "begin"
+BEGIN = "; ".join(
+    ["begin", *(f"set local {name} = '{value}'" for name, value in _OF_OTHER_PLANS.items())]
+)
 
 # Behind a pooler a connection is another one for each transaction: what is set must end with it.
 # It goes with the `begin`, for no further round trip.
@@ -41,10 +52,16 @@ BEGIN_POOLED = "; ".join(
     ["begin", *(f"set local {name} = '{value}'" for name, value in _LIMITS.items())]
 )
 
+
+def _until_commit(settings: Mapping[str, str]) -> str:
+    return "select " + ", ".join(
+        f"set_config('{name}', '{value}', true)" for name, value in settings.items()
+    )
+
+
 # The same where statements are sent together, which no `begin` precedes.
-SET_LIMITS = "select " + ", ".join(
-    f"set_config('{name}', '{value}', true)" for name, value in _LIMITS.items()
-)
+SET_LIMITS = _until_commit(_LIMITS)
+PLANNED_ANEW = _until_commit(_OF_OTHER_PLANS)
 
 ANSWER_SECONDS = 12.0
 """The longest wait for an answer. Above the server's own limits, for where those can't help: it
@@ -66,8 +83,8 @@ class Connection(psycopg.AsyncConnection[Any]):
         """Whether statements may be kept prepared (see `exchange`)."""
         self.prepared: dict[tuple[bytes, tuple[int, ...]], bytes] = {}
         """Names of prepared statements, by their text and their parameters' types."""
-        self.uses: Counter[tuple[bytes, tuple[int, ...]]] = Counter()
-        """How often statements were carried out before they were prepared."""
+        self.keeps_plans = False
+        """Whether statements are planned for good, unless they are preceded by `PLANNED_ANEW`."""
         self.names = itertools.count()
         """Numbers for further names: one that was used may be taken, whatever became of it."""
 
@@ -171,7 +188,7 @@ async def _connect(*arguments: Any, **options: Any) -> Connection:
     connection lent out until the garbage collector comes by.
     """
     connection = await _bare(*arguments, **options)
-    connection.prepares = True
+    connection.prepares = connection.keeps_plans = True
     try:
         await connection.execute(_ON_CONNECT)
     except BaseException:

@@ -13,7 +13,7 @@ from shared.store.actions import accept_within
 from shared.store.database import Database
 
 _PAGE = text(
-    """
+    """/* dead tasks page */
     select t.id, t.session_id, t.user_id, s.agent, t.action ->> 'type', t.claims, t.error,
         t.finished_at, array(
             select r.id from tasks r
@@ -26,14 +26,14 @@ _PAGE = text(
 )
 
 _LOCK_SESSION = text(
-    """
+    """/* dead task lock session */
     select id from sessions where id = (select session_id from tasks where id = :task)
     for no key update
     """
 )
 
 _TASK = text(
-    """
+    """/* dead task */
     select session_id, user_id, action, status,
         (select r.id from tasks r where r.session_id = t.session_id and r.requeue_of = t.id
          order by r.seq desc limit 1) as again
@@ -41,9 +41,9 @@ _TASK = text(
     """
 )
 
-_NOTE = text("update tasks set requeue_of = :task where id = :again")
+_NOTE = text("/* dead task note requeue */ update tasks set requeue_of = :task where id = :again")
 
-_COUNT = text("select count(*) from tasks where status = 'dead'")
+_COUNT = text("/* dead tasks count */ select count(*) from tasks where status = 'dead'")
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,13 +18,11 @@ from psycopg.abc import PQGen
 from psycopg.adapt import PyFormat, Transformer
 from psycopg.errors import error_from_result
 from psycopg.generators import fetch_many, send
-from psycopg.pq import ConnStatus, ExecStatus
+from psycopg.pq import ConnStatus, ExecStatus, Format
 from psycopg.pq.abc import PGconn, PGresult
+from sqlalchemy import TextClause, text
 
-from shared.store.connection import Connection
-
-PREPARED_AFTER = 5
-"""How often a connection carries a statement out before it has Postgres keep it prepared."""
+from shared.store.connection import PLANNED_ANEW, Connection
 
 MOST_PREPARED = 200
 """Statements that one connection keeps prepared, each for one choice of its parameters' types."""
@@ -61,27 +59,51 @@ class Answer:
         return self.rows[0] if self.rows else None
 
 
+_KEPT = {PLANNED_ANEW}
+
+
+def kept(sql: str) -> TextClause:
+    """A statement that runs all the time: each connection has Postgres keep it, with its plan.
+
+    The plan is made once, without the values of its parameters, and goes by indexes wherever it
+    can, so the statement has to be one that finds rows by their keys: no filter that may be null,
+    no limit that decides the way.
+    """
+    clause = text(sql)
+    _KEPT.add(clause.text)
+    return clause
+
+
 async def exchange(
-    connection: Connection, statements: Sequence[tuple[str, Mapping[str, Any]]]
+    connection: Connection,
+    statements: Sequence[tuple[str, Mapping[str, Any]]],
+    *,
+    binary: bool = False,
 ) -> list[Answer]:
     """Carry statements out in one transaction and one round trip; none is open on the connection.
 
     Args:
         statements: each with the values of its `:name` parameters.
+        binary: have the answers as Postgres keeps them, which is less work for many rows.
 
     Raises:
         psycopg.Error: the first one that failed; nothing of any was committed.
         KeyError: a parameter has no value.
     """
     transformer = Transformer(connection)
-    requests = [_request(connection, transformer, *statement) for statement in statements]
+    first = 0
+    if connection.keeps_plans and not _KEPT.issuperset(sql for sql, _ in statements):
+        statements, first = [(PLANNED_ANEW, {}), *statements], 1
+    requests = [
+        _request(connection, transformer, *statement, binary=binary) for statement in statements
+    ]
     pgconn = connection.pgconn
     pgconn.enter_pipeline_mode()
     try:
         groups = await connection.wait(_talk(pgconn, requests))
     finally:
         _leave(pgconn)
-    return _answers(connection, transformer, requests, groups)
+    return _answers(connection, transformer, requests, groups)[first:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,37 +116,44 @@ class _Request:
     formats: Sequence[Any]
     name: bytes
     new: bool
+    form: Format
 
     def send(self, pgconn: PGconn) -> None:
         """Put it into the connection's buffer."""
         if self.new:
             pgconn.send_prepare(self.name, self.sql, self.types)
         if self.name:
-            pgconn.send_query_prepared(self.name, self.values, self.formats)
+            pgconn.send_query_prepared(self.name, self.values, self.formats, self.form)
         else:
-            pgconn.send_query_params(self.sql, self.values, self.types, self.formats)
+            pgconn.send_query_params(self.sql, self.values, self.types, self.formats, self.form)
 
 
 def _request(
-    connection: Connection, transformer: abc.Transformer, text: str, parameters: Mapping[str, Any]
+    connection: Connection,
+    transformer: abc.Transformer,
+    statement: str,
+    parameters: Mapping[str, Any],
+    *,
+    binary: bool,
 ) -> _Request:
-    sql, names = _positional(text)
+    sql, names = _positional(statement)
     given = [parameters[name] for name in names]
     values = transformer.dump_sequence(given, [PyFormat.AUTO] * len(given))
     types, formats = transformer.types or (), transformer.formats or ()
-    name, new = _prepared(connection, sql, types)
-    return _Request(sql, values, types, formats, name, new)
+    name, new = _prepared(connection, sql, types) if statement in _KEPT else (b"", False)
+    form = Format.BINARY if binary else Format.TEXT
+    return _Request(sql, values, types, formats, name, new, form)
 
 
 @functools.lru_cache(maxsize=1000)
-def _positional(text: str) -> tuple[bytes, tuple[str, ...]]:
+def _positional(statement: str) -> tuple[bytes, tuple[str, ...]]:
     """A statement with $1, $2, ... for its parameters, and their names in that order."""
     names: dict[str, int] = {}
 
     def numbered(found: re.Match[str]) -> str:
         return f"${names.setdefault(found[1], len(names) + 1)}"
 
-    return _PARAMETER.sub(numbered, text).replace("\\:", ":").encode(), tuple(names)
+    return _PARAMETER.sub(numbered, statement).replace("\\:", ":").encode(), tuple(names)
 
 
 def _prepared(connection: Connection, sql: bytes, types: tuple[int, ...]) -> tuple[bytes, bool]:
@@ -136,9 +165,6 @@ def _prepared(connection: Connection, sql: bytes, types: tuple[int, ...]) -> tup
     if known is not None:
         return known, False
     if len(connection.prepared) >= MOST_PREPARED:
-        return b"", False
-    connection.uses[key] += 1
-    if connection.uses[key] <= PREPARED_AFTER:
         return b"", False
     return b"fireside_%d" % next(connection.names), True
 

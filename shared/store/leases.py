@@ -29,6 +29,7 @@ from shared.records import (
 from shared.store import usage
 from shared.store.consolidation import TOUCH, keep_within, lock_source
 from shared.store.database import AnyRow, Database, Parameters
+from shared.store.exchange import kept
 from shared.store.memories import NEW_TURNS
 from shared.store.souls import merge_within
 
@@ -151,15 +152,15 @@ _END = f"""/* end */
 def _with_usage(write: str) -> TextClause:
     """The same write with calls of models in it; most have none, and need not look for any."""
     head, _, tail = write.rpartition(_NEW_STEPS)
-    return text(f"{head}{_NEW_STEPS}, {usage.NEW_USAGE}{tail}")
+    return kept(f"{head}{_NEW_STEPS}, {usage.NEW_USAGE}{tail}")
 
 
-_WRITES = {False: text(_WRITE), True: _with_usage(_WRITE)}
-_ENDS = {False: text(_END), True: _with_usage(_END)}
+_WRITES = {False: kept(_WRITE), True: _with_usage(_WRITE)}
+_ENDS = {False: kept(_END), True: _with_usage(_END)}
 
 # Rows that a write of the same worker holds right now are passed over: that write renews the
 # lease itself, and one slow row must not keep a thousand others from being renewed.
-_HEARTBEAT = text(
+_HEARTBEAT = kept(
     """/* heartbeat */
     with mine as (
         select s.id from sessions s
@@ -174,7 +175,7 @@ _HEARTBEAT = text(
     """
 )
 
-_STILL_MINE = text(
+_STILL_MINE = kept(
     """/* pulse */
     select s.id, s.open_tasks > 1 as queued, (select t.cancel_requested_at is not null from tasks t
                                 where t.session_id = s.id and t.status = 'running') as cancel

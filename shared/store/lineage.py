@@ -118,7 +118,7 @@ _LIFT = text(
     """
 )
 
-_NOTE_LIFTED = text("/* lift */ update lineage set lifted_to = :last where lifting")
+_NOTE_LIFTED = text("/* lift note */ update lineage set lifted_to = :last where lifting")
 
 _END_LIFT = text(
     """/* lift end */

@@ -14,7 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.encoding import dumps_text, well_formed
 from shared.memories import DEFAULT_LANGUAGE, NewMemory, Standing, pairs
-from shared.store.database import AnyRow, Database
+from shared.store.database import Database, Parameters
+from shared.store.exchange import kept
 
 CUE_CHARACTERS = 2_000
 CUE_WORDS = 48
@@ -64,48 +65,66 @@ _ADD = text(
     """
 )
 
-_CUE = text(
-    """/* recall cue */
-    select
-        array(
+# The words of a cue, and each of them (and any) as a query, which finds it by bisection.
+_ASKED = """said as materialized (
+        select (array(
             select lexeme from unnest(to_tsvector(cast(:language as regconfig), :cue))
-            union all select unnest(cast(:pairs as text[]))
-        ) as words,
-        exists (
-            select from crowds where character_id = :character and user_id = :user) as crowded
-    """
-)
+            union all select unnest(cast(:pairs as text[]))))[1:cast(:most_words as int)] as words
+    ), asked as materialized (
+        select words, queries, cast(array_to_string(queries, ' | ') as tsquery) as any_word
+        from said cross join lateral (
+            select array(
+                select cast('''' || replace(replace(word, '\\', '\\\\'), '''', '''''')
+                    || '''' as tsquery)
+                from unnest(words) as word) as queries) as q
+    )"""
 
-# What may be recalled. Of a session that was taken back by an undo, nothing behind its head.
-_RECALLABLE = """m.user_id = :user and m.character_id = :character and m.on_branch
+# What may be recalled. Of a session that was taken back by an undo, nothing behind its head: there
+# are few of those, so they are looked for once and not with each memory.
+_RECALLABLE = """m.on_branch
             and (m.valid_to is null or m.valid_to > clock_timestamp())
-            and (s.id is null or m.no is null or m.no <= s.head_message)
             and (m.kind = 'turn' and m.session_id = :session
-                 and m.no >= :shown_from) is not true"""
+                 and m.no >= :shown_from) is not true
+            and (m.session_id is null or m.no is null
+                 or m.session_id <> all(array(
+                    select s.id from sessions s
+                    where s.character_id = :character and s.user_id = :user
+                        and coalesce(s.head_message, 0) < s.next_message - 1))
+                 or m.no <= (select s.head_message from sessions s where s.id = m.session_id))"""
 
 # Which words of the cue a memory has is looked at only where it has any.
 _COLUMNS = """m.id, m.session_id, m.kind, m.no, m.part, m.role, m.speaker, m.text, m.importance,
         m.said_at, length(m.words) as length,
-        case when m.words @@ cast(:any_word as tsquery) then array(
-            select word from unnest(tsvector_to_array(m.words)) as word
-            where word = any(cast(:words as text[]))) end as hits,
+        case when m.words @@ asked.any_word then array(
+            select word from unnest(asked.words, asked.queries) as one(word, query)
+            where m.words @@ query) end as hits,
         case when m.model = :model and vector_dims(m.vector) = :dimension
             then -(m.vector <#> cast(:vector as halfvec)) end as likeness"""
 
-_RECALL = text(
+# A character with nothing to recall has one row without a memory, and so has a crowded one.
+_RECALL = kept(
     f"""/* recall */
-    select {_COLUMNS}
-    from memories m left join sessions s on s.id = m.session_id
-    where {_RECALLABLE}
+    with {_ASKED}, crowd as materialized (
+        select exists (
+            select from crowds where character_id = :character and user_id = :user) as crowded
+    )
+    select crowd.crowded, {_COLUMNS}
+    from asked cross join crowd left join memories m
+        on not crowd.crowded and m.user_id = :user and m.character_id = :character
+            and {_RECALLABLE}
     """
 )
 
+# In a form that no index has: by that of a character Postgres would read a crowded one whole after
+# all, for it expects few rows.
+_OF_OWNER = "m.user_id || '' = :user and m.character_id::text = :character_name"
+
 # A crowded character is not read whole. Its words are found by keys that are its own, its vectors
-# by the graph, which knows no characters: the comparisons are written so that no other index is
-# taken for them. The newest stand for all where z-scores are taken, and may have no keys yet.
+# by the graph, which knows no characters. The newest stand for all where z-scores are taken, and
+# may have no keys yet.
 _RECALL_SOME = f"""/* recall some */
-    with worded as (
-        select found.id from unnest(cast(:words as text[])) as word cross join lateral (
+    with {_ASKED}, worded as (
+        select found.id from asked cross join unnest(asked.words) as word cross join lateral (
             select id from memories
             where keys is not null
                 and keys @> array[hashtextextended(:character_name || word, 0)]
@@ -113,8 +132,7 @@ _RECALL_SOME = f"""/* recall some */
     ), near as materialized (
         select m.id, m.session_id, m.no from memories m
         where m.keys is not null and vector_dims(m.vector) = {{dimension}}
-            and m.user_id || '' = :user and m.character_id::text = :character_name
-            and m.model = :model and m.on_branch
+            and {_OF_OWNER} and m.model = :model and m.on_branch
         order by (m.vector::halfvec({{dimension}})) <#> cast(:vector as halfvec({{dimension}}))
         limit :near
     ), beside as (
@@ -129,8 +147,8 @@ _RECALL_SOME = f"""/* recall some */
     from (select id from worded union select id from near union select id from beside
           union select id from newest) as found
     join memories m on m.id = found.id
-    left join sessions s on s.id = m.session_id
-    where {_RECALLABLE}
+    cross join asked
+    where {_OF_OWNER} and {_RECALLABLE}
     """
 
 # Enough for the wanted ones behind what the graph finds of other characters.
@@ -255,50 +273,39 @@ async def recall(db: Database, cue: Cue, vector: Vector | None) -> list[Standing
     Args:
         vector: the cue's. Memories whose vector is another model's are found by words alone.
     """
-    asked = well_formed(cue.text[:CUE_CHARACTERS]).replace("\0", "")
+    said = well_formed(cue.text[:CUE_CHARACTERS]).replace("\0", "")
     parameters = {
         "user": cue.user_id,
         "character": cue.character_id,
-        "cue": asked,
+        "cue": said,
         "language": cue.language,
-        "pairs": pairs(asked),
-    }
-    read = await db.row(_CUE, parameters)
-    assert read is not None
-    words = list(read.words[:CUE_WORDS])
-    parameters |= {
+        "pairs": pairs(said),
+        "most_words": CUE_WORDS,
         "session": cue.session_id,
         "shown_from": cue.shown_from,
-        "words": words,
-        "any_word": " | ".join(_quoted(word) for word in words),
         "model": None if vector is None else vector.model,
         "dimension": 0 if vector is None else vector.dimension,
         "vector": None if vector is None else vector.text,
     }
-    if not read.crowded:
-        return [Standing(*row) for row in await db.rows(_RECALL, parameters)]
-    parameters |= {
-        "character_name": str(cue.character_id),
-        "per_word": PER_WORD,
-        "near": NEAR,
-        "newest": NEWEST,
-    }
-    async with db.transaction() as connection:
-        await connection.execute(_WANDER)
-        found: Sequence[AnyRow] = (
-            await connection.execute(_recall_some(vector.dimension if vector else 0), parameters)
-        ).fetchall()
-    return [Standing(*row) for row in found]
+    rows = await db.rows(_RECALL, parameters, binary=True)
+    if rows[0].crowded:
+        return await _recalled_of_crowd(db, cue, vector, parameters)
+    return [Standing._make(row[1:]) for row in rows if row.id is not None]
+
+
+async def _recalled_of_crowd(
+    db: Database, cue: Cue, vector: Vector | None, parameters: Parameters
+) -> list[Standing]:
+    sizes = {"per_word": PER_WORD, "near": NEAR, "newest": NEWEST}
+    parameters = {**parameters, **sizes, "character_name": str(cue.character_id)}
+    statement = _recall_some(vector.dimension if vector else 0)
+    _, found = await db.together((_WANDER, {}), (statement, parameters))
+    return [Standing._make(row) for row in found.rows]
 
 
 def _recall_some(dimension: int) -> TextClause:
     """An index on vectors is on those of one length, so that must stand in the statement."""
     return text(_RECALL_SOME.format(dimension=int(dimension) or 1))
-
-
-def _quoted(word: str) -> str:
-    escaped = word.replace("\\", "\\\\").replace("'", "''")
-    return f"'{escaped}'"
 
 
 async def follow_branch(connection: AsyncConnection, user_id: str, session_id: UUID) -> int:

@@ -62,7 +62,9 @@ _SEARCH = text(
     """
 )
 
-_ONE = text(f"select {_COLUMNS} from memories m where m.id = :memory and m.user_id = :user")
+_ONE = text(
+    f"/* memory */ select {_COLUMNS} from memories m where m.id = :memory and m.user_id = :user"
+)
 
 # A vector of other words would find what is not there any more. Until the new one comes, words do.
 _CHANGE = text(

@@ -30,7 +30,7 @@ _RESERVE = text(
 )
 
 _PAGE = text(
-    """
+    """/* quarantine page */
     select s.id, s.user_id, s.agent, t.id, t.attempts,
         coalesce(s.lease_until > clock_timestamp(), false), s.ready_at
     from sessions s left join tasks t on t.session_id = s.id and t.status = 'running'
@@ -39,7 +39,9 @@ _PAGE = text(
     """
 )
 
-_COUNT = text("select count(*) from sessions where quarantined and open_tasks > 0")
+_COUNT = text(
+    "/* quarantine count */ select count(*) from sessions where quarantined and open_tasks > 0"
+)
 
 
 @dataclass(frozen=True, slots=True)

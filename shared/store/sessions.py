@@ -33,15 +33,19 @@ _COLUMNS = """
 
 # Sessions that the server made for its own chores are nobody's to see.
 _BY_ID = text(
-    f"""
+    f"""/* session */
     select {_COLUMNS} from sessions s
     where s.id = :session and s.user_id = :user and s.priority < {CHORE}
     """
 )
-_BY_KEY = text(f"select {_COLUMNS} from sessions s where s.key = :key and s.user_id = :user")
+_BY_KEY = text(
+    f"""/* session by key */
+    select {_COLUMNS} from sessions s where s.key = :key and s.user_id = :user
+    """
+)
 
 _PAGE = text(
-    f"""
+    f"""/* sessions page */
     select {_COLUMNS} from sessions s
     where s.user_id = :user and s.priority < {CHORE}
         and (cast(:before as uuid) is null or (s.created_at, s.id) < (
@@ -51,7 +55,7 @@ _PAGE = text(
 )
 
 _INSERT = text(
-    """
+    """/* session insert */
     insert into sessions (user_id, key, agent, story, story_hash, character_id, title, metadata,
         priority, soul_version)
     select :user, :key, :agent, :story, :story_hash, c.id, :title, cast(:metadata as jsonb),
@@ -64,29 +68,35 @@ _INSERT = text(
 )
 
 _CHARACTER_EXISTS = text(
-    "select 1 from characters where id = :character and user_id = :user and agent = :agent"
+    """/* session character exists */
+    select 1 from characters where id = :character and user_id = :user and agent = :agent
+    """
 )
 
 _OPENING_TASK = text(
-    "select id from tasks where session_id = :session and user_id = :user and seq = 1"
+    """/* session opening task */
+    select id from tasks where session_id = :session and user_id = :user and seq = 1
+    """
 )
 
-_LOCK = text("select id from sessions where id = :session and user_id = :user for update")
+_LOCK = text(
+    "/* session lock */ select id from sessions where id = :session and user_id = :user for update"
+)
 
 # Children go under the session's row lock: a worker's fenced write either came before and is
 # deleted with the rest, or finds no row to fence with.
 _DELETE = [
     text(statement)
     for statement in (
-        "delete from events where session_id = :session",
-        "delete from messages where session_id = :session",
-        "delete from steps where session_id = :session",
-        "delete from sessions where id = :session and user_id = :user",
+        "/* session delete events */ delete from events where session_id = :session",
+        "/* session delete messages */ delete from messages where session_id = :session",
+        "/* session delete steps */ delete from steps where session_id = :session",
+        "/* session delete itself */ delete from sessions where id = :session and user_id = :user",
     )
 ]
 
 _EVENTS = text(
-    """
+    """/* session events */
     select e.seq, e.type, e.task_id, e.at, e.data
     from events e join sessions s on s.id = e.session_id
     where s.id = :session and s.user_id = :user and e.seq > :after
@@ -95,14 +105,14 @@ _EVENTS = text(
 )
 
 _RUNNING_TASK = text(
-    """
+    """/* session running task */
     select id, claims from tasks
     where session_id = :session and user_id = :user and status = 'running'
     """
 )
 
 _MESSAGES = text(
-    """
+    """/* session messages */
     with recursive path as (
         select m.no, m.parent, m.task_id, m.message, m.created_at, 1 as depth
         from sessions s join messages m on m.session_id = s.id and m.no = s.head_message
@@ -117,7 +127,9 @@ _MESSAGES = text(
 )
 
 _HEADS = text(
-    "select id, next_event - 1 as head_seq from sessions where id = any(cast(:ids as uuid[]))"
+    """/* heads */
+    select id, next_event - 1 as head_seq from sessions where id = any(cast(:ids as uuid[]))
+    """
 )
 
 

@@ -106,8 +106,9 @@ _WRITE = text(
 # undo, that is the one before the version that was taken back.
 _BEFORE = text(
     f"""/* soul before */
-    select {_COLUMNS} from souls s
-    where s.character_id = :character and s.version < (
+    select {_COLUMNS}
+    from characters c join souls s on s.character_id = c.id
+    where c.id = :character and c.user_id = :user and s.version < (
         select coalesce(n.restored, n.version) from souls n
         where n.character_id = :character and n.version = :newest)
     order by s.version desc limit 1
@@ -218,7 +219,7 @@ async def roll_back(
     async with db.transaction() as connection:
         locked = await _lock(connection, user_id, character_id, expected)
         if number is None:
-            parameters = {"character": character_id, "newest": locked.version}
+            parameters = {"character": character_id, "user": user_id, "newest": locked.version}
             row = (await connection.execute(_BEFORE, parameters)).first()
             if row is None:
                 raise InvalidRequest("there is no earlier version to go back to")

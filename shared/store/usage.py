@@ -136,6 +136,14 @@ class UsageSum:
     billed_usd: Decimal
 
 
+@dataclass(frozen=True, slots=True)
+class UsageSums:
+    """The sum of everything, and the sums that it is told apart into, all of one moment."""
+
+    total: UsageSum
+    rows: list[UsageSum]
+
+
 def parameters(claim: Claim, entries: Sequence[LedgerEntry]) -> dict[str, Any]:
     """What a statement with `NEW_USAGE` in it takes, beside its `fence`'s."""
     return {
@@ -215,15 +223,17 @@ async def sums(
     by: Sequence[Part] = (),
     session_id: UUID | None = None,
     task_id: UUID | None = None,
-) -> list[UsageSum]:
+) -> UsageSums:
     """What a user's calls used from one moment to another, told apart by some parts.
 
     Args:
         zone: in which days are counted, by its IANA name.
-        by: with none there is one sum of everything.
+        by: with none there are no rows beside the total.
     """
     chosen = ", ".join(_PARTS[part] if part in by else "null" for part in _PARTS)
-    grouped = ", ".join(_PARTS[part] for part in _PARTS if part in by)
+    grouped = [_PARTS[part] for part in _PARTS if part in by]
+    # No part is ever null but in the total, which so comes first.
+    order = ", ".join(f"{part} nulls first" for part in grouped)
     statement = text(
         f"""/* usage sums */
         select {chosen}, count(*), count(*) filter (where not reported),
@@ -235,7 +245,7 @@ async def sums(
         where user_id = :user and at >= :since and at < :before
             and (cast(:session as uuid) is null or session_id = cast(:session as uuid))
             and (cast(:task as uuid) is null or task_id = cast(:task as uuid))
-        {f"group by {grouped} order by {grouped}" if grouped else ""}
+        {f"group by grouping sets ((), ({', '.join(grouped)})) order by {order}" if order else ""}
         """
     )
     rows = await db.rows(
@@ -249,7 +259,8 @@ async def sums(
             "task": task_id,
         },
     )
-    return [UsageSum(*row) for row in rows]
+    total, *parts = [UsageSum(*row) for row in rows]
+    return UsageSums(total, parts)
 
 
 async def without_price(db: Database) -> int:

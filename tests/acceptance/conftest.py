@@ -1,6 +1,7 @@
 """A fleet for each test that asks for one."""
 
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -27,7 +28,7 @@ def stories(tmp_path: Path) -> Path:
 def fleet(
     tmp_path: Path, stories: Path, postgres_url: str, redis_url: str, scripted_model: ScriptedModel
 ) -> Iterator[Fleet]:
-    """No process yet: a test adds the gateways and workers that it wants."""
+    """No process yet: a test adds the gateways and workers that it wants, and may end them."""
     with Fleet(
         tmp_path,
         postgres=postgres_url,
@@ -37,6 +38,9 @@ def fleet(
         model_path="direct",
     ) as fleet:
         yield fleet
+        # An orderly end of a worker takes a second and more.
+        for child in [*fleet.workers, *fleet.gateways]:
+            child.kill()
 
 
 @pytest.fixture(scope="session")
@@ -48,17 +52,39 @@ def standing_fleet(
 ) -> Iterator[Fleet]:
     """One gateway and one worker for all tests that leave them as they are."""
     folder = tmp_path_factory.mktemp("standing")
+    url = postgres_server.create_database("standing", template=database_template)
+    with _standing(folder, url, scripted_model_process.url) as fleet:
+        yield fleet
+
+
+@pytest.fixture(scope="session")
+def standing_direct_fleet(
+    tmp_path_factory: pytest.TempPathFactory,
+    postgres_server: EmbeddedPostgres,
+    database_template: str,
+    scripted_model_process: ScriptedModelProcess,
+) -> Iterator[Fleet]:
+    """The same, calling its model as most fleets of tests do: without litellm."""
+    folder = tmp_path_factory.mktemp("direct")
+    url = postgres_server.create_database("direct", template=database_template)
+    with _standing(folder, url, scripted_model_process.url, model_path="direct") as fleet:
+        yield fleet
+
+
+@contextmanager
+def _standing(folder: Path, postgres: str, model: str, **settings: str) -> Iterator[Fleet]:
     (folder / "stories").mkdir()
     (folder / "stories" / "gate.ink").write_text(GATE)
-    url = postgres_server.create_database("standing", template=database_template)
     with (
         EmbeddedValkey(folder / "valkey", durable=False) as valkey,
         Fleet(
             folder,
-            postgres=url,
+            postgres=postgres,
             redis=valkey.url,
-            model=scripted_model_process.url,
+            model=model,
             story_folders=f"{folder / 'stories'},{ROOT / 'stories'}",
+            consolidate_seconds="0",  # no call of a model but those of the test that has it now
+            **settings,
         ) as fleet,
     ):
         fleet.add_gateway()
@@ -72,6 +98,15 @@ async def standing(
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the standing fleet, with the model reset."""
     async with httpx.AsyncClient(base_url=standing_fleet.url, timeout=60) as client:
+        yield client
+
+
+@pytest.fixture
+async def standing_direct(
+    standing_direct_fleet: Fleet, scripted_model: ScriptedModel
+) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the standing fleet without litellm, with the model reset."""
+    async with httpx.AsyncClient(base_url=standing_direct_fleet.url, timeout=60) as client:
         yield client
 
 

@@ -106,7 +106,7 @@ async def test_a_worker_ends_in_time_though_postgres_stands_still(
             await http.post(f"/v1/tasks/{task}/cancel")
             await player.until_ended(task)
 
-    assert took < drain + 3
+    assert took < drain + 8  # a statement without an answer is given up after 12 s
     assert worker.returncode == 0
 
 

@@ -16,7 +16,7 @@ from deploy.models.control import ScriptedModel
 from shared.encoding import dumps
 from shared.queue import envelope
 from tests.acceptance.player import Player, ended
-from tests.worker.hosts import until
+from tests.waiting import PATIENCE, until
 
 QUEUE = "fireside"
 SLOW = '[[script: {"chunks": ["one ", "two ", "three "], "duration": 0.5}]]'
@@ -60,7 +60,7 @@ async def test_forged_doubled_and_malformed_hints_change_nothing(
 async def forge(fleet: Fleet, http: httpx.AsyncClient, postgres_url: str, redis_url: str) -> None:
     player = await Player.begin(http, agent="companion")
     gone = await Player.begin(http, agent="companion")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         await player.until_ended(player.opening)
         await gone.until_ended(gone.opening)
     waiting = (await gone.act({"type": "say", "text": SLOW}))["task_id"]
@@ -68,7 +68,7 @@ async def forge(fleet: Fleet, http: httpx.AsyncClient, postgres_url: str, redis_
 
     malformed = json.loads(hint(player.id))
     malformed["body"] = "%%%"
-    async with Redis.from_url(redis_url) as redis, asyncio.timeout(60):
+    async with Redis.from_url(redis_url) as redis, asyncio.timeout(3 * PATIENCE):
         tasks = []
         for number in range(5):
             tasks.append((await player.act({"type": "say", "text": SLOW}))["task_id"])

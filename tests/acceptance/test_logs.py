@@ -14,6 +14,7 @@ from shared.settings import load_settings
 from shared.store import api_keys
 from shared.store.database import Database
 from tests.acceptance.player import Player
+from tests.waiting import until
 
 CANARY = "Xanthippe-canary"
 USER = f"{CANARY}@home.example"
@@ -137,11 +138,12 @@ def stopped(fleet: Fleet) -> list[list[str]]:
 
 async def learned(http: httpx.AsyncClient) -> None:
     """Wait until something was learned."""
-    for _ in range(200):
-        if (await http.get("/v1/memories", params={"kind": "fact"})).json()["memories"]:
-            return
-        await http.get("/v1/sessions", params={"limit": 1})
-    raise AssertionError("nothing was learned")
+
+    async def knows_a_fact() -> bool:
+        found = await http.get("/v1/memories", params={"kind": "fact"})
+        return bool(found.json()["memories"])
+
+    await until(knows_a_fact)
 
 
 async def bad_frames(http: httpx.AsyncClient) -> None:

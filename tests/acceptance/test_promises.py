@@ -133,6 +133,14 @@ async def test_a_choice_that_is_not_open_fails_its_task_only(standing: httpx.Asy
 
 async def test_a_running_task_is_cancelled_within_a_second(standing: httpx.AsyncClient) -> None:
     player = await Player.begin(standing, agent="companion")
+    took = [await cancelled_after(player) for _ in range(3)]
+
+    print("cancelled after", *(f"{seconds:.2f}" for seconds in took), "s")
+    assert min(took) < 1.0  # a busy machine may be late once, and not each time
+
+
+async def cancelled_after(player: Player) -> float:
+    """Cancel a task whose model hangs; the seconds until its end was told."""
     hang = '[[script: {"chunks": ["a ", "b "], "fault": {"kind": "hang", "after": 1}}]]'
     task = (await player.act({"type": "say", "text": hang}))["task_id"]
     await player.follow_until(
@@ -141,11 +149,10 @@ async def test_a_running_task_is_cancelled_within_a_second(standing: httpx.Async
         )
     )
     began = asyncio.get_running_loop().time()
-    assert (await standing.post(f"/v1/tasks/{task}/cancel")).status_code == 202
+    assert (await player.http.post(f"/v1/tasks/{task}/cancel")).status_code == 202
     await player.until_ended(task)
-
-    assert asyncio.get_running_loop().time() - began < 1.5
     assert [event["type"] for event in ended(player.events)[task]] == ["task_cancelled"]
+    return asyncio.get_running_loop().time() - began
 
 
 async def test_an_interrupt_ends_the_running_task_and_goes_first(

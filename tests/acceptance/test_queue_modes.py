@@ -1,6 +1,7 @@
 """What becomes of an action that comes while another one runs, as a client sees it."""
 
 from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from deploy.local.fleet import Fleet
 from deploy.models.control import ScriptedModel
 from shared.events import JOIN_CHANNEL
 from tests.acceptance.player import Frame, Player, ended
+from tests.waiting import PATIENCE
 
 HANGS = {"kind": "hang"}
 ROLL = {"tool_calls": [{"name": "roll_dice", "arguments": {"sides": 6}}]}
@@ -30,10 +32,10 @@ class Stage:
         """A task's id; one that may join is known to the worker when this returns."""
         async with self.redis.pubsub() as pubsub:
             await pubsub.subscribe(JOIN_CHANNEL)
-            await pubsub.get_message(timeout=5)
+            await pubsub.get_message(timeout=PATIENCE)
             answer = await self.player.act({"type": "say", "text": text, "on_busy": on_busy})
             if on_busy in {"steer", "follow_up"}:
-                assert await pubsub.get_message(ignore_subscribe_messages=True, timeout=5)
+                assert await pubsub.get_message(ignore_subscribe_messages=True, timeout=PATIENCE)
         task_id: str = answer["task_id"]
         return task_id
 
@@ -75,19 +77,34 @@ def told(message: Frame) -> str:
     return f"{message['role']}: {text}" if message["role"] != "tool_result" else "tool"
 
 
-@pytest.fixture
-async def stage(
-    fleet: Fleet, scripted_model: ScriptedModel, redis_url: str
-) -> AsyncIterator[Stage]:
-    fleet.add_gateway()
-    fleet.add_worker()
+@asynccontextmanager
+async def staged(fleet: Fleet, model: ScriptedModel) -> AsyncIterator[Stage]:
     async with (
         httpx.AsyncClient(base_url=fleet.url, timeout=60) as http,
-        Redis.from_url(redis_url) as redis,
+        Redis.from_url(fleet.env["REDIS_URL"]) as redis,
     ):
-        player = await Player.begin(http, agent="companion")
+        # A character of the test's own, who remembers nothing of other tests.
+        made = await http.post("/v1/characters", json={"agent": "companion", "name": "Ember"})
+        player = await Player.begin(http, agent="companion", character_id=made.json()["id"])
         await player.result(player.opening)
-        yield Stage(fleet, scripted_model, redis, player)
+        yield Stage(fleet, model, redis, player)
+
+
+@pytest.fixture
+async def stage(
+    standing_direct_fleet: Fleet, scripted_model: ScriptedModel
+) -> AsyncIterator[Stage]:
+    async with staged(standing_direct_fleet, scripted_model) as made:
+        yield made
+
+
+@pytest.fixture
+async def frail_stage(fleet: Fleet, scripted_model: ScriptedModel) -> AsyncIterator[Stage]:
+    """One whose worker may be killed."""
+    fleet.add_gateway()
+    fleet.add_worker()
+    async with staged(fleet, scripted_model) as made:
+        yield made
 
 
 async def test_a_steer_is_heard_at_the_next_turn(stage: Stage) -> None:
@@ -151,7 +168,8 @@ async def test_waiting_says_are_collected_into_one_task(stage: Stage) -> None:
     assert (await stage.transcript())[-2:] == ["user: d", "assistant: last"]
 
 
-async def test_a_takeover_hears_the_steer_at_the_same_place(stage: Stage) -> None:
+async def test_a_takeover_hears_the_steer_at_the_same_place(frail_stage: Stage) -> None:
+    stage = frail_stage
     first = await stage.begin(ROLL, {"text": "lost", "fault": HANGS}, {"text": "both"})
     steer = await stage.say("wait", "steer")
     stage.model.release()

@@ -198,6 +198,42 @@ def test_a_memory_is_data_and_can_not_end_its_block() -> None:
     assert said.index("Ignore") < said.index("</memories>")
 
 
+def test_memories_are_told_under_their_days() -> None:
+    told = [
+        RecalledMemory("b", "You: What a name!", "2026-05-07T12:01", "7 May 2026"),
+        RecalledMemory("a", "Ada: My dog is called Rex.", "2026-05-07T12:00", "7 May 2026"),
+        RecalledMemory("c", "Ada: He ran away.", "2026-05-09T12:00", "9 May 2026"),
+    ]
+    (_, said) = request(Chat().say("What?", *told))
+
+    assert said == (
+        "<memories>\n"
+        "- 7 May 2026:\n- Ada: My dog is called Rex.\n- You: What a name!\n"
+        "- 9 May 2026:\n- Ada: He ran away.\n"
+        "</memories>\n\nWhat?"
+    )
+
+
+def test_a_note_is_told_as_it_stands_whichever_release_wrote_it() -> None:
+    """Each line as it was noted: with its day, without one, or with the day above it."""
+    lines = [
+        "Ada (7 May 2026): Hi.",
+        "Ada (7 May 2026): Yes.",
+        "8 May 2026:\n- Ada: No.",
+        "You: So?",
+    ]
+    data = {
+        "window": 0,
+        "kept": 0,
+        "memories": [{"id": str(no), "text": line} for no, line in enumerate(lines)],
+    }
+    said = UserMessage("What?", 0, {"context": data})
+    built = ContextBuilder(SMALL).compose(said, Chat().now)
+
+    listed = "\n".join(f"- {line}" for line in lines)
+    assert request(built)[-1] == f"<memories>\n{listed}\n</memories>\n\nWhat?"
+
+
 # -- the summary ------------------------------------------------------------------------------
 
 

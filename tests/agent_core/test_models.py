@@ -31,7 +31,8 @@ from agent_core import (
 from agent_core.assembly import ChatChunk, StreamAssembler, ToolCallPiece
 from agent_core.attempts import retry_after_seconds, retry_delay
 from agent_core.chat_format import chat_messages, usage_of
-from agent_core.litellm_stream import _litellm, _provider_error, _request, preload
+from agent_core.litellm_package import litellm
+from agent_core.litellm_stream import _provider_error, _request, preload
 from agent_core.openai_stream import _chunk, stream_openai
 from agent_core.partial_json import partial_arguments, whole_arguments
 from agent_core.redaction import redact
@@ -82,13 +83,37 @@ def test_litellm_is_imported_without_calling_home() -> None:
         "import socket\n"
         "def refuse(*a, **k): raise SystemExit('the network was used')\n"
         "socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse\n"
-        "from agent_core.litellm_stream import preload, _litellm\n"
+        "from agent_core.litellm_package import litellm\n"
+        "from agent_core.litellm_stream import preload\n"
         "preload()\n"
-        "litellm = _litellm()\n"
-        "print(litellm.telemetry, litellm.suppress_debug_info, litellm.drop_params)"
+        "package = litellm()\n"
+        "print(package.telemetry, package.suppress_debug_info, package.drop_params)"
     )
 
     assert said == "False True True\n"
+
+
+def test_the_first_call_finds_all_of_litellm_in_place() -> None:
+    said = import_in_a_process(
+        "import asyncio, sys\n"
+        "from agent_core.litellm_package import litellm, rehearse\n"
+        "from agent_core.streaming import LlmContext, StreamOptions\n"
+        "from agent_core.litellm_stream import stream_litellm\n"
+        "from tests.agent_core.chat_server import said, serving\n"
+        "from tests.agent_core.test_model_calls import model_at\n"
+        "async def call():\n"
+        "    async with serving(said('Hel', 'lo')) as server:\n"
+        "        before, model = set(sys.modules), model_at(server, 'litellm')\n"
+        "        answer = stream_litellm(model, LlmContext('', []), StreamOptions())\n"
+        "        return [event.type async for event in answer][-1], set(sys.modules) - before\n"
+        "rehearse()\n"
+        "print(*asyncio.run(call()))\n"
+        "tokenizer = 'litellm.litellm_core_utils.default_encoding'\n"
+        "print(tokenizer in sys.modules)\n"
+        "print(len(litellm().main.encoding.encode('Hello')), tokenizer in sys.modules)"
+    )
+
+    assert said == "done set()\nFalse\n1 True\n"
 
 
 # Requests
@@ -181,7 +206,7 @@ def test_a_usage_is_read_whatever_it_is_called() -> None:
 
 def litellm_request(model: Model, options: StreamOptions | None = None) -> dict[str, Any]:
     context = LlmContext("SP", [UserMessage("a"), calls(call("c1", "t")), UserMessage("b")])
-    return _request(_litellm(), model, context, options or StreamOptions())
+    return _request(litellm(), model, context, options or StreamOptions())
 
 
 def test_thinking_is_asked_for_as_the_model_wants_it() -> None:
@@ -369,6 +394,13 @@ def test_events_are_read_across_pieces() -> None:
 def test_what_is_no_chunk_is_a_failure(data: str, problem: str) -> None:
     with pytest.raises(ProviderError, match=problem):
         _chunk(data)
+
+
+def test_half_an_event_may_be_whole_the_next_time() -> None:
+    with pytest.raises(ProviderError) as broken:
+        _chunk("{")
+
+    assert broken.value.retryable
 
 
 def test_an_error_in_the_stream_may_pass() -> None:

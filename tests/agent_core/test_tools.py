@@ -58,6 +58,39 @@ def test_a_function_describes_its_tool() -> None:
     assert route.schema is schema
 
 
+def closure(default: Any, name: str = "counted") -> AgentTool:
+    @tool(name=name)
+    async def count(start: Any = default) -> str:
+        return str(start)
+
+    return count
+
+
+@pytest.mark.parametrize("default", [1, "x", None, [1]])
+async def test_a_tool_that_is_made_anew_for_each_run_keeps_its_own_function(default: Any) -> None:
+    first, second = closure(default), closure(default)
+
+    assert first.execute is not second.execute
+    assert first.schema == second.schema
+    assert text_of(await run(second)) == str(default)
+
+
+def test_the_parameters_of_tools_are_made_once_for_all_that_have_the_same() -> None:
+    assert closure(1).parameters is closure(1).parameters
+    assert closure(1).schema is closure(1).schema
+
+
+@pytest.mark.parametrize(("one", "other"), [(1, True), (1, 1.0), (0.0, -0.0), ((1,), (True,))])
+def test_defaults_that_are_equal_but_not_the_same_are_told_apart(one: Any, other: Any) -> None:
+    assert one == other
+    assert closure(one).schema["properties"]["start"]["default"] is not True
+    assert repr(closure(one).schema) != repr(closure(other).schema)
+
+
+def test_tools_of_different_names_have_parameters_of_their_own() -> None:
+    assert closure(1).parameters is not closure(1, "other").parameters
+
+
 async def test_arguments_are_checked_and_mended() -> None:
     result = await run(
         route, ToolContext(data=7), start='{"x": "5"}', stops='["mill"]', mode="boat", extra=1

@@ -28,6 +28,7 @@ from tests.api.clients import TERMINAL, Client
 from tests.api.conftest import CATALOG, serving
 from tests.api.test_events import stream_of
 from tests.api.worker import FakeWorker
+from tests.waiting import until
 
 AGE = timedelta(days=30)
 
@@ -205,23 +206,23 @@ def put_back(server: EmbeddedPostgres, copy: Path) -> None:
 
 async def serves(client: Client) -> None:
     """Return once the gateway answers again."""
-    for _ in range(1000):
-        if (await client.http.get("/v1/sessions")).status_code == 200:
-            return
-        await asyncio.sleep(0.02)
-    raise AssertionError("the gateway does not come back")
+
+    async def is_back() -> bool:
+        return (await client.http.get("/v1/sessions")).status_code == 200
+
+    await until(is_back)
 
 
 async def marked(settings: Settings, db: Database) -> None:
     """Return once the gateway has noted where the database stands now."""
     now = await lineage.look(db)
-    redis = connect_redis(settings)
-    for _ in range(1000):
-        kept = loads(await redis.get(mark_key(now.id)) or b"{}")
-        if kept.get("position", 0) >= (now.position or 0):
-            return await redis.aclose()
-        await asyncio.sleep(0.02)
-    raise AssertionError("nothing is noted")
+    async with connect_redis(settings) as redis:
+
+        async def is_noted() -> bool:
+            kept = loads(await redis.get(mark_key(now.id)) or b"{}")
+            return int(kept.get("position", 0)) >= (now.position or 0)
+
+        await until(is_noted)
 
 
 async def test_a_client_of_a_lost_future_goes_on_behind_a_gap(

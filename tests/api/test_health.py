@@ -1,8 +1,8 @@
 """Health, readiness, metrics, the pages, and what every answer carries."""
 
-import asyncio
 import re
 
+import httpx
 import psycopg
 from sqlalchemy import text
 from structlog.testing import capture_logs
@@ -12,6 +12,7 @@ from shared.settings import Settings
 from shared.store.database import Database
 from tests.api.clients import Client
 from tests.api.conftest import serving
+from tests.waiting import until
 
 
 async def test_a_gateway_that_can_serve_says_so(client: Client) -> None:
@@ -55,20 +56,23 @@ async def test_while_the_database_is_brought_in_line_nothing_is_served(
     async with await psycopg.AsyncConnection.connect(url) as connection:
         await connection.execute("select 1 from sessions for update")  # it can't be lifted
         await db.run(text("update lineage set lifting = true, generation = generation + 1"))
-        for _ in range(500):
-            answer = await client.http.get("/v1/sessions")
-            if answer.status_code != 200:
-                break
-            await asyncio.sleep(0.01)
+        answers: list[httpx.Response] = []
+
+        async def is_refused() -> bool:
+            answers.append(await client.http.get("/v1/sessions"))
+            return answers[-1].status_code != 200
+
+        await until(is_refused)
         ready = await client.http.get("/readyz")
         async with client.socket(session["id"]) as socket:
             code = await socket.closed()
-    for _ in range(500):
-        if (await client.http.get("/readyz")).status_code == 200:
-            break
-        await asyncio.sleep(0.01)
 
-    assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+    async def is_ready() -> bool:
+        return (await client.http.get("/readyz")).status_code == 200
+
+    await until(is_ready)
+
+    assert (answers[-1].status_code, answers[-1].json()["code"]) == (503, "unavailable")
     assert (ready.status_code, ready.json()["checks"]["postgres"]) == (503, "not in line")
     assert code == 1012
     assert (await client.http.get("/v1/sessions")).status_code == 200

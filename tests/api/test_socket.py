@@ -20,6 +20,7 @@ from shared.store.database import Database
 from tests.api.clients import Client, Socket, shown_text
 from tests.api.conftest import serving
 from tests.api.worker import FakeWorker
+from tests.waiting import until
 
 
 def say(text: str = "Hello", **more: Any) -> dict[str, Any]:
@@ -387,12 +388,8 @@ async def test_sockets_that_go_leave_no_task(client: Client, worker: FakeWorker)
             assert (await socket.receive())["seq"] == 1
         await worker.answer(session["id"])
         assert len(asyncio.all_tasks()) > before
-    for _ in range(100):
-        if len(asyncio.all_tasks()) <= before:
-            break
-        await client.http.get("/healthz")
 
-    assert len(asyncio.all_tasks()) <= before
+    await until(lambda: len(asyncio.all_tasks()) <= before)
 
 
 async def test_what_was_published_but_never_committed_is_not_passed_on(

@@ -4,17 +4,14 @@ What a statement reads is taken from its plan: each scan of a table that would b
 the session's id, or by the user's.
 """
 
-import importlib
-import pkgutil
 import re
 from collections.abc import Iterator
 from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import TextClause
 
-import shared.store
+from tests.shared.statements import statements
 
 SPLIT = {
     "budgets",
@@ -51,7 +48,7 @@ EXCEPTIONS = {
     # Lists of sessions that the caller holds, follows or sweeps, and it does so on one part.
     "heartbeat",
     "pulse",
-    "sessions._HEADS",
+    "heads",
     "turns",
     # The task of a session that the caller holds.
     "forgive",
@@ -74,46 +71,25 @@ EXCEPTIONS = {
     "recall wander",
 }
 
-_NAME = re.compile(r"\s*/\* (.*?) \*/")
-_BOUND = re.compile(r"(?<!:):(\w+)")
+_BOUND = re.compile(r"(?<![:\w]):(\w+)")
 _OWN = ("Index Cond", "Recheck Cond", "Filter")
 _OF_JOINS = ("Join Filter", "Hash Cond", "Merge Cond")
 # By `ctid` are found the rows that another part of the same statement has found before.
 _KEYS = re.compile(r"\b(session_id|user_id|character_id|id|ctid) = ")
 
 
-def statements() -> Iterator[tuple[str, str, str]]:
+def named() -> Iterator[tuple[str, str, str]]:
     """The module, the name and the text of each statement of the store.
 
     The name is what the statement calls itself in its comment, or else that of its constant.
     """
-    for module in pkgutil.iter_modules(shared.store.__path__):
-        members = vars(importlib.import_module(f"shared.store.{module.name}"))
-        for constant, member in members.items():
-            for place, one in _texts(member):
-                named = _NAME.match(one.text)
-                yield (
-                    module.name,
-                    (named[1] if named else f"{module.name}.{constant}") + place,
-                    one.text,
-                )
-
-
-def _texts(member: object) -> Iterator[tuple[str, TextClause]]:
-    """The statements that a constant is or holds, and what tells each from the others."""
-    if isinstance(member, TextClause):
-        yield "", member
-    elif isinstance(member, list | tuple | dict):
-        found = member.items() if isinstance(member, dict) else enumerate(member)
-        for key, one in found:
-            if isinstance(one, TextClause):
-                yield f"[{key}]", one
+    for one in statements():
+        name = one.name or f"{one.module}.{one.constant}"
+        yield one.module, name + one.place, one.text
 
 
 CHECKED = {
-    name: text
-    for module, name, text in statements()
-    if name not in EXCEPTIONS and module not in APART
+    name: text for module, name, text in named() if name not in EXCEPTIONS and module not in APART
 }
 
 
@@ -131,11 +107,11 @@ def test_reads_split_tables_by_their_keys(postgres_url: str) -> None:
 
 
 def test_an_exception_is_a_statement() -> None:
-    assert {name for _, name, _ in statements()} >= EXCEPTIONS
+    assert {name for _, name, _ in named()} >= EXCEPTIONS
 
 
 def test_the_check_sees_what_reads_the_sessions_of_all(postgres_url: str) -> None:
-    text = next(text for _, name, text in statements() if name == "sweep")
+    text = next(text for _, name, text in named() if name == "sweep")
     with psycopg.connect(postgres_url) as connection:
         assert crossed(text, connection)
 

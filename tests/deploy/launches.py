@@ -22,6 +22,7 @@ PROGRAMS: dict[str, list[str]] = {
     "migrate": ["true"],
     "gateway": [*_QUICK, "gateway"],
     "worker": [*_QUICK, "worker"],
+    "embed": [*_QUICK, "embed"],
 }
 CRASHING = [*_QUICK, "crash", "no room on the hearth"]
 MIGRATING = [sys.executable, STANDIN, "migrate"]
@@ -45,11 +46,13 @@ class Launch:
         *,
         port: int | None = None,
         wrap: tuple[str, ...] = (),
+        embeddings: str = "none",
         **programs: list[str],
     ):
         self.home = home
         self.port = port or free_port()
         self._wrap = wrap
+        self._embeddings = embeddings
         self._programs = {**PROGRAMS, **programs}
         self._lines: list[str] = []
 
@@ -59,6 +62,7 @@ class Launch:
             "PORT": str(self.port),
             "FIRESIDE_HOME": str(self.home),
             "FIRESIDE_LLM": "none",
+            "FIRESIDE_EMBEDDINGS": self._embeddings,
         }
         command = [sys.executable, "-m", "tests.deploy.launch", json.dumps(self._programs)]
         self._process = subprocess.Popen(

@@ -2,6 +2,7 @@
 
 standin.py gateway               answers /healthz, lists an agent
 standin.py worker                starts a process in a session of its own, and waits
+standin.py embed                 waits
 standin.py migrate               adds a row to the table `runs`, prints how many there are
 standin.py crash MESSAGE         prints a message and ends with 1
 standin.py crash MESSAGE FILE    the same, as soon as the file exists
@@ -37,6 +38,8 @@ match sys.argv[1:]:
         http.server.ThreadingHTTPServer(address, Health).serve_forever()
     case ["worker"]:
         subprocess.Popen(["sleep", "600"], start_new_session=True)
+        signal.pause()
+    case ["embed"]:
         signal.pause()
     case ["migrate"]:
         migrate()

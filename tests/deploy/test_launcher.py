@@ -107,6 +107,45 @@ def test_a_child_that_crashes_at_once_stops_the_start(home: Path) -> None:
     ]
 
 
+def test_vectors_are_made_where_an_embedding_model_is_named(home: Path) -> None:
+    with Launch(home, embeddings="hashing") as launch:
+        launch.ready()
+        pid = launch.child("standin.py embed")
+        os.kill(pid, signal.SIGKILL)
+        assert "signal 9" in launch.line_with("embed ended unexpectedly")
+        launch.line_with("embed is running again")
+        assert launch.child("standin.py embed") != pid
+        launch.signal(signal.SIGTERM)
+
+        assert launch.ended().code == 0
+
+
+def test_without_an_embedding_model_a_line_says_so(home: Path) -> None:
+    with Launch(home, embeddings="none") as launch:
+        line = launch.line_with("memories")
+        launch.ready()
+
+        assert line == (
+            "fireside: memories are found by their words alone: FIRESIDE_EMBEDDINGS is none"
+        )
+        assert not any("standin.py embed" in name for name in launch.tree().values())
+
+
+def test_the_rest_goes_on_without_a_process_that_makes_vectors(home: Path) -> None:
+    with Launch(home, embeddings="hashing", embed=CRASHING) as launch:
+        launch.ready()
+        line = launch.line_with("going on without it")
+        assert answers(f"http://127.0.0.1:{launch.port}/healthz")
+        launch.signal(signal.SIGTERM)
+        ended = launch.ended()
+
+    assert (ended.code, ended.errors) == (0, [])
+    assert line == (
+        "fireside: embed ended 4 times in a row, last with exit code 1: no room on the hearth; "
+        f"going on without it (log: {home / 'logs' / 'embed.log'})"
+    )
+
+
 def test_failing_migrations_stop_the_start(home: Path) -> None:
     with Launch(home, migrate=CRASHING) as launch:
         ended = launch.ended()

@@ -5,8 +5,10 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from pydantic import JsonValue
@@ -16,13 +18,19 @@ from deploy.local.server import ROOT
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("up") / "home"
+
+
+@pytest.fixture(scope="module")
+def address(home: Path) -> Iterator[str]:
     """The URL that a launcher with the scripted model prints when it is ready."""
     environment = {
         **os.environ,
         "PORT": str(free_port()),
-        "FIRESIDE_HOME": str(tmp_path_factory.mktemp("up") / "home"),
+        "FIRESIDE_HOME": str(home),
         "FIRESIDE_LLM": "scripted",
+        "FIRESIDE_EMBEDDINGS": "hashing",
     }
     with subprocess.Popen(
         [sys.executable, "-m", "deploy.local"],
@@ -58,3 +66,13 @@ def test_a_story_begins(address: str) -> None:
     assert isinstance(task["result"], dict)
     assert task["result"]["text"]
     assert task["result"]["choices"]
+
+
+@pytest.mark.usefixtures("address")
+def test_vectors_are_made(home: Path) -> None:
+    deadline = time.monotonic() + 40
+    log = home / "logs" / "embed.log"
+    while "making vectors" not in log.read_text() and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+    assert "hashing-384" in log.read_text()

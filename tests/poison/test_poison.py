@@ -112,7 +112,7 @@ async def test_a_task_that_crashes_once_completes(ward: Ward) -> None:
         answer = await player.result(await ward.order(player, "exit once"))
 
     assert answer["text"] == "exit once is served"
-    assert asyncio.get_running_loop().time() - began < 4
+    assert asyncio.get_running_loop().time() - began < 20
     assert ward.deaths == 1
 
 

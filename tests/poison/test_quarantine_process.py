@@ -21,9 +21,7 @@ from shared.store import claims, sessions
 from shared.store.database import Database
 from tests.shared.invariants import broken
 from tests.shared.sessions import ME, claimed, finish, say
-from tests.worker.hosts import until, within
-
-PATIENCE = 30.0
+from tests.waiting import PATIENCE, until, within
 
 
 @pytest.fixture
@@ -89,25 +87,25 @@ def orders(fleet: Fleet) -> list[str]:
 
 
 async def noted(fleet: Fleet, times: int = 1) -> None:
-    """Wait until the agent has noted so many orders."""
+    """Wait until the agent has noted so many orders, in a process that has yet to start."""
 
     async def there() -> bool:
         return len(orders(fleet)) >= times
 
-    await until(there, PATIENCE)
+    await until(there, 3 * PATIENCE)
 
 
 async def is_free(db: Database, session: UUID) -> None:
     async def free() -> bool:
         return (await head(db, session))[1] is False
 
-    await until(free, PATIENCE)
+    await until(free)
 
 
 async def test_it_runs_what_is_there_one_by_one_and_ends(db: Database, fleet: Fleet) -> None:
     waiting = [await quarantined(db, "bread") for _ in range(3)]
     async with started(fleet) as process:
-        code = await within(process.wait(), PATIENCE)
+        code = await within(process.wait(), 3 * PATIENCE)
 
     assert code == 0
     for session in waiting:
@@ -133,7 +131,7 @@ async def test_it_hands_over_when_it_is_told_to_stop_or_its_worker_is_gone(
         await noted(hasty)
         assert await head(db, session) == (True, True, "running", 3, 3)
         tell(process)
-        code = await within(process.wait(), PATIENCE)
+        code = await within(process.wait(), 3 * PATIENCE)
 
     assert code == 0
     assert await head(db, session) == (True, False, "running", 3, 2)
@@ -143,7 +141,7 @@ async def test_it_hands_over_when_it_is_told_to_stop_or_its_worker_is_gone(
 
 async def test_one_that_cannot_start_says_why(db: Database, fleet: Fleet) -> None:
     async with started(fleet, FIRESIDE_AGENT_MODULES="no.such.module") as process:
-        _, said = await within(process.communicate(), PATIENCE)
+        _, said = await within(process.communicate(), 3 * PATIENCE)
 
     assert process.returncode == 1
     assert b"fireside: the quarantine can't start: FIRESIDE_AGENT_MODULES" in said

@@ -1,5 +1,6 @@
 """JSON as Postgres, Redis and browsers all take it."""
 
+import tracemalloc
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -82,6 +83,18 @@ def test_text_keeps_all_that_is_well_formed(value: str) -> None:
 )
 def test_what_json_can_not_carry_is_replaced(value: object, encoded: bytes) -> None:
     assert dumps(value) == encoded
+
+
+def test_what_is_kept_encoded_takes_its_own_size() -> None:
+    tracemalloc.start()
+    try:
+        kept = [dumps({"text": "Hello."}) for _ in range(100)]
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert taken < 100 * 200
+    assert len(kept) == 100
 
 
 def test_a_record_with_half_a_character_is_encoded_whole() -> None:

@@ -2,12 +2,12 @@
 
 import asyncio
 import random
-import time
 
 import pytest
 from redis.asyncio import Redis
 
 from shared.ending import end_all
+from tests.waiting import within
 
 
 async def for_ever() -> None:
@@ -46,12 +46,10 @@ async def test_a_task_that_misses_a_cancellation_is_cancelled_again() -> None:
 
     task = asyncio.create_task(deaf())
     await asyncio.sleep(0)
-    began = time.monotonic()
-    await end_all([task])
+    await within(end_all([task]))
 
     assert task.cancelled()
     assert missed == 2
-    assert time.monotonic() - began < 2
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -69,5 +67,4 @@ async def test_loops_that_speak_with_redis_end(redis: Redis, seed: int) -> None:
     for _ in range(40):
         tasks = [asyncio.create_task(listen()) for _ in range(3)]
         await asyncio.sleep(choice.random() * 0.004)
-        async with asyncio.timeout(5):
-            await end_all(tasks)
+        await within(end_all(tasks))

@@ -274,5 +274,5 @@ async def test_with_redis_away_all_fails_quickly(monkeypatch: pytest.MonkeyPatch
         with pytest.raises(QueueUnavailable, match=r"127\.0\.0\.1"):
             await attempt
 
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 8
     await redis.aclose()

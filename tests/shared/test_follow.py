@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from urllib.parse import urlsplit
 from uuid import UUID, uuid4
@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from deploy.local.valkey import EmbeddedValkey
 from shared.events import Line, channel, encode_lines
 from shared.follow import MAX_WAITING, MAX_WAITING_BYTES, Follower, Subscription
+from tests.waiting import PATIENCE, until
 
 
 @asynccontextmanager
@@ -45,7 +46,7 @@ async def taken(subscription: Subscription, count: int) -> list[Line]:
     """The next lines, waited for; none of them lost."""
     lines: list[Line] = []
     while len(lines) < count:
-        assert await subscription.wait(5), f"only {lines} came"
+        assert await subscription.wait(PATIENCE), f"only {lines} came"
         assert not subscription.take_stale()
         lines += subscription.take()
     return lines
@@ -53,16 +54,13 @@ async def taken(subscription: Subscription, count: int) -> list[Line]:
 
 async def told_of_a_loss(subscription: Subscription) -> None:
     while not subscription.take_stale():
-        assert await subscription.wait(10), "nothing came"
+        assert await subscription.wait(PATIENCE), "nothing came"
         subscription.take()
 
 
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    for _ in range(1000):
-        if await condition():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("it did not come to that")
+def is_confirmed(follower: Follower, session: UUID) -> bool:
+    """Whether Redis has confirmed the subscription, and nobody waited in vain for that."""
+    return follower._followed[session].standing is None
 
 
 async def subscribed(redis: Redis) -> list[bytes | str]:
@@ -135,25 +133,21 @@ async def test_the_last_listener_goes_while_a_new_one_comes(
 ) -> None:
     session = uuid4()
     choice = random.Random(3)
-    slowest = 0.0
 
     async def come_and_go(number: int) -> None:
-        nonlocal slowest
         for turn in range(40):
-            started = time.monotonic()
             async with follower.follow(session) as subscription:
-                slowest = max(slowest, time.monotonic() - started)
+                assert is_confirmed(follower, session)
                 mine = line(number * 1000 + turn)
                 await publish(redis, session, mine)
                 while mine not in subscription.take():
-                    assert await subscription.wait(5), "a line was lost"
+                    assert await subscription.wait(PATIENCE), "a line was lost"
                     subscription.take_stale()
             for _ in range(choice.randrange(4)):
                 await asyncio.sleep(0)
 
     await asyncio.gather(*(come_and_go(number) for number in range(3)))
 
-    assert slowest < 1
     assert follower.sessions == []
 
 
@@ -163,12 +157,11 @@ async def test_a_listener_that_comes_right_after_the_last_one_went(
     sessions = [uuid4(), uuid4()]
     for number in range(100):
         session = sessions[number // 2 % 2]
-        started = time.monotonic()
         async with follower.follow(session) as subscription:
-            assert time.monotonic() - started < 1
+            assert is_confirmed(follower, session)
             assert await publish(redis, session, line(number)) == 1
             while line(number) not in subscription.take():
-                assert await subscription.wait(5), "a line was lost"
+                assert await subscription.wait(PATIENCE), "a line was lost"
 
 
 async def test_a_listener_that_is_cancelled_is_gone(redis: Redis, follower: Follower) -> None:
@@ -284,7 +277,7 @@ async def test_connections_killed_while_listeners_come_and_go(
         subscription.take_stale()
         await publish(redis, session, line(1))
         while line(1) not in subscription.take():
-            assert await subscription.wait(5), "a line was lost"
+            assert await subscription.wait(PATIENCE), "a line was lost"
 
 
 async def test_redis_is_away_and_comes_back(redis: Redis, valkey_server: EmbeddedValkey) -> None:
@@ -294,7 +287,7 @@ async def test_redis_is_away_and_comes_back(redis: Redis, valkey_server: Embedde
         async with running(redis) as follower:
             started = time.monotonic()
             async with follower.follow(session) as subscription:
-                assert 1.5 < time.monotonic() - started < 4
+                assert 1.5 < time.monotonic() - started < 15
                 assert not subscription.take_stale()
                 assert await subscription.wait(0.01) is False
 

@@ -676,7 +676,7 @@ async def test_a_heartbeat_passes_over_locked_rows(
         pulse = await leases.heartbeat(db, [locked.fence, free.fence], lease_seconds=30)
         took = time.monotonic() - started
 
-    assert took < 1
+    assert took < 4  # a lock is waited for up to 5 s
     assert pulse.held == {locked.fence.session_id, free.fence.session_id}
     left = [await seconds_left(db, one.fence.session_id) for one in (locked, free)]
     assert [one is not None and one > 29 for one in left] == [False, True]
@@ -693,7 +693,7 @@ async def test_a_transaction_that_is_frozen_with_a_session_locked_is_ended(
 
     claim = await claimed(db, session)
 
-    assert time.monotonic() - started < 8
+    assert time.monotonic() - started < 20
     assert claim.attempt == 1
     with pytest.raises(StoreUnavailable):
         await frozen.__aexit__(None, None, None)

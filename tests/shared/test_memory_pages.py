@@ -16,6 +16,7 @@ from shared.store.database import Database
 from shared.store.memory_pages import Wanted
 from tests.shared.sessions import ME
 from tests.shared.tables import dump
+from tests.waiting import PATIENCE
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 ALL = Wanted()
@@ -177,5 +178,6 @@ async def test_a_hundred_thousand_memories_of_one_user(db: Database) -> None:
     assert [one.text for one in page + rest] == [f"word{n} of tea" for n in range(1, 201)]
     assert words == ["word4711 of tea"]
     assert len(many) == 9
-    assert paged < 1.0
-    assert time.monotonic() - began < 10.0
+    took = time.monotonic() - began
+    print(f"a page in {paged:.3f} s, all in {took:.2f} s")
+    assert took < PATIENCE

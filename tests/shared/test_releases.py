@@ -21,6 +21,7 @@ from tests.shared.invariants import broken
 from tests.shared.releases import FOLDER, Release
 from tests.shared.sessions import LEASE, ME, claimed, finish, new_session, say
 from tests.shared.tables import dump
+from tests.waiting import until
 
 SCHEMAS = sorted(folder.name.removeprefix("schema_") for folder in FOLDER.glob("schema_*"))
 """The schemas of the releases that may still run beside this one."""
@@ -199,14 +200,14 @@ async def test_a_migration_lets_others_pass_while_it_waits(
 
 async def _waits_for_a_table(url: str) -> None:
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as watcher:
-        for _ in range(1000):
+
+        async def waits() -> bool:
             cursor = await watcher.execute(
                 "select 1 from pg_locks where not granted and mode = 'AccessExclusiveLock'"
             )
-            if await cursor.fetchone() is not None:
-                return
-            await asyncio.sleep(0.01)
-    raise AssertionError("the migration does not wait")
+            return await cursor.fetchone() is not None
+
+        await until(waits)
 
 
 @pytest.mark.parametrize("schema", ["0001"])

@@ -16,6 +16,7 @@ from shared.store import actions, leases, retention, sessions
 from shared.store.database import Database
 from tests.shared.sessions import LEASE, ME, claimed, completed, finish, new_session, say
 from tests.shared.tables import dump
+from tests.waiting import until
 
 MONTH = timedelta(days=30)
 
@@ -189,16 +190,16 @@ async def test_a_round_as_the_processes_do_it(db: Database, settings: Settings) 
     await age(db, 31)
     kept = await new_session(db, started=True)
     pruning = [asyncio.create_task(prune_for_ever(db, settings, every=0.01)) for _ in range(2)]
-    for _ in range(1000):
-        left = [await count(db, table) for table in ("events", "steps", "early_cancels")]
-        if left == [2, 0, 0]:
-            break
-        await asyncio.sleep(0.02)
+
+    async def all_is_gone() -> bool:
+        tables = ("events", "steps", "early_cancels")
+        return [await count(db, table) for table in tables] == [2, 0, 0]
+
+    await until(all_is_gone)
     for task in pruning:
         task.cancel()
     await asyncio.gather(*pruning, return_exceptions=True)
 
-    assert left == [2, 0, 0]
     assert await log_of(db, kept) == [1, 2]
 
 

@@ -64,7 +64,7 @@ async def spent(db: Database, user: str = ME, key_id: str = "") -> Decimal:
     return Decimal(row[0])
 
 
-async def everything(db: Database, user: str = ME, **how: Any) -> list[usage.UsageSum]:
+async def everything(db: Database, user: str = ME, **how: Any) -> usage.UsageSums:
     now = datetime.now(UTC)
     day = timedelta(days=1)
     return await usage.sums(db, user, since=now - day, before=now + day, **how)
@@ -205,9 +205,11 @@ async def test_sums_by_day_agent_model_and_purpose(db: Database) -> None:
     )
     await enter(db, other, ENTRY)
 
-    (total,) = await everything(db)
-    by_model = await everything(db, by=["model"])
-    by_all = await everything(db, by=["day", "agent", "model", "purpose"])
+    total = (await everything(db)).total
+    model_sums = await everything(db, by=["model"])
+    all_sums = await everything(db, by=["day", "agent", "model", "purpose"])
+    assert model_sums.total == all_sums.total == total
+    by_model, by_all = model_sums.rows, all_sums.rows
 
     price = Decimal("0.000123456789")
     assert total == usage.UsageSum(
@@ -237,9 +239,9 @@ async def test_sums_by_day_agent_model_and_purpose(db: Database) -> None:
         (today, "companion", "openai/unknown", "reply"),
     ]
     of_task = await everything(db, task_id=claim.task_id, session_id=claim.fence.session_id)
-    assert of_task == [total]
-    (nothing,) = await everything(db, task_id=other.task_id)
-    assert (nothing.calls, nothing.usd) == (0, None)
+    assert of_task == usage.UsageSums(total, [])
+    nothing = await everything(db, task_id=other.task_id, by=["day", "model"])
+    assert (nothing.total.calls, nothing.total.usd, nothing.rows) == (0, None, [])
 
 
 async def test_days_are_those_of_a_zone(db: Database) -> None:
@@ -252,10 +254,11 @@ async def test_days_are_those_of_a_zone(db: Database) -> None:
         "by": ["day"],
     }
 
-    (utc,) = await usage.sums(db, ME, **span)  # type: ignore[arg-type] # a dict of mixed values
-    (here,) = await usage.sums(db, ME, zone="Europe/Berlin", **span)  # type: ignore[arg-type] # the same
+    utc = await usage.sums(db, ME, **span)  # type: ignore[arg-type] # a dict of mixed values
+    here = await usage.sums(db, ME, zone="Europe/Berlin", **span)  # type: ignore[arg-type] # the same
 
-    assert (str(utc.day), str(here.day)) == ("2026-03-01", "2026-03-02")
+    days = [str(row.day) for sums in (utc, here) for row in sums.rows]
+    assert days == ["2026-03-01", "2026-03-02"]
 
 
 async def test_the_ledger_outlasts_its_session(db: Database) -> None:
@@ -265,8 +268,7 @@ async def test_the_ledger_outlasts_its_session(db: Database) -> None:
     await sessions.delete(db, ME, claim.fence.session_id)
     await usage.append(db, claim, [replace(ENTRY, no=1)])
 
-    (total,) = await everything(db)
-    assert total.calls == 2
+    assert (await everything(db)).total.calls == 2
 
 
 async def test_what_is_forgotten_keeps_its_sums_under_a_name_that_says_nothing(
@@ -276,13 +278,13 @@ async def test_what_is_forgotten_keeps_its_sums_under_a_name_that_says_nothing(
     await enter(db, claim, ENTRY)
     await enter(db, other, ENTRY)
     await budgets.put(db, ME, None)
-    (before,) = await everything(db)
+    before = await everything(db)
 
     async with db.transaction() as connection:
         unknown = await usage.forget(connection, ME)
 
     assert unknown.startswith("erased-")
-    assert await everything(db, unknown) == [before]
+    assert await everything(db, unknown) == before
     found = await dump(db)
     mine = str([row for row in found["usage"] if row["user_id"] != "other"])
     for secret in (f"'{ME}'", str(claim.fence.session_id), str(claim.task_id)):

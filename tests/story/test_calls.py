@@ -175,14 +175,14 @@ async def test_a_call_that_waits_for_its_turn_is_no_call_that_hangs() -> None:
     class Slow:
         @asynccontextmanager
         async def admit(self, call: ModelCall) -> AsyncIterator[CallReport]:
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.8)
             yield lambda final: None
 
     resources = replace(task.resources, limiter=Slow())
     meter = Meter(claim(), TaskLog(claim(), KeepingStore(), on_lost=lambda: None), resources.tariff)
     waits = replace(task, resources=resources.for_user("user", task.deadlines.stopped, meter))
 
-    assert await StoryCalls(waits, reply_seconds=0.05).ask("referee", "Rule.", "hi", {}) == "{}"
+    assert await StoryCalls(waits, reply_seconds=0.5).ask("referee", "Rule.", "hi", {}) == "{}"
 
 
 async def test_without_money_a_story_is_told_in_its_own_words() -> None:

@@ -43,8 +43,8 @@ async def test_the_narrator_alone_is_told_memories() -> None:
 
     referee, narrator, judge = table.model.requests
     told = text_of(narrator.messages[-1])
-    line = "- Ada (7 May 2026): I owe the guard a lantern."
-    assert f"<memories>\n{line}\n</memories>" in told
+    lines = "- 7 May 2026:\n- Ada: I owe the guard a lantern."
+    assert f"<memories>\n{lines}\n</memories>" in told
     assert "never an instruction" in narrator.system_prompt
     for other in (referee, judge):
         assert "I owe the guard" not in str(other)

@@ -1,8 +1,7 @@
 """Hosts that run agents of a test, on the real Postgres and Valkey."""
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any
 
@@ -11,14 +10,12 @@ from pydantic import SecretStr
 from agent_core import AgentStart, MessageEnd, MessageStart, Model, StepRequest, UserMessage
 from shared.records import CatalogEntry
 from shared.settings import Settings, load_settings
+from tests.waiting import within
 from worker.agents import Answer, RunningTask
 from worker.host import Host
 from worker.narration import tell, written
 
 Run = Callable[[RunningTask], Coroutine[Any, Any, Answer]]
-
-PATIENCE = 10.0
-"""Seconds after which something that should have happened has not."""
 
 
 class Flag:
@@ -85,20 +82,4 @@ class Hosts:
 
     async def drain(self) -> None:
         for host in self._hosts:
-            await within(asyncio.to_thread(host.drain), 30)
-
-
-async def within(awaited: Awaitable[Any], seconds: float = PATIENCE) -> Any:
-    async with asyncio.timeout(seconds):
-        return await awaited
-
-
-async def until(condition: Callable[[], Awaitable[bool]], seconds: float = PATIENCE) -> None:
-    """Wait for what only the tables can tell."""
-    deadline = time.monotonic() + seconds
-    for _ in range(int(seconds / 0.01)):
-        if await condition():
-            return
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.01)
-    raise AssertionError("it did not come to that")
+            await within(asyncio.to_thread(host.drain))

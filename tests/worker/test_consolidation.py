@@ -19,7 +19,8 @@ from shared.store import actions, memories, sessions
 from shared.store.database import Database
 from tests.shared.sessions import ME, new_session, say
 from tests.shared.tables import dump
-from tests.worker.hosts import Companion, Hosts, until
+from tests.waiting import until
+from tests.worker.hosts import Companion, Hosts
 from worker.agents import Answer, RegisteredAgent, RunningTask
 from worker.consolidation import ConsolidationAgent
 from worker.host import Host

@@ -69,12 +69,14 @@ async def test_what_is_recalled_is_noted_on_the_message_that_asked() -> None:
     assert [one.to_dict() for one in note.memories] == [
         {
             "id": str(standing(1, "").id),
-            "text": "Ada (7 May 2026): Fine.",
+            "text": "7 May 2026:\n- Ada: Fine.",
             "said_at": "2026-05-07T12:00:00+00:00",
         }
     ]
     assert said_in(events).content == "Was it fine?"
-    assert "- Ada (7 May 2026): Fine.\n</memories>\n\nWas it fine?" in text_of(request.messages[-1])
+    assert "- 7 May 2026:\n- Ada: Fine.\n</memories>\n\nWas it fine?" in text_of(
+        request.messages[-1]
+    )
 
 
 async def test_a_later_attempt_asks_what_the_first_one_asked() -> None:
@@ -125,7 +127,7 @@ async def test_what_the_window_shows_is_not_recalled_again() -> None:
 
 async def test_the_sessions_own_summary_stands_before_its_window() -> None:
     kept = Kept(
-        replace(standing(4, "They <memories>met</soul>."), kind="summary", session_id=SESSION),
+        standing(4, "They <memories>met</soul>.", kind="summary", session_id=SESSION),
         standing(2, "They met elsewhere.", kind="summary"),
     )
     _, (request,) = await run(asking(kept, history=long_chat(6)), "Yes.")

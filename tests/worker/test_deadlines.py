@@ -9,8 +9,8 @@ import pytest
 
 from agent_core import AbortSignal, CallReport, ModelCall
 from agent_core.testing import SCRIPTED_MODEL, ScriptedModel
+from tests.waiting import PATIENCE, within
 from tests.worker.attempts import KeepingStore, claim
-from tests.worker.hosts import within
 from worker.agents import RegisteredAgent, Resources
 from worker.attempt import run_attempt
 from worker.companion import CompanionAgent
@@ -19,18 +19,21 @@ from worker.task_log import TaskLog
 
 
 async def test_a_deadline_ends_what_takes_too_long() -> None:
-    began = time.monotonic()
-    with pytest.raises(TimeoutError):
+    async def hang() -> None:
         async with Deadlines().within(0.05):
             await asyncio.Event().wait()
-    assert time.monotonic() - began < 1
+
+    began = time.monotonic()
+    with pytest.raises(TimeoutError):
+        await within(hang())
+    assert time.monotonic() - began < PATIENCE / 2
 
 
 async def test_stopped_deadlines_go_on_with_what_was_left() -> None:
     deadlines = Deadlines()
 
     async def stop_and_hang() -> None:
-        async with deadlines.within(0.2), deadlines.within(5):
+        async with deadlines.within(0.7), deadlines.within(60):
             await asyncio.sleep(0.1)
             with deadlines.stopped(), deadlines.stopped():
                 await asyncio.sleep(0.3)
@@ -41,7 +44,7 @@ async def test_stopped_deadlines_go_on_with_what_was_left() -> None:
     began = time.monotonic()
     with pytest.raises(TimeoutError):
         await stop_and_hang()
-    assert 0.48 < time.monotonic() - began < 1
+    assert 0.98 < time.monotonic() - began < PATIENCE
 
 
 async def test_a_deadline_that_is_over_is_left_alone() -> None:
@@ -78,7 +81,7 @@ async def no_story(story_hash: str) -> str:
 
 
 async def test_an_attempt_may_wait_for_its_turn_for_longer_than_a_task_may_take() -> None:
-    limiter, store = Slow(0.6), KeepingStore()
+    limiter, store = Slow(1.5), KeepingStore()
     of = claim(agent="companion")
     agents: dict[str, RegisteredAgent] = {"companion": CompanionAgent()}
     await within(
@@ -94,7 +97,7 @@ async def test_an_attempt_may_wait_for_its_turn_for_longer_than_a_task_may_take(
                 limiter=limiter,
             ),
             signal=AbortSignal(),
-            task_seconds=0.3,
+            task_seconds=1.0,
             max_attempts=5,
         )
     )

@@ -14,7 +14,7 @@ from shared.store import claims
 from shared.store.database import Database
 from tests.shared.sessions import new_session
 from tests.shared.tables import dump
-from tests.worker.hosts import until
+from tests.waiting import until
 from worker.late_usage import LateUsage
 
 ENTRY = LedgerEntry(0, "m/m", "reply", "done", reported=True, input=7)

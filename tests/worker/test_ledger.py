@@ -16,6 +16,14 @@ from pydantic import SecretStr
 from sqlalchemy import text
 
 from agent_core import Model
+from bench.provider_numbers import (
+    FAULTS,
+    PRICES,
+    Numbers,
+    ledger_numbers,
+    provider_numbers,
+    said,
+)
 from deploy.models.control import ScriptedModel
 from shared.allowance import NO_RULES, Budget
 from shared.errors import PricesError, StoreUnavailable
@@ -26,15 +34,7 @@ from shared.store.database import Database
 from tests.shared.invariants import broken
 from tests.shared.sessions import new_session
 from tests.shared.tables import dump
-from tests.worker.hosts import until, within
-from tests.worker.provider_numbers import (
-    FAULTS,
-    PRICES,
-    Numbers,
-    ledger_numbers,
-    provider_numbers,
-    said,
-)
+from tests.waiting import until, within
 from worker.agents import Answer, RegisteredAgent, RunningTask
 from worker.companion import CompanionAgent
 from worker.host import Host
@@ -96,7 +96,7 @@ class Stage:
 
     async def drain(self) -> None:
         for host in self.hosts:
-            await within(asyncio.to_thread(host.drain), 30)
+            await within(asyncio.to_thread(host.drain))
         self.hosts.clear()
 
     async def numbers(self) -> tuple[Counter[Numbers], Counter[Numbers], int]:
@@ -216,7 +216,13 @@ async def test_calls_of_workers_that_lost_their_lease_are_entered_too(stage: Sta
     stealing = asyncio.create_task(steal_leases(stage, 0.05))
     for number in range(60):
         await stage.act(sessions[number % 10], saying(said(number, calls=1 + number % 3)), "me")
-    await asyncio.sleep(1)
+
+    async def some_were_lost() -> bool:
+        lost = "select count(*) > 5 or sum(s.open_tasks) = 0 from tasks t, sessions s"
+        row = await stage.db.row(text(f"{lost} where s.id = t.session_id and t.claims > 1"))
+        return row is not None and bool(row[0])
+
+    await until(some_were_lost)
     stealing.cancel()
     await until(stage.all_ended, 60)
     await stage.drain()

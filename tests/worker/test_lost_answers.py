@@ -13,8 +13,9 @@ from shared.store.database import Database
 from tests.shared.invariants import broken
 from tests.shared.sessions import ME, new_session
 from tests.shared.sessions import say as accept
+from tests.waiting import until, within
 from tests.wire import When, Wire
-from tests.worker.hosts import Flag, Hosts, say, step, until, within
+from tests.worker.hosts import Flag, Hosts, say, step
 from worker.agents import Answer, RunningTask
 
 pytestmark = pytest.mark.usefixtures("logs")

@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from shared.errors import SettingsError
 from shared.records import Known
 from shared.settings import Settings, load_settings
-from tests.worker.hosts import until, within
+from tests.waiting import until, within
 from worker.agent_cache import AgentCache
 from worker.memory_limit import (
     FEWEST_SESSIONS,
@@ -190,7 +190,7 @@ async def test_who_waits_for_memory_is_let_in_when_there_is_some() -> None:
     slots.take_free()
     slots.hold_back(True)
     waiting = asyncio.create_task(asyncio.to_thread(slots.take, stop))
-    await until(lambda: asyncio.sleep(0, slots.wanted))
+    await until(lambda: slots.wanted)
     slots.hold_back(False)
 
     assert await within(waiting)

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 
-from tests.worker.hosts import until, within
+from tests.waiting import until, within
 from worker.slots import Slots
 
 
@@ -16,7 +16,7 @@ async def test_who_finds_none_free_waits_for_one() -> None:
     assert not slots.scarce
 
     waiting = asyncio.create_task(asyncio.to_thread(slots.take, stop))
-    await until(lambda: asyncio.sleep(0, slots.wanted))
+    await until(lambda: slots.wanted)
     assert slots.scarce
     slots.give_back()
 
@@ -30,7 +30,7 @@ async def test_who_waits_while_the_process_stops_gets_none() -> None:
     slots, stop = Slots(1), threading.Event()
     slots.take(stop)
     waiting = asyncio.create_task(asyncio.to_thread(slots.take, stop))
-    await until(lambda: asyncio.sleep(0, slots.wanted))
+    await until(lambda: slots.wanted)
     stop.set()
 
     assert not await within(waiting)

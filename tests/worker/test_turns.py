@@ -10,7 +10,8 @@ from shared.redis_pool import connect_redis
 from shared.store.database import Database
 from tests.shared.sessions import new_session
 from tests.shared.sessions import say as accept
-from tests.worker.hosts import Flag, Hosts, echo, until, within
+from tests.waiting import until, within
+from tests.worker.hosts import Flag, Hosts, echo
 from worker.agents import Answer, RunningTask
 
 
@@ -30,7 +31,7 @@ class OneByOne:
         return await echo(task)
 
     async def begun(self, count: int) -> None:
-        await until(lambda: asyncio.sleep(0, len(self.order) >= count))
+        await until(lambda: len(self.order) >= count)
 
 
 async def test_a_hint_that_waited_gives_way_to_a_better_one(hosts: Hosts, db: Database) -> None:
@@ -41,7 +42,7 @@ async def test_a_hint_that_waited_gives_way_to_a_better_one(hosts: Hosts, db: Da
     host.submit(first)
     await agent.begun(1)
     waiting = asyncio.create_task(asyncio.to_thread(host.submit, held, 1))
-    await until(lambda: asyncio.sleep(0, host._slots.wanted))
+    await until(lambda: host._slots.wanted)
     await Hints(hosts.settings, redis).send([better])
     agent.nth(1).set()
     await within(waiting)
@@ -66,7 +67,7 @@ async def test_a_session_with_more_goes_behind_its_users_others_when_slots_are_w
     host.submit(busy)
     await agent.begun(1)
     waiting = asyncio.create_task(asyncio.to_thread(host.submit, waits))
-    await until(lambda: asyncio.sleep(0, host._slots.wanted))
+    await until(lambda: host._slots.wanted)
     agent.nth(1).set()
     await within(waiting)
     await agent.begun(2)
@@ -123,7 +124,7 @@ async def test_without_redis_a_hint_that_waited_is_taken_as_it_is(
     host.submit(first)
     await agent.begun(1)
     waiting = asyncio.create_task(asyncio.to_thread(host.submit, held, 3))
-    await until(lambda: asyncio.sleep(0, host._slots.wanted))
+    await until(lambda: host._slots.wanted)
     agent.nth(1).set()
     await within(waiting)
     await agent.begun(2)

@@ -15,7 +15,9 @@ export function recalledFor(message) {
   return {
     memories: listOf(note.memories)
       .map((one) => one?.text)
-      .filter((text) => typeof text === "string" && text !== ""),
+      .filter((text) => typeof text === "string" && text !== "")
+      // A day is a line of its own before the first memory of it.
+      .map((text) => text.replace("\n- ", " ")),
     leftOut: listOf(note.left_out)
       .filter((one) => typeof one?.what === "string" && one.count > 0)
       .map(({ what, why, count }) => ({ what, why: String(why ?? ""), count })),

@@ -124,6 +124,8 @@ test("what an answer was made from is read with care", () => {
     assert.equal(recalledFor(said(none)), null);
   }
   assert.equal(recalledFor({ role: "assistant", details: { context: note } }), null);
+  const days = [{ text: "7 May 2026:\n- Ada: Hi." }, { text: "You: Hello." }];
+  assert.deepEqual(recalledFor(said({ context: { memories: days } })).memories, ["7 May 2026: Ada: Hi.", "You: Hello."]);
   const leftOut = [
     { what: "memories", why: "budget", count: 3 },
     { what: "memories", why: "shown", count: 3 },

@@ -171,11 +171,11 @@ class Answer:
     fresh: bool
 
 
-class SharedBudget:
-    """The budget of one model and key, as one process sees it.
+class FleetLimits:
+    """The limits of one model and key, as one process sees it.
 
     Args:
-        name: of the budget; it becomes part of keys in Redis, so no secret may be in it.
+        name: of these limits; it becomes part of keys in Redis, so no secret may be in it.
         process: this process's own name.
         window: how many seconds a limit "per minute" is about.
     """

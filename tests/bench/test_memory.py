@@ -12,7 +12,7 @@ from bench.locomo import DataError, Question, read
 from bench.memory import run, table
 from worker.embedders import HashingEmbedder
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def conversation(name: str = "ours") -> dict[str, Any]:
@@ -93,6 +93,29 @@ def test_the_command_names_what_is_wrong(tmp_path: Path) -> None:
 
     assert ran.returncode == 1
     assert ran.stderr.startswith("bench.memory: none.json can't be read: ")
+
+
+@pytest.mark.parametrize(
+    ("entries", "problem"),
+    [
+        ([], "has no conversations"),
+        ([conversation() | {"qa": []}], "has no questions with evidence"),
+    ],
+)
+def test_nothing_to_measure_is_no_figure(
+    tmp_path: Path, entries: list[dict[str, Any]], problem: str
+) -> None:
+    path = tmp_path / "empty.json"
+    path.write_text(json.dumps(entries))
+    ran = subprocess.run(
+        [sys.executable, "-m", "bench.memory", "--data", str(path), "--json"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert ran.stderr.startswith(f"bench.memory: empty.json {problem}")
 
 
 async def test_a_file_that_it_has_not_seen(data: Path, postgres_url: str) -> None:
