@@ -44,8 +44,8 @@ OF_MEMORIES = [
         (
             Change(
                 MEMORIES,
-                "m.user_id = :user and m.character_id = :character and m.on_branch",
-                "m.character_id = :character and m.on_branch",
+                "crowd.crowded and m.user_id = :user and m.character_id = :character",
+                "crowd.crowded and m.character_id = :character",
             ),
         ),
         (f"{MEMORY_TESTS} two_characters",),
@@ -55,8 +55,8 @@ OF_MEMORIES = [
         (
             Change(
                 MEMORIES,
-                "m.user_id = :user and m.character_id = :character and m.on_branch",
-                "m.user_id = :user and m.on_branch",
+                "crowd.crowded and m.user_id = :user and m.character_id = :character",
+                "crowd.crowded and m.user_id = :user",
             ),
         ),
         (f"{MEMORY_TESTS} two_characters",),
@@ -71,11 +71,7 @@ OF_MEMORIES = [
                 "select id from memories\n"
                 "            where words @@ plainto_tsquery('simple', word)",
             ),
-            Change(
-                MEMORIES,
-                "m.user_id = :user and m.character_id = :character and m.on_branch",
-                "m.on_branch",
-            ),
+            Change(MEMORIES, "where {_OF_OWNER} and {_RECALLABLE}", "where {_RECALLABLE}"),
         ),
         (f"{MEMORY_TESTS} crowded_character_is_found",),
     ),
@@ -84,8 +80,8 @@ OF_MEMORIES = [
         (
             Change(
                 MEMORIES,
-                "\n            and (s.id is null or m.no is null or m.no <= s.head_message)",
-                "",
+                "or m.no <= (select s.head_message",
+                "or true or m.no <= (select s.head_message",
             ),
         ),
         (f"{MEMORY_TESTS} undone_is_not",),
