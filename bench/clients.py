@@ -73,7 +73,7 @@ class Fireside(HttpClient):
     async def open(self, number: int) -> _Followed:
         """Make a session with a character of its own, as each player has, and follow it until
         its greeting is over."""
-        character = await self.post("/v1/characters", {"agent": self.agent})
+        character = await self.post("/v1/characters", {"agent": self.agent, "name": "Ash"})
         made = await self.post(
             "/v1/sessions", {"agent": self.agent, "character_id": character["id"]}
         )
