@@ -34,8 +34,10 @@ async def db(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
 
 @pytest.fixture
 def hasty(fleet: Fleet) -> Fleet:
-    """The fleet, with processes that wait for nothing when they are told to stop."""
-    fleet.env["FIRESIDE_DRAIN_SECONDS"] = "0"
+    """The fleet, with processes that wait for nothing when they are told to stop, and whose leases
+    no busy machine makes run out.
+    """
+    fleet.env |= {"FIRESIDE_DRAIN_SECONDS": "0", "FIRESIDE_LEASE_SECONDS": "60"}
     return fleet
 
 
