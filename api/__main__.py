@@ -1,6 +1,5 @@
 """`python -m api`: the gateway with the server's options as Fireside wants them."""
 
-import gc
 import os
 import socket
 import sys
@@ -13,6 +12,7 @@ from api.origins import is_loopback_host
 from api.socket import MAX_FRAME
 from api.wire import Wire
 from shared.errors import SettingsError
+from shared.garbage import steady_garbage
 from shared.logs import set_up_logs
 from shared.settings import Settings, get_settings
 
@@ -37,9 +37,7 @@ def main() -> int:
     host, port = listener.getsockname()[:2]
     log.info("gateway listens", host=host, port=port, auth=settings.auth)
     server = _server(settings)
-    # What is there now stays: a collection that goes through it all would hold everyone up.
-    gc.collect()
-    gc.freeze()
+    steady_garbage()
     server.run(sockets=[listener])
     return 0
 

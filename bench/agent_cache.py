@@ -27,13 +27,13 @@ from bench.processes import cpu_seconds
 from bench.programs import own_folder
 from deploy.local.postgres import EmbeddedPostgres
 from deploy.local.valkey import EmbeddedValkey
+from shared.garbage import steady_garbage
 from shared.migrate import migrate
 from shared.records import CatalogEntry, NewAction, NewSession
 from shared.settings import Settings, load_settings
 from shared.store import actions, sessions
 from shared.store.database import Database
 from worker.agents import Answer, RunningTask
-from worker.garbage import steady_garbage
 from worker.host import Host
 from worker.narration import begin_turn, end_turn, tell, written
 

@@ -25,9 +25,6 @@ AT_ONCE = 20
 SETTLING_SECONDS = 3.0
 PATIENCE = 60.0
 
-ROOM = {"AIOHTTP_CONNECTOR_LIMIT": "100000", "AIOHTTP_CONNECTOR_LIMIT_PER_HOST": "100000"}
-"""By itself litellm keeps no more than 500 connections to one host; further calls wait."""
-
 
 def row(folder: Path, count: int, model_path: str) -> dict[str, Any]:
     """Have so many sessions' tasks wait for the model at once, then let all of them go."""
@@ -36,7 +33,7 @@ def row(folder: Path, count: int, model_path: str) -> dict[str, Any]:
         "model_first_token_seconds": str(20 * PATIENCE),
         "task_seconds": str(20 * PATIENCE),
     }
-    with server(folder, workers=1, model_path=model_path, settings=settings, env=ROOM) as running:
+    with server(folder, workers=1, model_path=model_path, settings=settings) as running:
         seeded = seed(running.postgres_url, USER, sessions=count, history=2)
         return uvloop.run(_tasks_in_flight(running, seeded, model_path))
 

@@ -12,6 +12,7 @@ from agent_core import Model, get_model
 from agent_core.litellm_stream import preload
 from shared.consolidation import KEEPER
 from shared.errors import SettingsError
+from shared.garbage import steady_garbage
 from shared.migrate import head_revision, warn_of_newer_schema
 from shared.settings import Settings
 from shared.store import catalog
@@ -19,7 +20,6 @@ from shared.store.database import Database
 from worker.agents import RegisteredAgent, load_agents
 from worker.consolidation import ConsolidationAgent
 from worker.figures import show
-from worker.garbage import steady_garbage
 from worker.heap import few_arenas, trim
 from worker.host import Host
 from worker.memory_limit import container_bytes, resident_bytes, share_of

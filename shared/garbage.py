@@ -1,7 +1,8 @@
-"""The garbage collector of a worker: its passes must not hold up a thousand sessions.
+"""The garbage collector of a worker or gateway: its passes must not hold up thousands of sessions.
 
-A pass took 12 ms for 10,000 objects and 107 ms for all that 300 running tasks have. A task that has
-ended leaves nothing in circles (`TaskLog.close`), so there is little to look for.
+A pass took 12 ms for 10,000 objects and 107 ms for all that 300 running tasks have; in a gateway
+180 ms of CPU for those of 3,000 sockets. A task that has ended leaves nothing in circles
+(`TaskLog.close`), so there is little to look for.
 """
 
 import gc
