@@ -41,7 +41,7 @@ WORKLOADS = {
     "S": Workload(4, 2),
 }
 
-WARM_UP = Workload(16, 3, ttft=0.0, duration=0.0)
+WARM_UP = Workload(50, 3, ttft=0.0, duration=0.0)
 ONE_TURN = Workload(1, 1, ttft=0.0, duration=0.0)
 
 
