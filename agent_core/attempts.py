@@ -10,7 +10,7 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing
+from contextlib import aclosing, closing
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
@@ -44,9 +44,10 @@ async def streamed_answer(
         first_by = asyncio.get_running_loop().time() + model.first_token_timeout
         try:
             async with aclosing(open_chunks()) as chunks:
-                while (chunk := await _next(chunks, assembler, model, first_by)) is not None:
-                    for event in assembler.take(chunk):
-                        yield event
+                with closing(Patience()) as patience:
+                    while chunk := await _next(chunks, patience, assembler, model, first_by):
+                        for event in assembler.take(chunk):
+                            yield event
             for final in assembler.finish():
                 yield final
         except ProviderError as error:
@@ -61,13 +62,17 @@ async def streamed_answer(
 
 
 async def _next(
-    chunks: AsyncIterator[ChatChunk], assembler: StreamAssembler, model: Model, first_by: float
+    chunks: AsyncIterator[ChatChunk],
+    patience: Patience,
+    assembler: StreamAssembler,
+    model: Model,
+    first_by: float,
 ) -> ChatChunk | None:
     """Return the next chunk, None at the end; raises ProviderError if it is late."""
     now = asyncio.get_running_loop().time()
     deadline = now + model.stall_timeout if assembler.began else first_by
     try:
-        with Patience(deadline):
+        with patience.until(deadline):
             return await anext(chunks, None)
     except TimeoutError as error:
         raise ProviderError(_lateness(assembler, model), retryable=True) from error

@@ -6,7 +6,7 @@ import asyncio
 
 
 class Interruption:
-    """Cancels the task it was begun in, once, and knows its own cancellation on the way out."""
+    """Cancels the task it was last begun in, once; knows its own cancellation on the way out."""
 
     __slots__ = ("_cancelling", "_fired", "_task")
 
@@ -19,6 +19,7 @@ class Interruption:
         if task is None:
             raise RuntimeError("this needs a running task")
         self._task = task
+        self._fired = False
         self._cancelling = task.cancelling()
 
     def fire(self) -> None:

@@ -15,39 +15,55 @@ GRACE_SECONDS = 0.5
 
 
 class Patience:
-    """`with Patience(deadline):` ends what is awaited inside, soon after that time of the loop.
+    """`with patience.until(deadline):` ends what is awaited inside, soon after that loop's time.
 
     A process that was frozen, swapped out or blocked finds its deadlines passed and, behind them,
     all that came meanwhile. So a deadline counts only after a time of grace in which the process
-    ran.
+    ran. It can be used again and again, at little cost: its timer stays and looks, when it goes
+    off, whether anything is late. `close` when there is nothing more to wait for.
 
     Raises:
         TimeoutError: at the deadline.
     """
 
-    __slots__ = ("_deadline", "_in_grace", "_interruption", "_timer")
+    __slots__ = ("_deadline", "_in_grace", "_interruption", "_timer", "_waits")
 
-    def __init__(self, deadline: float) -> None:
-        self._deadline = deadline
+    def __init__(self) -> None:
+        self._deadline = 0.0
         self._in_grace = False
+        self._waits = False
         self._interruption = Interruption()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def until(self, deadline: float) -> Patience:
+        """The same patience, for one more wait."""
+        self._deadline = deadline
+        return self
 
     def __enter__(self) -> None:
         self._interruption.begin()
-        self._wait()
+        self._waits = True
+        self._in_grace = False
+        if self._timer is None or self._timer.when() > self._deadline:
+            self._look_at(self._deadline)
 
-    def _wait(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_at(self._deadline, self._on_deadline)
+    def _look_at(self, at: float) -> None:
+        self.close()
+        self._timer = asyncio.get_running_loop().call_at(at, self._look)
 
-    def _on_deadline(self) -> None:
+    def _look(self) -> None:
         now = asyncio.get_running_loop().time()
-        if self._in_grace and now - self._deadline < STOOD_STILL_SECONDS:
-            self._interruption.fire()
+        self._timer = None
+        if not self._waits:
             return
-        self._in_grace = True
-        self._deadline = now + GRACE_SECONDS
-        self._wait()
+        if not self._in_grace and now < self._deadline:  # of an earlier wait
+            self._look_at(self._deadline)
+        elif self._in_grace and now - self._deadline < STOOD_STILL_SECONDS:
+            self._interruption.fire()
+        else:
+            self._in_grace = True
+            self._deadline = now + GRACE_SECONDS
+            self._look_at(self._deadline)
 
     def __exit__(
         self,
@@ -55,6 +71,12 @@ class Patience:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._timer.cancel()
+        self._waits = False
         if self._interruption.ended_by_it(kind):
             raise TimeoutError from error
+
+    def close(self) -> None:
+        """Let go of the timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

@@ -13,19 +13,34 @@ def _now() -> float:
 
 
 async def test_what_comes_in_time_passes() -> None:
-    with Patience(_now() + 5.0):
+    with Patience().until(_now() + 5.0):
         await asyncio.sleep(0)
 
 
 async def test_what_comes_too_late_is_ended() -> None:
-    with pytest.raises(TimeoutError), Patience(_now() + 0.01):
+    with pytest.raises(TimeoutError), Patience().until(_now() + 0.01):
         await asyncio.Event().wait()
     await asyncio.sleep(0)  # and nothing of the cancellation is left
 
 
+async def test_one_patience_is_for_many_waits() -> None:
+    patience = Patience()
+    for seconds in (5.0, 0.2, 5.0):
+        with patience.until(_now() + seconds):
+            await asyncio.sleep(0)
+    began = _now()
+    with patience.until(began + 0.4):
+        await asyncio.sleep(0.3)  # the timer of the short wait goes off meanwhile
+    with pytest.raises(TimeoutError), patience.until(_now() + 0.01):
+        await asyncio.Event().wait()
+    with patience.until(_now() + 5.0):
+        await asyncio.sleep(0)
+    patience.close()
+
+
 async def test_a_cancellation_from_elsewhere_is_no_time_out() -> None:
     async def wait() -> None:
-        with Patience(_now() + 5.0):
+        with Patience().until(_now() + 5.0):
             await asyncio.Event().wait()
 
     task = asyncio.create_task(wait())
@@ -37,7 +52,7 @@ async def test_a_cancellation_from_elsewhere_is_no_time_out() -> None:
 
 async def test_a_process_that_stood_still_reads_what_came_meanwhile() -> None:
     reader = asyncio.StreamReader()
-    with Patience(_now() + 0.05):
+    with Patience().until(_now() + 0.05):
         reading = asyncio.create_task(reader.read(1))
         await asyncio.sleep(0)
         time.sleep(0.7)  # noqa: ASYNC251 - as a process does that is frozen
@@ -49,7 +64,7 @@ async def test_a_process_that_stood_still_reads_what_came_meanwhile() -> None:
 async def test_a_process_that_stands_still_time_and_again_is_still_given_time() -> None:
     loop = asyncio.get_running_loop()
     come = asyncio.Event()
-    with Patience(_now() + 0.01):
+    with Patience().until(_now() + 0.01):
         loop.call_later(0.0, time.sleep, 0.3)
         loop.call_later(0.6, time.sleep, 0.5)
         loop.call_later(1.3, come.set)
@@ -58,5 +73,5 @@ async def test_a_process_that_stands_still_time_and_again_is_still_given_time() 
 
 async def test_a_process_that_stood_still_does_not_wait_for_ever() -> None:
     asyncio.get_running_loop().call_soon(time.sleep, 0.6)
-    with pytest.raises(TimeoutError), Patience(_now() + 0.01):
+    with pytest.raises(TimeoutError), Patience().until(_now() + 0.01):
         await asyncio.Event().wait()
