@@ -231,7 +231,7 @@ class Agent:
         for listener in self._listeners:
             try:
                 told = listener(event)
-                if inspect.isawaitable(told):
+                if told is not None and inspect.isawaitable(told):
                     await told
             except Exception:
                 logger.exception("a listener failed at %s", event.type)

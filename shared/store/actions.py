@@ -127,7 +127,9 @@ _KNOWN = text(
     """
 )
 
-_SESSION_EXISTS = text("select 1 from sessions where id = :session and user_id = :user")
+_SESSION_EXISTS = text(
+    "/* accept session */ select 1 from sessions where id = :session and user_id = :user"
+)
 
 _INTERRUPT = text(
     """/* interrupt */
@@ -138,7 +140,7 @@ _INTERRUPT = text(
 )
 
 _LOCK_SESSION_OF_TASK = text(
-    """
+    """/* cancel lock of task */
     select s.id from sessions s
     where s.id = (select session_id from tasks where id = :task and user_id = :user)
         and s.user_id = :user
@@ -147,7 +149,7 @@ _LOCK_SESSION_OF_TASK = text(
 )
 
 _LOCK_SESSION = text(
-    "select id from sessions where id = :session and user_id = :user for no key update"
+    "/* cancel lock */ select id from sessions where id = :session and user_id = :user for no key update"
 )
 
 # What a running task took in ends with that task: too late to take it back.
@@ -181,14 +183,14 @@ _TERMINAL_EVENT = text(
 )
 
 _TASK_OF_KEY = text(
-    """
+    """/* cancel task of key */
     select id from tasks
     where session_id = :session and user_id = :user and client_action_id = :key
     """
 )
 
 _REMEMBER_CANCEL = text(
-    """
+    """/* cancel early */
     with added as (
         insert into early_cancels (session_id, client_action_id) values (:session, :key)
         on conflict do nothing returning 1
@@ -199,7 +201,7 @@ _REMEMBER_CANCEL = text(
 )
 
 _TAKE_CANCEL = text(
-    """
+    """/* cancel take */
     with taken as (
         delete from early_cancels where session_id = :session and client_action_id = :key
         returning 1
@@ -210,7 +212,7 @@ _TAKE_CANCEL = text(
 )
 
 _TASK = kept(
-    """
+    """/* task */
     select t.id, t.session_id, t.status, t.claims, t.result, t.error, t.usage, t.created_at,
         t.started_at, t.finished_at, coalesce(s.lease_until > clock_timestamp(), false)
     from tasks t join sessions s on s.id = t.session_id

@@ -4,15 +4,10 @@ from collections import defaultdict
 
 from tests.shared.statements import statements
 
-UNNAMED = {"actions"}
-"""Modules whose older statements have no name yet."""
-
 
 def test_each_statement_has_a_name() -> None:
     unnamed = [
-        f"{one.module}.{one.constant}{one.place}"
-        for one in statements()
-        if one.name is None and one.module not in UNNAMED
+        f"{one.module}.{one.constant}{one.place}" for one in statements() if one.name is None
     ]
 
     assert unnamed == []
