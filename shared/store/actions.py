@@ -149,7 +149,9 @@ _LOCK_SESSION_OF_TASK = text(
 )
 
 _LOCK_SESSION = text(
-    "/* cancel lock */ select id from sessions where id = :session and user_id = :user for no key update"
+    """/* cancel lock */
+    select id from sessions where id = :session and user_id = :user for no key update
+    """
 )
 
 # What a running task took in ends with that task: too late to take it back.
