@@ -1,8 +1,8 @@
 """The ranking of `agent_core.recall` in whole columns, for replays that rank thousands of turns for
 thousands of cues.
 
-Every number is computed by the same operations in the same order as `rank` does, so that the order
-is the same; the tests hold the two side by side. numpy is needed.
+Every score is summed up in the order in which `rank` does it, so that what is equal there is equal
+here, and the order is the same; the tests hold the two side by side. numpy is needed.
 """
 
 import importlib

@@ -117,7 +117,8 @@ def sensed(turn: Turn, sitting: Sitting) -> str:
 class Vectors:
     """Vectors in one matrix that grows; without numpy, a list of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, in_matrix: bool) -> None:
+        self._in_matrix = in_matrix
         self._all: list[Any] = []
         self._stacked = 0
         self._matrix: Any = None
@@ -130,7 +131,7 @@ class Vectors:
 
     def similarities(self, vector: Any) -> Any:
         """How like each is to another."""
-        if not has_numpy():
+        if not self._in_matrix:
             return [sum(map(mul, one, vector)) for one in self._all]
         return self._rows() @ vector
 
@@ -162,7 +163,7 @@ class Remembered:
         self._turns: list[Candidate] = []
         self._words: list[frozenset[str]] = []
         self._told: list[RecalledMemory] = []
-        self._vectors = Vectors()
+        self._vectors = Vectors(in_matrix=has_numpy())
         self._numbers: dict[str, int] = {}
         self._last_in: dict[int, int] = {}
         by_columns = has_numpy() if in_columns is None else in_columns

@@ -32,7 +32,7 @@ from bench.cost import (
 )
 from bench.locomo import Conversation, DataError, Question, Sitting, Turn
 from bench.provider_cache import FRAME_TOKENS, Meter, Request, tokens_of
-from bench.recalling import Read, Reader, Remembered, has_numpy
+from bench.recalling import Read, Reader, Remembered, Vectors, has_numpy
 from shared.prices import load_prices
 
 MODEL = Model("m", "openai", cost=ModelCost(2.0, 10.0, 0.5), cache_minimum=128)
@@ -220,6 +220,19 @@ def test_by_columns_the_order_is_that_of_one_by_one(sees: type[Reader]) -> None:
             for without in (keys[-7:], keys[:3], keys[5:-5:9], keys, []):
                 shown = frozenset([*without, "unheard-of"])
                 assert quick.best(cue, shown) == plain.best(cue, shown)
+
+
+@pytest.mark.skipif(not has_numpy(), reason="numpy comes with the extra `embeddings`")
+def test_a_matrix_that_grows_says_what_a_list_of_vectors_says() -> None:
+    matrix, plain = Vectors(in_matrix=True), Vectors(in_matrix=False)
+    asked = [0.5, -2.0]
+    for no in range(700):  # past its first size, twice
+        for vectors in (matrix, plain):
+            vectors.append([float(no), no / 2])
+        if no % 100 == 0:
+            assert matrix.similarities(asked).tolist() == plain.similarities(asked)
+    assert len(matrix) == len(plain) == 700
+    assert matrix.similarities(asked).tolist() == plain.similarities(asked)
 
 
 # -- the program ------------------------------------------------------------------------------
