@@ -3,8 +3,9 @@
 Each reply of conversations of the LoCoMo format is built by the context builder, and the exact
 texts of its request are priced: with the whole history, with the last 50 messages, and as Fireside
 builds it; with the provider's cache warm (the request before is still there) and cold. Then the
-same for one user who has had all conversations one after the other, up to 5,000 turns. Beside the
-dollars stands the share of the evidence that a request for each question holds. No model is called.
+same for one user who has had all conversations one after the other, up to 5,000 turns (`--turns`).
+Beside the dollars stands the share of the evidence that a request for each question holds. No model
+is called.
 """
 
 import argparse
@@ -48,7 +49,6 @@ from bench.recalling import (
     Reader,
     Remembered,
     read_blocking,
-    require_numpy,
     sensed,
     worded,
 )
@@ -278,7 +278,7 @@ def ask(way: Way, questions: Sequence[tuple[str, Question]], replies: Replies) -
 def chained(conversations: Sequence[Conversation], turns: int) -> list[Spoken]:
     """One conversation after the other, and from the first again, up to so many turns."""
     chain: list[Spoken] = []
-    left, round_no = turns, 0
+    left, round_no = turns if any(one.turns for one in conversations) else 0, 0
     while left > 0:
         for conversation in conversations:
             for spoken in spoken_in(conversation, round_no):
@@ -288,6 +288,25 @@ def chained(conversations: Sequence[Conversation], turns: int) -> list[Spoken]:
                 chain.append(spoken)
         round_no += 1
     return chain
+
+
+def check(conversations: Sequence[Conversation], turns: int, name: str) -> None:
+    """Raise DataError where there would be nothing to price.
+
+    Args:
+        turns: those of the chained user.
+        name: the file's.
+    """
+    if not any(one.turns for one in conversations):
+        raise DataError(f"{name} has no turns")
+    if not any(_has_reply(list(spoken_in(one))) for one in conversations):
+        raise DataError(f"{name} has no replies: nothing follows what the first speaker says")
+    if not _has_reply(chained(conversations, turns)):
+        raise DataError(f"the first {turns} turns of {name} have no reply; give more by --turns")
+
+
+def _has_reply(messages: Sequence[Spoken]) -> bool:
+    return any(isinstance(one.message, UserMessage) for one in messages[:-1])
 
 
 @dataclass(frozen=True)
@@ -320,14 +339,14 @@ class Prices:
         return 1_000 * statistics.fmean(self.strong.price(usage).cost for usage in priced)
 
 
-def near(replies: Replies, turn: int, within: int = 100) -> float:
-    """The mean input of the replies around a turn, or of the last ones before it."""
+def near(replies: Replies, turn: int, within: int = 100) -> int | None:
+    """The mean input of the replies around a turn; None where there is none."""
     found = [
         usage.total_tokens
         for usage, at in zip(replies.warm, replies.turns, strict=True)
         if abs(at - turn) <= within
     ]
-    return statistics.fmean(found) if found else 0.0
+    return round(statistics.fmean(found)) if found else None
 
 
 def ways(reader: Reader, budget: ContextBudget) -> dict[str, Callable[[], Way]]:
@@ -363,8 +382,8 @@ def measure(
         replay(way, chain, prices.strong, replies)
         ask(way, questions_of(conversations), replies)
         result["chained"][name] = prices.row(replies) | {
-            "input_at_200": round(near(replies, 200)),
-            "input_at_end": round(near(replies, replies.turns[-1])),
+            "input_at_200": near(replies, 200),
+            "input_at_end": near(replies, replies.turns[-1]),
         }
         print(f"{name}: done", file=sys.stderr)
     return result | {"shows": shows(result)}
@@ -374,21 +393,25 @@ def questions_of(conversations: Sequence[Conversation]) -> list[tuple[str, Quest
     return [(f"0/{one.id}/", question) for one in conversations for question in one.questions]
 
 
-def shows(result: dict[str, Any]) -> dict[str, float]:
-    """What is wanted of these figures, as numbers."""
+def shows(result: dict[str, Any]) -> dict[str, float | None]:
+    """What is wanted of these figures, as numbers; None where a file is too short to say."""
     chain, single = result["chained"], result["conversations"]
     ours, whole, last = chain[OURS], chain[WHOLE], chain[LAST]
     return {
-        "flat": round(ours["input_at_end"] / ours["input_at_200"], 3),
-        "to_sliding": round(ours["warm_usd"] / last["warm_usd"], 3),
-        "to_whole": round(ours["warm_usd"] / whole["warm_usd"], 4),
-        "input_to_sliding": round(ours["warm_input_usd"] / last["warm_input_usd"], 3),
-        "input_to_whole": round(ours["warm_input_usd"] / whole["warm_input_usd"], 4),
+        "flat": _ratio(ours["input_at_end"], ours["input_at_200"], 3),
+        "to_sliding": _ratio(ours["warm_usd"], last["warm_usd"], 3),
+        "to_whole": _ratio(ours["warm_usd"], whole["warm_usd"], 4),
+        "input_to_sliding": _ratio(ours["warm_input_usd"], last["warm_input_usd"], 3),
+        "input_to_whole": _ratio(ours["warm_input_usd"], whole["warm_input_usd"], 4),
         "cached_share": ours["cached_share"],
         "input_mean": ours["input_mean"],
         "coverage": single[OURS]["coverage"],
         "chained_coverage": ours["coverage"],
     }
+
+
+def _ratio(one: float | None, other: float | None, digits: int) -> float | None:
+    return None if one is None or not other else round(one / other, digits)
 
 
 def texts_of(conversations: Sequence[Conversation]) -> tuple[list[str], list[str]]:
@@ -421,7 +444,7 @@ def table(result: dict[str, Any]) -> str:
             lines.append(
                 f"{name:20}{row['warm_usd']:9.2f}{row['warm_input_usd']:9.2f}{row['cold_usd']:9.2f}"
                 f"{row['input_mean']:9}{row['input_p95']:8}{row['input_max']:8}"
-                f"{100 * row['cached_share']:8.1f}%{100 * (row['coverage'] or 0):9.1f}%"
+                f"{100 * row['cached_share']:8.1f}%{_shown(row['coverage'], '9.1%'):>10}"
             )
     shown = result["shows"]
     return "\n".join(
@@ -429,11 +452,16 @@ def table(result: dict[str, Any]) -> str:
             *lines,
             "",
             "the chained user, warm, against the last 50 and the whole history: "
-            f"{shown['to_sliding']:.2f} and {shown['to_whole']:.3f}, input alone "
-            f"{shown['input_to_sliding']:.2f} and {shown['input_to_whole']:.3f}",
-            f"input at the end against that at turn 200: {shown['flat']:.2f}",
+            f"{_shown(shown['to_sliding'], '.2f')} and {_shown(shown['to_whole'], '.3f')}, "
+            f"input alone {_shown(shown['input_to_sliding'], '.2f')} and "
+            f"{_shown(shown['input_to_whole'], '.3f')}",
+            f"input at the end against that at turn 200: {_shown(shown['flat'], '.2f')}",
         ]
     )
+
+
+def _shown(figure: float | None, form: str) -> str:
+    return "-" if figure is None else format(figure, form)
 
 
 def priced(name: str, prices: PriceTable) -> Model:
@@ -455,6 +483,9 @@ def main() -> int:
     parser.add_argument("--cheap", default=CHEAP, help="the one that makes summaries")
     parser.add_argument("--prices", type=Path, help="a table of prices before the release's own")
     parser.add_argument("--embeddings", choices=["best", "minilm", "hashing"], default="best")
+    parser.add_argument(
+        "--turns", type=_count, default=CHAIN_TURNS, help="turns of the chained user, at most"
+    )
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     options = parser.parse_args()
     try:
@@ -462,7 +493,7 @@ def main() -> int:
         known = load_prices(options.prices)
         prices = Prices(priced(options.model, known), priced(options.cheap, known))
         embedder = choose_embedder(options.embeddings)
-        require_numpy()
+        check(conversations, options.turns, options.data.name)
     except (DataError, PricesError, EmbeddingsMissingError) as error:
         print(f"bench.cost: {error}", file=sys.stderr)
         return 1
@@ -474,11 +505,18 @@ def main() -> int:
         "prices": next(iter(_versions(known, options.model)), ""),
         "counted_by": counted_by(),
         "embeddings": embedder.name,
-    } | measure(conversations, reader, prices, BUDGET)
+    } | measure(conversations, reader, prices, BUDGET, options.turns)
     print(table(result))
     if options.json:
         print(json.dumps(result))
     return 0
+
+
+def _count(given: str) -> int:
+    count = int(given)
+    if count < 1:
+        raise argparse.ArgumentTypeError("one turn at least")
+    return count
 
 
 def _versions(prices: PriceTable, model: str) -> Iterator[str]:

@@ -9,8 +9,10 @@ import importlib
 import importlib.util
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import cache
+from operator import mul
 from typing import Any
 
 from pydantic import SecretStr
@@ -18,13 +20,13 @@ from sqlalchemy import text
 
 from agent_core.context_notes import RecalledMemory
 from agent_core.recall import Candidate, rank, told
+from bench.array_ranking import Columns
 from bench.locomo import Sitting, Turn
 from shared.settings import Settings
 from shared.store.database import Database
 from worker.context import MOST_RECALLED
 from worker.embedders import Embedder
 from worker.memories import memory_of
-from worker.minilm import EmbeddingsMissingError
 
 _AT_ONCE = 256
 
@@ -36,10 +38,10 @@ _LEXEMES = text(
 )
 
 
-def require_numpy() -> None:
-    """Raise EmbeddingsMissingError without numpy, which compares the vectors."""
-    if importlib.util.find_spec("numpy") is None:
-        raise EmbeddingsMissingError("numpy is not installed: pip install '.[embeddings]'")
+@cache
+def has_numpy() -> bool:
+    """Whether numpy is there, which comes with the extra `embeddings`."""
+    return importlib.util.find_spec("numpy") is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +61,9 @@ class Reader:
     def __getitem__(self, said: str) -> Read:
         return self._read[said]
 
-    def similarities(self, vectors: Sequence[Any], said: str) -> list[float]:
+    def similarities(self, vectors: "Vectors", said: str) -> Sequence[float]:
         """How like a text is to others, by their vectors."""
-        numpy: Any = importlib.import_module("numpy")
-        found: list[float] = (numpy.stack(vectors) @ self._read[said].vector).tolist()
+        found: Sequence[float] = vectors.similarities(self._read[said].vector)
         return found
 
 
@@ -74,7 +75,6 @@ async def read_all(
     Args:
         url: of any Postgres.
     """
-    numpy: Any = importlib.import_module("numpy")
     db = Database.from_settings(Settings(database_url=SecretStr(url)))
     read: dict[str, Read] = {}
     try:
@@ -83,11 +83,18 @@ async def read_all(
             read |= {said: Read(frozenset(row.words)) for said, row in zip(some, rows, strict=True)}
         for some in _slices(dict.fromkeys(senses)):
             for said, vector in zip(some, await embedder.embed(some), strict=True):
-                numbers = numpy.array(json.loads(vector), dtype="float32")
-                read[said] = replace(read[said], vector=numbers)
+                read[said] = replace(read[said], vector=_numbers(vector))
     finally:
         await db.close()
     return Reader(read)
+
+
+def _numbers(vector: str) -> Any:
+    numbers: list[float] = json.loads(vector)
+    if not has_numpy():
+        return numbers
+    numpy: Any = importlib.import_module("numpy")
+    return numpy.array(numbers, dtype="float32")
 
 
 def _slices(texts: Iterable[str]) -> Iterator[list[str]]:
@@ -107,49 +114,103 @@ def sensed(turn: Turn, sitting: Sitting) -> str:
     return told(turn.text, turn.speaker, f"{at.day} {at:%B} {at.year}")
 
 
-@dataclass
+class Vectors:
+    """Vectors in one matrix that grows; without numpy, a list of them."""
+
+    def __init__(self, *, in_matrix: bool) -> None:
+        self._in_matrix = in_matrix
+        self._all: list[Any] = []
+        self._stacked = 0
+        self._matrix: Any = None
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def append(self, vector: Any) -> None:
+        self._all.append(vector)
+
+    def similarities(self, vector: Any) -> Any:
+        """How like each is to another."""
+        if not self._in_matrix:
+            return [sum(map(mul, one, vector)) for one in self._all]
+        return self._rows() @ vector
+
+    def _rows(self) -> Any:
+        numpy: Any = importlib.import_module("numpy")
+        count = len(self._all)
+        if self._matrix is None or count > len(self._matrix):
+            shape = (max(_AT_ONCE, 2 * count), len(self._all[0]))
+            larger = numpy.empty(shape, "float32")
+            if self._stacked:
+                larger[: self._stacked] = self._matrix[: self._stacked]
+            self._matrix = larger
+        if count > self._stacked:
+            self._matrix[self._stacked : count] = self._all[self._stacked :]
+            self._stacked = count
+        return self._matrix[:count]
+
+
 class Remembered:
     """What one user and the agent have said to each other so far."""
 
-    reader: Reader
-    _turns: list[tuple[Turn, Sitting, int]] = field(default_factory=list)
-    _words: list[frozenset[str]] = field(default_factory=list)
-    _vectors: list[Any] = field(default_factory=list)
-    _keys: list[str] = field(default_factory=list)
-    _places: dict[int, int] = field(default_factory=dict)
+    def __init__(self, reader: Reader, *, in_columns: bool | None = None) -> None:
+        """
+        Args:
+            in_columns: rank by columns and not one by one, which is much quicker and gives the
+                same order; where numpy is, if nothing is said.
+        """
+        self._reader = reader
+        self._turns: list[Candidate] = []
+        self._words: list[frozenset[str]] = []
+        self._told: list[RecalledMemory] = []
+        self._vectors = Vectors(in_matrix=has_numpy())
+        self._numbers: dict[str, int] = {}
+        self._last_in: dict[int, int] = {}
+        by_columns = has_numpy() if in_columns is None else in_columns
+        self._columns = Columns() if by_columns else None
 
     def add(self, key: str, turn: Turn, sitting: Sitting) -> None:
         """Remember a turn by a key."""
-        no = self._places.get(id(sitting), 0) + 1
-        self._places[id(sitting)] = no
-        self._keys.append(key)
-        self._turns.append((turn, sitting, no))
-        self._words.append(self.reader[worded(turn)].words)
-        self._vectors.append(self.reader[sensed(turn, sitting)].vector)
+        no = self._last_in.get(id(sitting), 0) + 1
+        self._last_in[id(sitting)] = no
+        words = self._reader[worded(turn)].words
+        one = Candidate(
+            id=key,
+            text=turn.text,
+            said_at=sitting.at + timedelta(seconds=no),
+            length=len(words),
+            speaker=turn.speaker,
+            place=(id(sitting), no),
+        )
+        self._numbers[key] = len(self._turns)
+        self._turns.append(one)
+        self._words.append(words)
+        self._told.append(memory_of(one))
+        self._vectors.append(self._reader[sensed(turn, sitting)].vector)
+        if self._columns is not None:
+            self._columns.add(one, words)
 
     def best(self, cue: str, without: frozenset[str]) -> list[RecalledMemory]:
         """What bears on a cue, the best first, without what is shown already."""
         if not self._turns:
             return []
-        words = self.reader[cue].words
-        likeness = self.reader.similarities(self._vectors, cue)
+        words = self._reader[cue].words
+        likeness = self._reader.similarities(self._vectors, cue)
+        if self._columns is None:
+            return self._one_by_one(cue, words, likeness, without)
+        shown = [self._numbers[key] for key in without if key in self._numbers]
+        best = self._columns.best(cue, words, likeness, shown, MOST_RECALLED)
+        return [self._told[no] for no in best]
+
+    def _one_by_one(
+        self, cue: str, words: frozenset[str], likeness: Sequence[float], without: frozenset[str]
+    ) -> list[RecalledMemory]:
         candidates = [
-            Candidate(
-                id=key,
-                text=turn.text,
-                said_at=sitting.at + timedelta(seconds=no),
-                hits=tuple(words & own),
-                length=len(own),
-                likeness=like,
-                speaker=turn.speaker,
-                place=(id(sitting), no),
-            )
-            for key, (turn, sitting, no), own, like in zip(
-                self._keys, self._turns, self._words, likeness, strict=True
-            )
-            if key not in without
+            one._replace(hits=tuple(word for word in words if word in own), likeness=float(like))
+            for one, own, like in zip(self._turns, self._words, likeness, strict=True)
+            if one.id not in without
         ]
-        return [memory_of(one) for one in rank(cue, candidates)[:MOST_RECALLED]]
+        return [self._told[self._numbers[one.id]] for one in rank(cue, candidates)[:MOST_RECALLED]]
 
 
 def read_blocking(

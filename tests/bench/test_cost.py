@@ -1,7 +1,11 @@
 """What the benchmark of cost counts, on a conversation small enough to check by hand."""
 
+import json
+import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +22,7 @@ from bench.cost import (
     Replies,
     ask,
     chained,
+    main,
     measure,
     priced,
     replay,
@@ -27,7 +32,7 @@ from bench.cost import (
 )
 from bench.locomo import Conversation, DataError, Question, Sitting, Turn
 from bench.provider_cache import FRAME_TOKENS, Meter, Request, tokens_of
-from bench.recalling import Read, Reader
+from bench.recalling import Read, Reader, Remembered, Vectors, has_numpy
 from shared.prices import load_prices
 
 MODEL = Model("m", "openai", cost=ModelCost(2.0, 10.0, 0.5), cache_minimum=128)
@@ -166,3 +171,162 @@ def test_all_figures() -> None:
 def test_a_model_without_a_price_is_said_so() -> None:
     with pytest.raises(DataError, match="no price for openai/unheard-of"):
         priced("openai/unheard-of", load_prices(None))
+
+
+def test_nothing_is_chained_of_nothing() -> None:
+    assert chained([], 100) == []
+    assert chained([replace(conversation(), sittings=[])], 100) == []
+
+
+class Alike(Reader):
+    """Sees texts as alike as the letters are that they have in common."""
+
+    def similarities(self, vectors: Any, said: str) -> list[float]:
+        return [
+            len({no % 13, no % 7} & set(range(len(said) % 9))) / 3 for no in range(len(vectors))
+        ]
+
+
+@pytest.mark.skipif(not has_numpy(), reason="numpy comes with the extra `embeddings`")
+@pytest.mark.parametrize("sees", [Plain, Alike])
+def test_by_columns_the_order_is_that_of_one_by_one(sees: type[Reader]) -> None:
+    one = conversation(200)
+    texts, senses = texts_of([one])
+    cues = [
+        "What is the dog of Ada called?",
+        "Did Ember say something about number 44?",
+        "Something about number 17. 18. 19.",
+        "Nobody has said these words",
+        "What about Ada and Ember, something called Rex?",
+        "Is it?",
+    ]
+    read = sees(
+        {
+            text: Read(frozenset(text.lower().replace("?", "").replace(".", "").split()))
+            for text in [*texts, *senses, *cues]
+        }
+    )
+    quick, plain = Remembered(read, in_columns=True), Remembered(read, in_columns=False)
+    keys: list[str] = []
+    # The second round says all of it again in the same sittings.
+    for spoken in chained([one], 400):
+        for key, turn, sitting in spoken.turns:
+            quick.add(key, turn, sitting)
+            plain.add(key, turn, sitting)
+            keys.append(key)
+        if len(keys) % 33 and len(keys) not in range(1, 5):
+            continue
+        for cue in cues:
+            for without in (keys[-7:], keys[:3], keys[5:-5:9], keys, []):
+                shown = frozenset([*without, "unheard-of"])
+                assert quick.best(cue, shown) == plain.best(cue, shown)
+
+
+@pytest.mark.skipif(not has_numpy(), reason="numpy comes with the extra `embeddings`")
+def test_a_matrix_that_grows_says_what_a_list_of_vectors_says() -> None:
+    matrix, plain = Vectors(in_matrix=True), Vectors(in_matrix=False)
+    asked = [0.5, -2.0]
+    for no in range(700):  # past its first size, twice
+        for vectors in (matrix, plain):
+            vectors.append([float(no), no / 2])
+        if no % 100 == 0:
+            assert matrix.similarities(asked).tolist() == plain.similarities(asked)
+    assert len(matrix) == len(plain) == 700
+    assert matrix.similarities(asked).tolist() == plain.similarities(asked)
+
+
+# -- the program ------------------------------------------------------------------------------
+
+
+def entry(turns: int, questions: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+    said = ["I have a dog, Rex.", "What a fine name!", "He likes the lake."]
+    return {
+        "sample_id": "c",
+        "qa": list(questions),
+        "conversation": {
+            "speaker_a": "Ada",
+            "speaker_b": "Ember",
+            "session_1_date_time": "1:56 pm on 8 May, 2023",
+            "session_1": [
+                {"dia_id": f"D1:{no + 1}", "speaker": ("Ada", "Ember")[no % 2], "text": said[no]}
+                for no in range(turns)
+            ],
+        },
+    }
+
+
+ASKED = {"question": "What is the dog of Ada called?", "category": 4, "evidence": ["D1:1"]}
+
+
+def run(monkeypatch: pytest.MonkeyPatch, folder: Path, entries: object, *options: str) -> int:
+    data = folder / "talk.json"
+    data.write_text(json.dumps(entries), "utf-8")
+    monkeypatch.setattr(
+        sys, "argv", ["cost", "--data", str(data), "--embeddings", "hashing", *options]
+    )
+    return main()
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+@pytest.mark.parametrize(
+    ("entries", "said"),
+    [
+        ([], "talk.json has no conversations"),
+        ([entry(0)], "talk.json has no turns"),
+        ([entry(1)], "talk.json has no replies"),
+        ([entry(1, [ASKED])], "talk.json has no replies"),
+        ({}, "talk.json is not of the LoCoMo format"),
+    ],
+)
+def test_a_file_with_nothing_to_price_is_said_in_a_line(
+    entries: object,
+    said: str,
+    options: Sequence[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(monkeypatch, tmp_path, entries, *options) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"bench.cost: {said}")
+    assert err.count("\n") == 1
+
+
+def test_too_few_turns_for_a_reply(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, tmp_path, [entry(3)], "--turns", "1") == 1
+    assert "the first 1 turns of talk.json have no reply" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("turns", ["0", "-1", "many"])
+def test_a_number_of_turns_that_is_none(
+    turns: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run(monkeypatch, tmp_path, [entry(3)], "--turns", turns)
+
+
+def test_three_turns_chained_as_long_as_asked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, tmp_path, [entry(3, [ASKED])], "--turns", "60", "--json") == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    assert result["conversations"][OURS]["replies"] == 1
+    # Two in each round; the last one has no answer.
+    assert {row["replies"] for row in result["chained"].values()} == {39}
+    assert result["shows"]["coverage"] == 1
+    assert result["chained"][OURS]["input_at_200"] is None
+    assert result["shows"]["flat"] is None
+
+
+def test_without_questions_nothing_is_said_of_evidence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, tmp_path, [entry(3)], "--turns", "60", "--json") == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    assert {row["coverage"] for row in result["conversations"].values()} == {None}
+    assert result["shows"]["coverage"] is result["shows"]["chained_coverage"] is None
