@@ -113,11 +113,14 @@ def _load(path: Path) -> Any:
 def _corrections(entries: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], list[str]]:
     """Corrected evidence by the question's words and what was cited, for numbers of questions
     depend on which conversations a file has."""
-    return {
-        (entry["question"], _key(entry.get("cited_evidence", ()))): entry["correct_evidence"]
-        for entry in entries
-        if entry.get("correct_evidence")
-    }
+    try:
+        return {
+            (entry["question"], _key(entry.get("cited_evidence", ()))): entry["correct_evidence"]
+            for entry in entries
+            if entry.get("correct_evidence")
+        }
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"the corrections are not of their format: {error!r}") from error
 
 
 def _key(evidence: object) -> str:

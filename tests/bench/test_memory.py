@@ -74,6 +74,15 @@ def test_reading(data: Path, tmp_path: Path) -> None:
     assert one.turns[2].text == ""
 
 
+@pytest.mark.parametrize("wrong", ["7", "{}x", '["D1:1"]', '[{"correct_evidence": ["D1:1"]}]'])
+def test_corrections_that_are_none(data: Path, tmp_path: Path, wrong: str) -> None:
+    corrections = tmp_path / "corrections.json"
+    corrections.write_text(wrong)
+
+    with pytest.raises(DataError, match="corrections"):
+        read(data, corrections)
+
+
 @pytest.mark.parametrize("content", ["", "{", "7", "[7]", "[{}]", '{"conversation": []}', "\xff"])
 def test_a_file_of_another_format(tmp_path: Path, content: str) -> None:
     path = tmp_path / "other.json"
