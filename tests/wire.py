@@ -1,6 +1,7 @@
 """A line to Postgres that a test may cut at the worst moment, and that counts its round trips."""
 
 import asyncio
+import re
 from typing import Literal
 from urllib.parse import urlsplit, urlunsplit
 
@@ -8,6 +9,10 @@ When = Literal["before", "after"]
 
 _READY = b"Z\x00\x00\x00\x05"
 """How each of Postgres's answers ends, before one byte that tells the transaction's state."""
+
+_NAMED = re.compile(rb"(fireside_\d+)\x00([^\x00]*)")
+"""The name of a prepared statement, with its text where it is made and with nothing where it is
+used."""
 
 
 class Wire:
@@ -88,8 +93,10 @@ class Wire:
     async def _to_server(
         self, reader: asyncio.StreamReader, server: asyncio.StreamWriter, lost: asyncio.Event
     ) -> None:
+        prepared: dict[bytes, bytes] = {}
         while data := await reader.read(1 << 20):
-            cut = next((one for one in self._cuts if one[1] in data), None)
+            said = _with_prepared(data, prepared)
+            cut = next((one for one in self._cuts if one[1] in said), None)
             if cut is not None:
                 self._cuts.remove(cut)
                 self.cuts_made.append((cut[0], cut[1].decode()))
@@ -109,3 +116,14 @@ class Wire:
                 await writer.drain()
             elif data[-6:-1] == _READY:
                 return
+
+
+def _with_prepared(data: bytes, prepared: dict[bytes, bytes]) -> bytes:
+    """What a client sends, with the texts of the statements that it names; new ones are noted."""
+    named = []
+    for name, text in _NAMED.findall(data):
+        if text:
+            prepared[name] = text
+        else:
+            named.append(prepared.get(name, b""))
+    return b"\n".join([data, *named])

@@ -112,7 +112,7 @@ POINTS = [
     *_around("the lease is taken over", "claim lease", begun=True),
     Point("the task is taken over", "after", ("claim task",), begun=True),
     *_around("the takeover commits", "commit claim events", begun=True),
-    *_around("the start is written", "write", event="task_started"),
+    *_around("the start is written", "write", event="task_started", unknown=None),
     *_around("the start is told", "PUBLISH", event="task_started", unknown=None),
     Point("the tool begins", "before", ("write",), step="tool"),
     Point("the tool begins", "after", ("write",), step="tool", unknown=True),

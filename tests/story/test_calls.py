@@ -132,7 +132,9 @@ async def test_a_whole_say_over_http(scripted_model: HttpModel) -> None:
         {"match": {"json": False}, "reply": {"text": "He nods at you.", "usage": usage}},
     )
     table = Table()
-    preload()  # or else the first call may be given up for the time that this takes
+    await asyncio.to_thread(
+        preload
+    )  # or else the first call may be given up for the time that this takes
     model = Model("scripted", "openai", base_url=scripted_model.url, max_attempts=1)
     table.runner = InProcess({"story": StoryAgent()}, Resources(model, "key", table.read))
     await table.done("start")
