@@ -7,8 +7,9 @@ TARGETS ?= fireside,naive
 WORKLOADS ?= A,B,C
 REPEAT ?= 3
 UV_VERSION := 0.13.8
-# Most tests wait for processes of their own; each test process has its own servers.
-TEST_PROCESSES ?= 2
+# Most tests wait for processes of their own, so two processors have work for three test processes;
+# each of these has its own servers.
+TEST_PROCESSES ?= 3
 BIN := .venv/bin
 
 help:  ## list the targets

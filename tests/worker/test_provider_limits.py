@@ -241,8 +241,9 @@ async def test_refusals_alone_keep_processes_near_the_limit(fleet: Fleet) -> Non
 
     print(f"refused {refused_without} without, {provider.refused} with, {took:.1f} s")
     print(f"answered {sum(without)} without, {sum(answered)} with")
-    assert provider.refused < refused_without
     assert all(answered)
+    # For each answer: without limits most calls are given up after a few refusals.
+    assert provider.refused / sum(answered) < refused_without / sum(without)
 
 
 async def test_who_would_have_to_wait_too_long_is_told_at_once(fleet: Fleet) -> None:
