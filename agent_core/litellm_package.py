@@ -26,7 +26,9 @@ def litellm() -> Any:
     """Return the package; the first call imports it, which takes about three seconds of CPU."""
     # These must be set before the import. Without the first it fetches a table of prices; the
     # others are how many connections it keeps: how many calls run at once is for limiters to say.
+    # In its other mode it would take settings from a `.env` in any folder above its own.
     os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+    os.environ.setdefault("LITELLM_MODE", "PRODUCTION")
     os.environ.setdefault("AIOHTTP_CONNECTOR_LIMIT", _NO_LIMIT)
     os.environ.setdefault("AIOHTTP_CONNECTOR_LIMIT_PER_HOST", _NO_LIMIT)
     import litellm as package  # noqa: PLC0415 - seconds of CPU

@@ -87,10 +87,11 @@ def test_litellm_is_imported_without_calling_home() -> None:
         "from agent_core.litellm_stream import preload\n"
         "preload()\n"
         "package = litellm()\n"
-        "print(package.telemetry, package.suppress_debug_info, package.drop_params)"
+        "print(package.telemetry, package.suppress_debug_info, package.drop_params)\n"
+        "print(package.litellm_mode)"
     )
 
-    assert said == "False True True\n"
+    assert said == "False True True\nPRODUCTION\n"
 
 
 def test_the_first_call_finds_all_of_litellm_in_place() -> None:
