@@ -12,19 +12,20 @@ EVENTS_PER_TASK = 4
 QUESTION = "What did the keeper see from the tower on the night of the storm?"
 ANSWER = "Two lanterns far out, and between them nothing that a lantern could hang on. " * 3
 
-_CHARACTER = """
-    insert into characters (user_id, agent, name, is_default)
-    values (%(user)s, %(agent)s, 'Ash', true)
-    on conflict (user_id, agent) where is_default do update set name = excluded.name
-    returning id
-"""
-
+# Each has a character of its own, as players have.
 _SESSIONS = """
+    with made as (
+        insert into characters (user_id, agent, name)
+        select %(user)s, %(agent)s, 'Ash' from generate_series(1, %(sessions)s)
+        returning id
+    ), souls as (
+        insert into souls (character_id, version, soul) select id, 1, '' from made
+    )
     insert into sessions (user_id, agent, character_id, title, next_task, next_event,
         next_message, head_message)
-    select %(user)s, %(agent)s, %(character)s, 'seeded', %(turns)s + 1, %(turns)s * %(each)s + 1,
+    select %(user)s, %(agent)s, made.id, 'seeded', %(turns)s + 1, %(turns)s * %(each)s + 1,
         %(turns)s * 2 + 1, nullif(%(turns)s * 2, 0)
-    from generate_series(1, %(sessions)s)
+    from made
     returning id
 """
 
@@ -84,10 +85,7 @@ def seed(url: str, user: str, *, sessions: int, history: int) -> Seeded:
         "answer": Jsonb(answer.to_dict()),
     }
     with psycopg.connect(url, autocommit=True) as connection:
-        made = connection.execute(_CHARACTER, parameters).fetchone()
-        assert made is not None
-        rows = connection.execute(_SESSIONS, parameters | {"character": made[0]}).fetchall()
-        ids = [row[0] for row in rows]
+        ids = [row[0] for row in connection.execute(_SESSIONS, parameters).fetchall()]
         for statement in (_TASKS, _EVENTS, _MESSAGES):
             connection.execute(statement, parameters | {"ids": ids})
         connection.execute("vacuum (analyze)")

@@ -40,8 +40,11 @@ EventType: TypeAlias = Literal[
 
 TERMINAL_TYPES = frozenset(TERMINAL_EVENTS.values())
 
-TEXT_SECONDS = 120
-"""How long the text so far of an unfinished message is kept after its last delta."""
+TEXT_SECONDS = 600
+"""How long the text so far of an unfinished message is kept, from its beginning or from when it
+last grew by `TEXT_STRETCH`: longer than any model takes for so little."""
+
+TEXT_STRETCH = 500  # characters
 
 
 @dataclass(slots=True)
@@ -274,7 +277,9 @@ def _keep_text(pipe: Pipeline, key: str, entry: Event | Delta) -> None:
         pipe.set(key, head + well_formed(entry.text), ex=TEXT_SECONDS)
     else:
         pipe.append(key, well_formed(entry.text))
-        pipe.expire(key, TEXT_SECONDS)
+        end = entry.offset + len(entry.text)
+        if entry.offset // TEXT_STRETCH < end // TEXT_STRETCH:
+            pipe.expire(key, TEXT_SECONDS)
 
 
 def _line_of_attempt(task_id: UUID, attempt: int, entry: Event | Delta) -> Line:

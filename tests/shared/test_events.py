@@ -22,6 +22,7 @@ from shared.events import (
     CANCEL_CHANNEL,
     TERMINAL_TYPES,
     TEXT_SECONDS,
+    TEXT_STRETCH,
     Delta,
     Line,
     Publisher,
@@ -199,7 +200,16 @@ async def test_the_text_so_far(redis: Redis) -> None:
 
     so_far = delta_line(1, Delta(0, 0, "Once\nupon \U0001f600"))
     assert await text_so_far(redis, TASK, 1) == so_far
-    assert TEXT_SECONDS - 5 < await redis.ttl(text_key(TASK, 1)) <= TEXT_SECONDS
+    assert TEXT_SECONDS - 60 < await redis.ttl(text_key(TASK, 1)) <= TEXT_SECONDS
+
+
+async def test_a_text_that_grows_is_kept_for_longer(redis: Redis) -> None:
+    publisher = Publisher(redis)
+    await publisher.attempt(SESSION, TASK, 1, [Delta(0, 0, "a" * (TEXT_STRETCH - 1))])
+    await redis.expire(text_key(TASK, 1), 100)
+    await publisher.attempt(SESSION, TASK, 1, [Delta(0, TEXT_STRETCH - 1, "b")])
+
+    assert await redis.ttl(text_key(TASK, 1)) > 100
 
 
 async def test_each_attempt_and_each_message_has_a_text_of_its_own(redis: Redis) -> None:
