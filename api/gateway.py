@@ -25,10 +25,10 @@ from shared.errors import FiresideError
 from shared.events import Publisher
 from shared.follow import Follower
 from shared.lineage import Lineage
-from shared.migrate import warn_of_newer_schema
 from shared.queue import Hints
 from shared.redis_pool import connect_redis
 from shared.retention import prune_for_ever
+from shared.schema import warn_of_newer_schema
 from shared.settings import Settings
 from shared.store.database import Database
 from shared.sweep import sweep_for_ever

@@ -13,7 +13,7 @@ from api.gateway import Gateway, Parts
 from api.problems import Problem
 from api.schemas import HealthBody
 from shared.errors import FiresideError, StoreUnavailable
-from shared.migrate import head_revision
+from shared.schema import head_revision
 
 log = structlog.get_logger(__name__)
 

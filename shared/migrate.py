@@ -4,21 +4,16 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
-from pathlib import Path
 
-import structlog
 from alembic import command
 from alembic.config import Config
-from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from shared.errors import FiresideError, StoreUnavailable
+from shared.schema import MIGRATIONS
 from shared.settings import get_settings
 from shared.store.database import driver_url
-
-log = structlog.get_logger(__name__)
 
 # Any number that no other user of the database takes; not the one of the release before, which
 # waits for it in a statement.
@@ -66,27 +61,9 @@ def _alone(engine: Engine) -> Iterator[None]:
         time.sleep(_PAUSE_SECONDS)
 
 
-@lru_cache(maxsize=1)
-def head_revision() -> str:
-    """The newest revision that this release knows."""
-    head = ScriptDirectory.from_config(_config()).get_current_head()
-    assert head is not None
-    return head
-
-
-def warn_of_newer_schema(revision: str) -> None:
-    """Tell the log where the schema is of a later release: it serves, for migrations only add."""
-    if revision > head_revision():
-        log.warning(
-            "the schema is newer than this release",
-            schema=revision,
-            release=head_revision(),
-        )
-
-
 def _config() -> Config:
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("script_location", str(MIGRATIONS))
     return config
 
 

@@ -13,7 +13,7 @@ from agent_core.litellm_stream import preload
 from shared.consolidation import KEEPER
 from shared.errors import SettingsError
 from shared.garbage import steady_garbage
-from shared.migrate import head_revision, warn_of_newer_schema
+from shared.schema import head_revision, warn_of_newer_schema
 from shared.settings import Settings
 from shared.store import catalog
 from shared.store.database import Database

@@ -13,7 +13,8 @@ from structlog.testing import capture_logs
 from deploy.local.ports import free_port
 from deploy.local.postgres import EmbeddedPostgres
 from shared.errors import StoreUnavailable
-from shared.migrate import head_revision, migrate, warn_of_newer_schema
+from shared.migrate import migrate
+from shared.schema import head_revision, warn_of_newer_schema
 from shared.settings import load_settings
 from shared.store.database import Database
 from tests.shared.tables import TABLES
@@ -116,6 +117,13 @@ def test_only_a_newer_schema_is_warned_of() -> None:
             warn_of_newer_schema(revision)
 
     assert [(one["schema"], one["log_level"]) for one in logs] == [("9999", "warning")]
+
+
+def test_only_who_migrates_loads_alembic() -> None:
+    code = "import sys, api.app, worker.start; print('alembic' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert ran.stdout == "False\n"
 
 
 def test_up_to_a_revision(empty_url: str) -> None:

@@ -12,8 +12,9 @@ from sqlalchemy import text
 
 from deploy.local.postgres import EmbeddedPostgres
 from shared.errors import NewerRelease
-from shared.migrate import head_revision, migrate
+from shared.migrate import migrate
 from shared.records import EVENT_VERSION, STEP_VERSION, NewEvent, Step
+from shared.schema import head_revision
 from shared.settings import load_settings
 from shared.store import actions, leases, sweeps
 from shared.store.database import Database

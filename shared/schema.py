@@ -1,0 +1,30 @@
+"""Which schema this release needs, by the names of its migrations.
+
+Alembic would tell it as well, for 10 MB in each process: it is left to the one that migrates.
+"""
+
+from functools import lru_cache
+from pathlib import Path
+
+import structlog
+
+log = structlog.get_logger(__name__)
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+@lru_cache(maxsize=1)
+def head_revision() -> str:
+    """The newest revision that this release knows: a migration's file begins with its own."""
+    files = (MIGRATIONS / "versions").glob("[0-9]*.py")
+    return max(file.name.partition("_")[0] for file in files)
+
+
+def warn_of_newer_schema(revision: str) -> None:
+    """Tell the log where the schema is of a later release: it serves, for migrations only add."""
+    if revision > head_revision():
+        log.warning(
+            "the schema is newer than this release",
+            schema=revision,
+            release=head_revision(),
+        )
