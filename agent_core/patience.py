@@ -26,7 +26,7 @@ class Patience:
         TimeoutError: at the deadline.
     """
 
-    __slots__ = ("_deadline", "_in_grace", "_interruption", "_timer", "_waits")
+    __slots__ = ("_deadline", "_in_grace", "_interruption", "_looks_at", "_timer", "_waits")
 
     def __init__(self) -> None:
         self._deadline = 0.0
@@ -34,6 +34,7 @@ class Patience:
         self._waits = False
         self._interruption = Interruption()
         self._timer: asyncio.TimerHandle | None = None
+        self._looks_at = 0.0  # not every loop's handles say when they are due
 
     def until(self, deadline: float) -> Patience:
         """The same patience, for one more wait."""
@@ -44,11 +45,12 @@ class Patience:
         self._interruption.begin()
         self._waits = True
         self._in_grace = False
-        if self._timer is None or self._timer.when() > self._deadline:
+        if self._timer is None or self._looks_at > self._deadline:
             self._look_at(self._deadline)
 
     def _look_at(self, at: float) -> None:
         self.close()
+        self._looks_at = at
         self._timer = asyncio.get_running_loop().call_at(at, self._look)
 
     def _look(self) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import time
 
 import pytest
+import uvloop
 
 from agent_core.patience import Patience
 
@@ -36,6 +37,19 @@ async def test_one_patience_is_for_many_waits() -> None:
     with patience.until(_now() + 5.0):
         await asyncio.sleep(0)
     patience.close()
+
+
+def test_a_deadline_that_has_passed_on_the_loop_of_the_servers() -> None:
+    async def wait() -> str:
+        patience = Patience()
+        for _ in range(2):
+            with patience.until(_now() - 1.0):
+                pass  # what is awaited was there already
+        with pytest.raises(TimeoutError), patience.until(_now() - 1.0):
+            await asyncio.Event().wait()
+        return "waited"
+
+    assert uvloop.run(wait()) == "waited"
 
 
 async def test_a_cancellation_from_elsewhere_is_no_time_out() -> None:
