@@ -28,7 +28,8 @@ def filled(ranked: Iterable[RecalledMemory], budget: int) -> list[RecalledMemory
     days, said, left = {""}, set[tuple[str, str]](), budget
     for memory in ranked:
         words = (memory.day, memory.text)
-        tokens = tokens_of([memory])
+        # A blank at its beginning counts where it comes behind that of a heading.
+        tokens = tokens_of([memory]) + memory.text[:1].isspace()
         if memory.day not in days:
             tokens += count_tokens(_heading(memory.day))
         if tokens > left or words in said:
