@@ -6,16 +6,7 @@ an earlier attempt made them, and goes into the soul in the transaction that end
 
 from collections.abc import Sequence
 
-from pydantic import BaseModel
-
-from agent_core import (
-    AgentTool,
-    AgentToolResult,
-    Message,
-    ToolContext,
-    ToolResultMessage,
-    ToolUpdate,
-)
+from agent_core import AgentTool, AgentToolResult, Message, ToolResultMessage, tool
 from shared.errors import Refused
 from shared.records import SoulEdit
 from shared.souls import merged
@@ -23,39 +14,27 @@ from shared.souls import merged
 UPDATE_SOUL = "update_soul"
 
 
-_DESCRIPTION = """\
-Change a section of your soul, which says who you are in every later conversation.
-
-Only for what is to last about yourself: a name you were given, a trait, a promise, how
-you speak. `section` is a short heading; `text` is all that will stand under it, and an
-empty text takes the section out. Other sections stay as they are."""
-
-
-class _Edit(BaseModel):
-    section: str
-    text: str
-
-
 def soul_tool(soul: str) -> AgentTool:
     """The tool for an agent whose character has this soul."""
 
-    async def update_soul(
-        tool_call_id: str, edit: _Edit, context: ToolContext, on_update: ToolUpdate
-    ) -> AgentToolResult:
+    @tool(name=UPDATE_SOUL, effect="state")
+    async def update_soul(section: str, text: str) -> AgentToolResult:
+        """Change a section of your soul, which says who you are in every later conversation.
+
+        Only for what is to last about yourself: a name you were given, a trait, a promise, how
+        you speak. `section` is a short heading; `text` is all that will stand under it, and an
+        empty text takes the section out. Other sections stay as they are.
+        """
+        edit = SoulEdit(section, text)
         try:
-            merged(soul, [SoulEdit(edit.section, edit.text)])
+            merged(soul, [edit])
         except Refused as error:
             return AgentToolResult.error(str(error))
-        return AgentToolResult.text("Kept for your later conversations.", details=edit.model_dump())
+        return AgentToolResult.text(
+            "Kept for your later conversations.", details={"section": section, "text": text}
+        )
 
-    return AgentTool(
-        name=UPDATE_SOUL,
-        label=UPDATE_SOUL,
-        description=_DESCRIPTION,
-        parameters=_Edit,
-        execute=update_soul,
-        effect="state",
-    )
+    return update_soul
 
 
 def edits_in(messages: Sequence[Message]) -> list[SoulEdit]:
