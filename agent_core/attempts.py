@@ -45,7 +45,9 @@ async def streamed_answer(
         try:
             async with aclosing(open_chunks()) as chunks:
                 with closing(Patience()) as patience:
-                    while chunk := await _next(chunks, patience, assembler, model, first_by):
+                    while (
+                        chunk := await _next(chunks, patience, assembler, model, first_by)
+                    ) is not None:
                         for event in assembler.take(chunk):
                             yield event
             for final in assembler.finish():

@@ -44,6 +44,8 @@ class ModelTiers:
 
     Args:
         cheap: None where one model does everything.
+
+    `models` are all that may be called.
     """
 
     def __init__(
@@ -59,7 +61,7 @@ class ModelTiers:
         self._keys: dict[tuple[str, str | None], str | None] = {}
         self._router = ModelRouter(sticky=False)
         accesses = [*fallbacks, *([cheap] if cheap else []), strong]
-        self._all = tuple(access.model for access in accesses)
+        self.models = tuple(access.model for access in accesses)
         for access in accesses:
             model = access.model
             self._keys.setdefault((model.name, model.base_url), access.api_key)
@@ -68,11 +70,6 @@ class ModelTiers:
     def model(self, tier: Tier) -> Model:
         """The model of a tier."""
         return self._models[tier]
-
-    @property
-    def models(self) -> tuple[Model, ...]:
-        """All that may be called."""
-        return self._all
 
     def stream_fn(self, inner: StreamFn | None) -> StreamFn:
         """A stream function that falls back from model to model, each called with its own key."""
