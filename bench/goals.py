@@ -245,7 +245,9 @@ GOALS = (
     Goal(
         "chained user: warm cost, of the whole history", _found("cost", "shows", "to_whole"), 0.06
     ),
-    Goal("evidence at that cost, %", _percent("cost", "shows", "coverage"), 74, at_least=True),
+    Goal(
+        "evidence at that cost, %", _percent("cost", "shows", "chained_coverage"), 74, at_least=True
+    ),
     Goal("ledger: tokens apart from the provider, with faults", _apart("workers_live"), 0),
     Goal("ledger: the same with workers killed", _apart("workers_killed")),
 )

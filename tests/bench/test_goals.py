@@ -85,7 +85,7 @@ def test_what_other_programs_found_is_compared_too() -> None:
         [],
         {
             "memory": {"recall": {"10": 0.7668, "20": 0.8}, "coverage": {"500": 0.7636}},
-            "cost": {"shows": {"to_sliding": 0.35, "to_whole": 0.082, "coverage": None}},
+            "cost": {"shows": {"to_sliding": 0.35, "to_whole": 0.082, "chained_coverage": None}},
             "ledger": {"workers_live": {"provider_tokens": 100, "ledger_tokens": 99}},
         },
     )
