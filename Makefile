@@ -8,8 +8,8 @@ WORKLOADS ?= A,B,C
 REPEAT ?= 3
 UV_VERSION := 0.13.8
 # Most tests wait for processes of their own, so two processors have work for three test processes;
-# each of these has its own servers.
-TEST_PROCESSES ?= 3
+# each of these has its own servers, so there are never more than eight.
+TEST_PROCESSES ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 7 ? n + 1 : 8)))
 BIN := .venv/bin
 
 help:  ## list the targets
@@ -60,7 +60,7 @@ bench-growth: .venv/.ready  ## what a task costs on larger servers, and what man
 	$(BIN)/python -m bench.growth --docs docs $(ARGS)
 	$(BIN)/python -m bench.capacity --docs docs
 
-figures: .venv/.ready  ## all figures of the documents, in one go on a quiet machine (20 minutes; with PEERS=DIR 42)
+figures: .venv/.ready  ## the figures of the documents on a quiet machine (50 minutes; PEERS=DIR 22 more; ARGS=--plan)
 	@$(BIN)/python -m bench.figures --docs docs $(if $(PEERS),--peers $(PEERS)) $(ARGS)
 
 check: .venv/.ready  ## format, lint, types and import rules

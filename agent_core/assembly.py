@@ -59,6 +59,16 @@ class ChatChunk:
         """Whether there is anything of the answer in it."""
         return bool(self.text or self.thinking or self.signature or self.tool_calls)
 
+    def is_text(self) -> bool:
+        """Whether there is text in it and nothing else."""
+        return bool(self.text) and not (
+            self.thinking
+            or self.signature
+            or self.tool_calls
+            or self.finish_reason
+            or self.usage is not None
+        )
+
 
 class StreamAssembler:
     """Grows one message from chunks."""

@@ -93,19 +93,32 @@ def _failed(message: AssistantMessage, error: ProviderError, options: StreamOpti
 
 
 def retry_delay(
-    error: ProviderError | StreamError, attempt: int, model: Model, options: StreamOptions
+    error: ProviderError | StreamError,
+    attempt: int,
+    model: Model,
+    options: StreamOptions,
+    *,
+    patient: bool = False,
 ) -> float | None:
     """Return how many seconds to wait before the next attempt, or None for no further one.
 
     A provider that asks for a longer wait than `options.max_retry_delay` gets none: the caller
     (or a fallback model) had better know at once.
+
+    Args:
+        patient: refusals for a stated time are no attempts: more than one may be made after them.
     """
-    if not error.retryable or attempt >= (options.max_attempts or model.max_attempts):
+    attempts, stated = options.max_attempts or model.max_attempts, error.retry_after
+    is_last = attempt >= attempts
+    if not error.retryable or (stated is not None and stated > options.max_retry_delay):
         return None
-    if error.retry_after is not None:
-        return error.retry_after if error.retry_after <= options.max_retry_delay else None
-    backoff: float = model.retry_delay * 2 ** (attempt - 1)
-    return min(backoff * random.uniform(0.75, 1.25), options.max_retry_delay)  # noqa: S311 - jitter
+    if is_last and not (patient and stated is not None and attempts > 1):
+        return None
+    if stated is not None and not is_last:
+        return stated
+    jitter = random.uniform(0.75, 1.25)  # noqa: S311
+    backoff: float = min(model.retry_delay * 2 ** (attempt - 1) * jitter, options.max_retry_delay)
+    return backoff if stated is None else max(stated, backoff)
 
 
 def is_retryable(status: int, text: str = "") -> bool:

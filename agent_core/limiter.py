@@ -36,6 +36,10 @@ logger = logging.getLogger(__name__)
 EXPECTED_OUTPUT_TOKENS = 1_000
 """What an answer is expected to have at the most; caps are often far above what comes."""
 
+REFUSED_SECONDS = 20.0
+"""For how long refusals are waited out; where many wait for a provider, luck decides who is refused
+three times, and that is no reason to fail."""
+
 
 class Limiter(Protocol):
     """Lets calls pass; `model` is "provider/id"."""
@@ -146,7 +150,8 @@ def limited(
     """Return a stream function each of whose tries holds a slot for as long as it streams.
 
     It makes the further tries of a failed call itself, so that each of them waits for its turn
-    and counts; whatever is called beneath is asked to try once.
+    and counts; whatever is called beneath is asked to try once. What the provider refuses for a
+    stated time is tried for REFUSED_SECONDS from the first failure on, however often.
 
     Args:
         waiting: opened while a call waits for its slot or for its next try: a caller's deadlines
@@ -158,7 +163,7 @@ def limited(
     ) -> AsyncGenerator[AssistantMessageEvent, None]:
         call = ModelCall(model, user, context, options)
         once = replace(options, max_attempts=1)
-        attempt = 0
+        attempt, patient_until = 0, 0.0
         while True:
             attempt += 1
             began = False
@@ -175,7 +180,10 @@ def limited(
                             yield event
             delay = None
             if isinstance(final, StreamError) and not began:
-                delay = retry_delay(final, attempt, model, options)
+                now = asyncio.get_running_loop().time()
+                patient_until = patient_until or now + REFUSED_SECONDS
+                patient = now < patient_until
+                delay = retry_delay(final, attempt, model, options, patient=patient)
             if delay is None:
                 if final is not None:
                     yield final

@@ -11,11 +11,17 @@ import asyncio
 import json
 import logging
 import os
+import sys
 from functools import cache
+from importlib import resources
 from types import MappingProxyType
 from typing import Any
 
+from agent_core.later_names import LaterNames
+
 logger = logging.getLogger(__name__)
+
+_OPENAI = LaterNames("openai.resources", "openai.types")
 
 _NO_LIMIT = "1000000"
 """At 0 it would leave the limit to aiohttp, whose own is 100 connections."""
@@ -31,6 +37,9 @@ def litellm() -> Any:
     os.environ.setdefault("LITELLM_MODE", "PRODUCTION")
     os.environ.setdefault("AIOHTTP_CONNECTOR_LIMIT", _NO_LIMIT)
     os.environ.setdefault("AIOHTTP_CONNECTOR_LIMIT_PER_HOST", _NO_LIMIT)
+    # OpenAI's package, which litellm calls, is three times what is needed of it.
+    if _OPENAI not in sys.meta_path:
+        sys.meta_path.insert(0, _OPENAI)
     import litellm as package  # noqa: PLC0415 - seconds of CPU
 
     package.telemetry = False
@@ -70,19 +79,37 @@ class _LaterEncoding:
 
 
 def _drop_what_is_not_used(package: Any) -> None:
+    # Two threads may do it at once: a worker's first call comes while it is still preloading.
     # What a call cost is for the model's own prices to say. To know it litellm would count tokens
     # at the start of each stream, where there are none yet, and read its tokenizer (40 MB) for it.
     package.response_cost_calculator = _unpriced
     package.main.encoding = _LaterEncoding(package)
-    # The vocabulary of Claude's tokenizer, which is kept as text as well.
+    # At the end of a stream it would count the tokens that the provider reported nothing of (and
+    # those of all thinking), and give them as if it had. What is missing is 0 here, as it is on the
+    # direct way, and the ledger estimates it.
+    package.litellm_core_utils.streaming_chunk_builder_utils.token_counter = _uncounted
+    # The vocabulary of Claude's tokenizer, twice; who counts with it reads it.
     package.utils.json_data = None
+    vars(package.utils).pop("claude_json_str", None)
+    read_when_asked_for = package._lazy_imports.get_lazy_import_registry()  # noqa: SLF001 - 2 MB
+    read_when_asked_for["claude_json_str"] = _vocabulary_of_claude
     # The table of models as it was read, beside the one that is used.
     kept = package.litellm_core_utils.get_model_cost_map.GetModelCostMap
     kept._loaded_catalog = MappingProxyType(package.model_cost)  # noqa: SLF001 - 8 MB for nothing
 
 
+def _vocabulary_of_claude(_: str) -> str:
+    folder = resources.files("litellm.litellm_core_utils.tokenizers")
+    return folder.joinpath("anthropic_tokenizer.json").read_text("utf-8")
+
+
 def _unpriced(**_: object) -> None:
     """In place of litellm's price of a call."""
+
+
+def _uncounted(**_: object) -> int:
+    """In place of litellm's own count of tokens."""
+    return 0
 
 
 async def _rehearsal(package: Any) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -17,6 +17,7 @@ from agent_core.chat_format import chat_messages, sampling, tool_definitions, us
 from agent_core.errors import ProviderError
 from agent_core.http_connections import http_session, network_errors
 from agent_core.models import Model
+from agent_core.reading_pace import PacedReading
 from agent_core.sse import SseReader
 from agent_core.streaming import AssistantMessageEvent, LlmContext, StreamOptions
 from agent_core.thinking import thinking_level
@@ -38,24 +39,33 @@ async def stream_openai(
     model: Model, context: LlmContext, options: StreamOptions
 ) -> AsyncGenerator[AssistantMessageEvent, None]:
     """Call a model over OpenAI's protocol; a StreamFn."""
-    base_url = model.base_url or _BASE_URLS.get(model.provider)
-    if base_url is None:
-        raise ProviderError(f"{model.name} has no base_url")
-    url = f"{base_url.rstrip('/')}/chat/completions"
+    url = f"{base_url(model)}/chat/completions"
     request = json.dumps(_request(model, context, options), separators=(",", ":")).encode()
-    headers = _headers(model, options)
+    headers = {"Accept": "text/event-stream", **request_headers(model, options.api_key)}
     events = streamed_answer(model, options, lambda: _chunks(url, request, headers))
     async with aclosing(events):
         async for event in events:
             yield event
 
 
+def base_url(model: Model) -> str:
+    """Where the model is asked, without a slash at the end; raises ProviderError."""
+    url = model.base_url or _BASE_URLS.get(model.provider)
+    if url is None:
+        raise ProviderError(f"{model.name} has no base_url")
+    return url.rstrip("/")
+
+
 def _request(model: Model, context: LlmContext, options: StreamOptions) -> dict[str, Any]:
+    streamed = {"stream": True, "stream_options": {"include_usage": True}}
+    return streamed | chat_request(model, context, options)
+
+
+def chat_request(model: Model, context: LlmContext, options: StreamOptions) -> dict[str, Any]:
+    """Return the body of a request, as it is for an answer in one piece."""
     request: dict[str, Any] = {
         "model": model.id,
         "messages": chat_messages(model, context, signed_thinking=False),
-        "stream": True,
-        "stream_options": {"include_usage": True},
         **sampling(model, options),
     }
     if model.provider == "openai" and model.base_url is None:
@@ -70,9 +80,10 @@ def _request(model: Model, context: LlmContext, options: StreamOptions) -> dict[
     return request | dict(model.extra)
 
 
-def _headers(model: Model, options: StreamOptions) -> dict[str, str]:
-    headers = {"Content-Type": "application/json", "Accept": "text/event-stream"}
-    key = options.api_key or os.environ.get(f"{model.provider.upper()}_API_KEY")
+def request_headers(model: Model, api_key: str | None) -> dict[str, str]:
+    """Return the headers of a request with JSON in it."""
+    headers = {"Content-Type": "application/json"}
+    key = api_key or os.environ.get(f"{model.provider.upper()}_API_KEY")
     if key:
         headers["Authorization"] = f"Bearer {key}"
     return headers | dict(model.headers)
@@ -83,22 +94,29 @@ async def _chunks(
 ) -> AsyncGenerator[ChatChunk, None]:
     session = await http_session()
     reader = SseReader()
+    began = False
     try:
-        async with session.post(url, data=request, headers=headers) as response:
-            if response.status >= 400:
-                body = await response.content.read(_MAX_ERROR_BYTES)
-                raise _refusal(response.status, response.headers, body)
-            async for piece in response.content.iter_any():
-                for data in reader.feed(piece):
-                    if data.strip() == "[DONE]":
+        with PacedReading() as reading:
+            async with session.post(url, data=request, headers=headers) as response:
+                if response.status >= 400:
+                    body = await response.content.read(_MAX_ERROR_BYTES)
+                    raise refusal(response.status, response.headers, body)
+                async for piece in response.content.iter_any():
+                    events = reader.feed(piece)
+                    for chunk in _joined(events):
+                        began = began or chunk.has_content()
+                        yield chunk
+                    if events and events[-1].strip() == "[DONE]":
                         return
-                    yield _chunk(data)
+                    if began and response.connection is not None:
+                        reading.rest(response.connection.transport)
     except network_errors() as error:
         text = str(error) or type(error).__name__
         raise ProviderError(f"Connection failed: {text}", retryable=True) from error
 
 
-def _refusal(status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
+def refusal(status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
+    """Return the error that an HTTP status of 400 and above stands for."""
     text = body.decode("utf-8", "replace")
     try:
         text = _error_text(json.loads(text)["error"])
@@ -110,6 +128,33 @@ def _refusal(status: int, headers: Mapping[str, str], body: bytes) -> ProviderEr
         retry_after=retry_after_seconds(headers.get("Retry-After")),
         retryable=is_retryable(status, text),
     )
+
+
+def _joined(events: Sequence[str]) -> Iterator[ChatChunk]:
+    """The chunks of what came at once; text that follows text is of one chunk.
+
+    Raises:
+        ProviderError: one of them is an error, or none of ours; those before it are given.
+    """
+    text = ""
+    try:
+        for data in events:
+            if data.strip() == "[DONE]":
+                break
+            chunk = _chunk(data)
+            if chunk.is_text():
+                text += chunk.text
+                continue
+            if text:
+                yield ChatChunk(text)
+                text = ""
+            yield chunk
+    except ProviderError:
+        if text:
+            yield ChatChunk(text)
+        raise
+    if text:
+        yield ChatChunk(text)
 
 
 def _error_text(error: Any) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable
@@ -71,7 +73,7 @@ def cached(stream_fn: StreamFn | None, cache: ResponseCache, *, ttl: float = ONE
         model: Model, context: LlmContext, options: StreamOptions
     ) -> AsyncGenerator[AssistantMessageEvent, None]:
         use = is_exact(model, options) if options.use_cache is None else options.use_cache
-        key = model_step_hash(model, context, options) if use else ""
+        key = request_hash(model, context, options) if use else ""
         kept = await cache.get(key) if use else None
         if kept is not None:
             message = AssistantMessage.from_dict(kept)
@@ -86,6 +88,21 @@ def cached(stream_fn: StreamFn | None, cache: ResponseCache, *, ttl: float = ONE
                 yield event
 
     return stream
+
+
+def request_hash(model: Model, context: LlmContext, options: StreamOptions) -> str:
+    """Return the hash of what decides an answer: beside a step's input, where and how it is asked.
+
+    Whose request it is, and when it was made, is no part of it.
+    """
+    asked = [
+        model_step_hash(model, context, options),
+        model.base_url,
+        model.api,
+        dict(model.headers),
+        dict(model.extra),
+    ]
+    return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def is_exact(model: Model, options: StreamOptions) -> bool:

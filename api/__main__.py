@@ -24,6 +24,10 @@ _BACKLOG = 2048
 _SEND_BUFFER = 64 * 1024
 """Bytes that the kernel keeps for a client; Linux takes twice as much."""
 
+KEEP_ALIVE_SECONDS = 75
+"""How long a connection without a request stays open: longer than load balancers and clients keep
+one. A request that meets our closing fails, and nobody may repeat a POST."""
+
 
 def main() -> int:
     """Serve until SIGTERM or SIGINT; one clear line where that can't begin."""
@@ -90,6 +94,7 @@ def _server(settings: Settings) -> uvicorn.Server:
         log_level="warning",
         lifespan="on",
         server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=int(settings.drain_seconds),
     )
     return uvicorn.Server(config)

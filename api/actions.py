@@ -15,7 +15,7 @@ from api.texts import PRINTABLE_ID
 from shared.encoding import JsonObject
 from shared.errors import BudgetSpent, TooManyTasks
 from shared.records import Accepted, NewAction
-from shared.store import actions
+from shared.store import actions, cancels
 
 router = APIRouter(tags=["Actions"])
 
@@ -61,7 +61,7 @@ def announce(parts: Gateway, accepted: Accepted) -> None:
 
 async def cancel_task(parts: Gateway, user_id: str, task_id: UUID) -> UUID:
     """Cancel a task; its session. Raises NotFound."""
-    session_id, events = await actions.cancel_task(parts.db, user_id, task_id)
+    session_id, events = await cancels.cancel_task(parts.db, user_id, task_id)
     parts.announcer.tell(session_id, events, cancelled=task_id)
     return session_id
 
@@ -70,7 +70,7 @@ async def cancel_action(
     parts: Gateway, user_id: str, session_id: UUID, client_action_id: str
 ) -> UUID | None:
     """Cancel by the client's id of an action; its task, if it has arrived. Raises NotFound."""
-    task_id, events = await actions.cancel_action(parts.db, user_id, session_id, client_action_id)
+    task_id, events = await cancels.cancel_action(parts.db, user_id, session_id, client_action_id)
     parts.announcer.tell(session_id, events, cancelled=task_id)
     return task_id
 

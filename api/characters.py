@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from api import problems, replies
-from api.access import User
+from api.access import KeyId, User
 from api.gateway import Parts
 from api.schemas import CharacterBody, CharacterPatch, CharacterRequest, CharactersBody
 from shared.store import characters
@@ -23,10 +23,12 @@ _BODY_PROBLEMS = ("invalid_json", "forbidden_origin", "payload_too_large", "inva
     response_model=CharacterBody,
     responses=problems.responses("unauthorized", "unavailable", *_BODY_PROBLEMS),
 )
-async def post_character(body: CharacterRequest, parts: Parts, user: User) -> Response:
+async def post_character(
+    body: CharacterRequest, parts: Parts, user: User, key_id: KeyId
+) -> Response:
     """Make a character of an agent."""
     await parts.catalog.choose(body.agent, None)
-    made = await characters.create(parts.db, user, body.agent, body.name, body.soul)
+    made = await characters.create(parts.db, user, body.agent, body.name, body.soul, key_id=key_id)
     return replies.created(made, f"/v1/characters/{made.id}", fresh=True)
 
 

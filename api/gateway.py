@@ -21,6 +21,7 @@ from api.metrics import Metrics
 from api.slots import Slots
 from api.stopping import Stopping
 from shared.ending import end_all
+from shared.erasure import clear_for_ever
 from shared.errors import FiresideError
 from shared.events import Publisher
 from shared.follow import Follower
@@ -70,10 +71,10 @@ class Gateway:
         db = Database.from_settings(settings)
         redis = connect_redis(settings)
         hints = Hints(settings, redis)
-        follower = Follower(redis)
-
-        announcer = Announcer(hints, Publisher(redis))
         guarded = settings.auth == "required"
+        identity = Identity(settings, db) if guarded else None
+        follower = Follower(redis, on_keys_gone=identity.forget_keys if identity else None)
+        announcer = Announcer(hints, Publisher(redis))
         per_user = settings.max_sockets_per_user if guarded else settings.max_sockets
         slots = Slots(settings.max_sockets, per_user)
 
@@ -90,7 +91,7 @@ class Gateway:
             announcer=announcer,
             follower=follower,
             catalog=Catalog(db, settings.default_story),
-            identity=Identity(settings, db) if guarded else None,
+            identity=identity,
             slots=slots,
             backlog=Backlog(settings.max_queued, settings.max_queued_per_user if guarded else None),
             budgeting=Budgeting(settings.budgets),
@@ -115,6 +116,7 @@ class Gateway:
                     grace=settings.lease_seconds,
                 )
             ),
+            "erasures": _begin(clear_for_ever(self.db, self.redis, self.hints)),
             "retention": _begin(prune_for_ever(self.db, settings)),
             "backlog": _begin(
                 self.backlog.refresh_for_ever(self.db, self.redis, every=_COUNT_SECONDS)

@@ -14,7 +14,8 @@ from shared.store import api_keys
 from shared.store.database import Database
 
 _KNOWN_SECONDS = 10.0
-"""How long a key counts as known: a revoked one works for so long at the most."""
+"""How long a key counts as known: a revoked one works for so long at the most, though nothing
+lasting can be begun with it (see `shared.store.api_keys.hold`)."""
 
 _UNKNOWN_SECONDS = 1.0
 _MAX_CACHED = 10_000
@@ -67,6 +68,10 @@ class Identity:
         if caller is None:
             raise Problem("unauthorized", "The token is not valid.")
         return caller
+
+    def forget_keys(self) -> None:
+        """Ask for each key anew: some were deleted."""
+        self._owners.clear()
 
     async def _owner(self, key: str) -> Caller | None:
         digest = hashlib.sha256(key.encode()).digest()

@@ -3,12 +3,11 @@
 import argparse
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
 from uuid import UUID
 
 from api.identity import check_user_id
 from shared.errors import FiresideError
-from shared.settings import get_settings
+from shared.settings import Settings, get_settings
 from shared.store import api_keys
 from shared.store.database import Database
 
@@ -17,7 +16,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; one clear line on failure."""
     options = _parser().parse_args(arguments)
     try:
-        return asyncio.run(_with_database(lambda db: _run(db, options)))
+        return asyncio.run(_command(get_settings(), options))
     except (FiresideError, ValueError) as error:
         sys.stderr.write(f"fireside: {error}\n")
         return 1
@@ -37,12 +36,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-async def _with_database(work: Callable[[Database], Awaitable[int]]) -> int:
-    db = Database.from_settings(get_settings())
-    try:
-        return await work(db)
-    finally:
-        await db.close()
+async def _command(settings: Settings, options: argparse.Namespace) -> int:
+    async with Database.opened(settings) as db:
+        return await _run(db, options)
 
 
 async def _run(db: Database, options: argparse.Namespace) -> int:

@@ -30,7 +30,7 @@ class ExportBody(BaseModel):
 
 
 class ErasedBody(BaseModel):
-    """How many rows of each table were deleted; nothing was found afterwards."""
+    """How many rows of each table were deleted; none was found afterwards."""
 
     erased: dict[str, int]
 
@@ -70,10 +70,19 @@ async def _document(db: Database, user_id: str) -> AsyncIterator[bytes]:
 @router.delete(
     "",
     response_model=ErasedBody,
-    responses=problems.responses("unauthorized", "forbidden_origin", "session_busy", "unavailable"),
+    responses={
+        replies.ACCEPTED: {
+            "model": ErasedBody,
+            "description": "the rows are gone; what Redis still has follows by itself",
+        },
+        **problems.responses("unauthorized", "forbidden_origin", "session_busy", "unavailable"),
+    },
 )
 async def delete_me(parts: Parts, user: User) -> Response:
-    """Erase everything of the caller, API keys included; what runs is stopped."""
+    """Erase everything of the caller, API keys included; what runs is stopped.
+
+    After 503 it can be called again; 401 then says that it was done.
+    """
     erased = await erase_user(
         parts.db,
         parts.redis,
@@ -83,4 +92,7 @@ async def delete_me(parts: Parts, user: User) -> Response:
     )
     for session_id in erased.sessions:
         parts.follower.mark_stale(session_id)
-    return replies.ok({"erased": erased.rows})
+    if parts.identity is not None:
+        parts.identity.forget_keys()
+    content = {"erased": erased.rows}
+    return replies.ok(content) if erased.cleared else replies.accepted(content)

@@ -7,7 +7,7 @@ from uuid import UUID
 from pydantic import AfterValidator, BaseModel, Field, model_validator
 
 from api.schemas import Strict
-from api.texts import Text
+from api.texts import CHECKED
 from shared.memories import DEFAULT_LANGUAGE, PASSAGE_CHARACTERS, MemoryKind, language_of
 from shared.store.memory_pages import QUERY_CHARACTERS
 
@@ -19,8 +19,10 @@ def _not_blank(text: str) -> str:
     return squeezed
 
 
-Query = Annotated[Text, Field(max_length=QUERY_CHARACTERS), AfterValidator(_not_blank)]
-MemoryText = Annotated[Text, Field(max_length=PASSAGE_CHARACTERS), AfterValidator(_not_blank)]
+Query = Annotated[str, Field(max_length=QUERY_CHARACTERS), CHECKED, AfterValidator(_not_blank)]
+MemoryText = Annotated[
+    str, Field(max_length=PASSAGE_CHARACTERS), CHECKED, AfterValidator(_not_blank)
+]
 
 
 def _language(code: str) -> str:
@@ -38,15 +40,17 @@ class MemorySearch(Strict):
     session_id: UUID | None = None
     kinds: Annotated[list[MemoryKind], Field(min_length=1, max_length=6)] | None = None
     closed: bool = False
-    language: Annotated[Text, Field(max_length=35), AfterValidator(_language)] = DEFAULT_LANGUAGE
-    limit: Annotated[int, Field(ge=1, le=100)] = 20
+    language: Annotated[str, Field(max_length=35), CHECKED, AfterValidator(_language)] = (
+        DEFAULT_LANGUAGE
+    )
+    limit: Annotated[int, Field(strict=True, ge=1, le=100)] = 20
 
 
 class MemoryPatch(Strict):
     """What to change of a memory; `valid` false: it is not true any more."""
 
     text: MemoryText | None = None
-    importance: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
+    importance: Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)] | None = None
     valid: bool | None = None
 
     @model_validator(mode="after")

@@ -5,10 +5,8 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args
 from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
-from pydantic_core import PydanticCustomError
 
-from api.problems import TOO_LARGE
-from api.texts import ClientId, Text, check_object
+from api.texts import CHECKED, ClientId, Text, check_object, not_beyond
 from shared.encoding import JsonObject, dumps
 from shared.records import MAX_SAY, MAX_SOUL, NewAction, OnBusy
 
@@ -24,22 +22,16 @@ class Strict(BaseModel):
 # Actions
 
 
-def _check_say(text: str) -> str:
-    if len(text) > MAX_SAY:
-        raise PydanticCustomError(
-            TOO_LARGE,
-            "must have at most {limit} characters",
-            {"limit": MAX_SAY},
-        )
+def _check_not_blank(text: str) -> str:
     if not text.strip():
         raise ValueError("must not be empty")
     return text
 
 
-ChoiceId = Annotated[Text, Field(min_length=1, max_length=500)]
+ChoiceId = Annotated[str, Field(min_length=1, max_length=500), CHECKED]
 """As the session offered it: a path in the story's own words."""
 
-SayText = Annotated[Text, AfterValidator(_check_say)]
+SayText = Annotated[Text, not_beyond(MAX_SAY), AfterValidator(_check_not_blank)]
 
 
 class _Action(Strict):
@@ -132,9 +124,9 @@ PRIORITIES: tuple[Priority, ...] = get_args(Priority)
 SessionKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,128}$")]
 STORY_KEY = r"^[A-Za-z0-9_-]{1,64}$"
 StoryKey = Annotated[str, Field(pattern=STORY_KEY)]
-Name = Annotated[Text, Field(min_length=1, max_length=100)]
-Title = Annotated[Text, Field(max_length=200)]
-Soul = Annotated[Text, Field(max_length=MAX_SOUL)]
+Name = Annotated[str, Field(min_length=1, max_length=100), CHECKED]
+Title = Annotated[str, Field(max_length=200), CHECKED]
+SoulText = Annotated[Text, not_beyond(MAX_SOUL)]
 
 
 def _check_size(value: JsonObject) -> JsonObject:
@@ -163,14 +155,14 @@ class CharacterRequest(Strict):
 
     agent: Name
     name: Name
-    soul: Soul = ""
+    soul: SoulText = ""
 
 
 class CharacterPatch(Strict):
     """What to change of a character."""
 
     name: Name | None = None
-    soul: Soul | None = None
+    soul: SoulText | None = None
 
 
 class CancelRequest(Strict):

@@ -4,39 +4,30 @@ from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, Field
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, Field
 
-from api.problems import TOO_LARGE
-from api.schemas import Strict
-from api.texts import Text
-from shared.records import MAX_SOUL, SoulSource
+from api.schemas import SoulText, Strict
+from api.texts import CHECKED
+from shared.records import SoulSource
 from shared.souls import MAX_HEADING
 
-
-def _check_soul(soul: str) -> str:
-    if len(soul) > MAX_SOUL:
-        raise PydanticCustomError(
-            TOO_LARGE, "must have at most {limit} characters", {"limit": MAX_SOUL}
-        )
-    return soul
-
-
-SoulText = Annotated[Text, AfterValidator(_check_soul)]
 SoulNumber = Annotated[int, Field(ge=1, le=2**31 - 1)]
+"""Of a version, as it stands in a path."""
+
+_Version = Annotated[SoulNumber, Field(strict=True)]
 
 
 class SoulRequest(Strict):
     """A whole new text, of one who has read `expected_version`."""
 
     soul: SoulText
-    expected_version: SoulNumber
+    expected_version: _Version
 
 
 class SoulEditRequest(Strict):
     """A section by its heading, and its new text; an empty text takes it out."""
 
-    section: Annotated[Text, Field(min_length=1, max_length=MAX_HEADING)]
+    section: Annotated[str, Field(min_length=1, max_length=MAX_HEADING), CHECKED]
     text: SoulText
 
 
@@ -44,14 +35,14 @@ class SoulEditsRequest(Strict):
     """Sections to change. The others stay, so an expected version may be left out."""
 
     edits: Annotated[list[SoulEditRequest], Field(min_length=1, max_length=50)]
-    expected_version: SoulNumber | None = None
+    expected_version: _Version | None = None
 
 
 class SoulRollbackRequest(Strict):
     """The version to go back to; without one, the newest change is undone."""
 
-    version: SoulNumber | None = None
-    expected_version: SoulNumber | None = None
+    version: _Version | None = None
+    expected_version: _Version | None = None
 
 
 class SoulBody(BaseModel):

@@ -3,7 +3,9 @@
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, StringConstraints
+from pydantic_core import PydanticCustomError
 
+from api.problems import TOO_LARGE
 from shared.encoding import JsonObject
 
 PRINTABLE_ID = r"^[\x21-\x7e]{1,200}$"
@@ -44,5 +46,22 @@ def check_object(value: JsonObject) -> JsonObject:
     return value
 
 
-Text = Annotated[str, AfterValidator(check_text)]
+def not_beyond(limit: int) -> AfterValidator:
+    """Refuses, as `payload_too_large`, a text of more characters."""
+
+    def check(value: str) -> str:
+        if len(value) > limit:
+            raise PydanticCustomError(
+                TOO_LARGE, "must have at most {limit} characters", {"limit": limit}
+            )
+        return value
+
+    return AfterValidator(check)
+
+
+CHECKED = AfterValidator(check_text)
+"""For a text with limits of its length, which stand before this: behind it pydantic takes a text
+for a list, and tells of its items."""
+
+Text = Annotated[str, CHECKED]
 ClientId = Annotated[str, StringConstraints(pattern=PRINTABLE_ID)]

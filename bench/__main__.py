@@ -2,8 +2,9 @@
 
 All chosen targets are started once, each with stores of its own, and share one scripted model.
 Then each workload runs on one target after the other, and all that again for each round; while one
-is measured the others are idle. Medians of the rounds go to OUT, one JSON row a target and
-workload, and as tables and plots into docs/performance.md.
+is measured the others are idle. In a last round the loops of our own processes are watched, for
+their longest stalls. Medians of the rounds go to OUT, one JSON row a target and workload, and as
+tables and plots into docs/performance.md.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from typing import Any
 import uvloop
 
 from bench import flames, plots, report, targets, workloads
-from bench.load import failed, get_ready, idle, measure
+from bench.load import STALL_FIGURES, failed, get_ready, idle, measure
 from bench.targets import Ground, Running, Target
 from bench.workloads import WORKLOADS, UnknownNameError
 from deploy.local.model import ScriptedModelProcess
@@ -47,6 +48,7 @@ class Comparison:
     model: ScriptedModelProcess
     entrants: list[Entrant] = field(default_factory=list)
     rows: dict[tuple[str, str], list[dict[str, Any]]] = field(default_factory=dict)
+    stalls: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
 
     def enter(self, target: Target, ground: Ground) -> None:
         """Start a target and warm it up; one that fails stays away from the rounds."""
@@ -78,7 +80,17 @@ class Comparison:
         rows = self.rows.get((name, entrant.target.name), [])
         return any(row.get("wall_s", 0.0) > self.options.long for row in rows)
 
-    def row(self, entrant: Entrant, name: str) -> dict[str, Any]:
+    def watched_round(self, names: Sequence[str]) -> None:
+        """Each workload on our own servers once more, for the stalls of their loops alone."""
+        for name in names:
+            for entrant in self.entrants:
+                if entrant.running is not None and entrant.running.stalls is not None:
+                    row = self.row(entrant, name, watched=True)
+                    found = {key: row[key] for key in STALL_FIGURES if key in row}
+                    self.stalls[name, entrant.target.name] = found
+                    say(f"{name} {entrant.target.name}: {found}")
+
+    def row(self, entrant: Entrant, name: str, *, watched: bool = False) -> dict[str, Any]:
         """One measurement; an error of any kind is its row."""
         load = WORKLOADS[name]
         if entrant.running is None:
@@ -92,6 +104,7 @@ class Comparison:
                     entrant.running,
                     self.model,
                     limit=self.options.limit,
+                    watched=watched,
                 )
             )
         except Exception as error:  # noqa: BLE001 - as above
@@ -112,7 +125,9 @@ class Comparison:
 
     def merged(self) -> list[dict[str, Any]]:
         """The medians, by workload and in the order of the targets."""
-        return [report.medians(rows) for rows in self.rows.values()]
+        return [
+            report.medians(rows) | self.stalls.get(place, {}) for place, rows in self.rows.items()
+        ]
 
 
 def say(line: str) -> None:
@@ -126,8 +141,7 @@ def _line(row: dict[str, Any]) -> str:
         return f"{head}; {row['err_sample']}"
     return (
         f"{head}, {row['turns_s']} turns/s, {row['cpu_ms_turn']} ms of CPU a turn, "
-        f"first delta over {row['ttft_over_ms']}, stall {row.get('longest_stall_ms', '-')}, "
-        f"others {row['others_cores']} cores"
+        f"first delta over {row['ttft_over_ms']}, others {row['others_cores']} cores"
     )
 
 
@@ -147,6 +161,8 @@ def run(options: argparse.Namespace, entering: Sequence[Target], names: Sequence
         for number in range(options.repeat):
             say(f"round {number + 1} of {options.repeat}")
             comparison.round(names)
+        say("how long our loops stall")
+        comparison.watched_round(names)
         rows = comparison.merged()
         if options.profile:
             comparison.profile(names[0])
@@ -165,8 +181,11 @@ def write_documents(docs: Path, rows: Sequence[dict[str, Any]]) -> None:
     (images / "cpu.svg").write_text(plots.cpu(rows))
     pictures = "![Throughput](images/throughput.svg)\n\n![CPU a turn](images/cpu.svg)"
     at = max(row["at"] for row in rows)
-    rounds = max(row["rounds"] for row in rows)
+    all_rounds = {row["rounds"] for row in rows}
+    rounds = max(all_rounds)
     medians = "One round" if rounds == 1 else f"Medians of {rounds} interleaved rounds"
+    if len(all_rounds) > 1:
+        medians += ", of fewer where a round took too long to be repeated (its row says how many)"
     caption = f"{medians}, {at}."
     body = f"{caption}\n\n{report.comparison(rows)}\n{pictures}"
     report.replace_in_file(docs / "performance.md", "comparison", body)

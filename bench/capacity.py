@@ -5,7 +5,9 @@ processor time of a gateway, a worker, Postgres and Valkey in slices, in the ord
 server works, and waits wherever a slice before it is not done. How much time and memory, comes from
 the rows that `python -m bench` and `python -m bench.growth` wrote: workload C gives what a reply
 costs whatever its length, A beside it what each piece of text adds. Machines are added to whatever
-is fullest until none is busier than BUSIEST and the first piece of a reply is in time.
+is fullest until none is busier than BUSIEST and the first piece of a reply is in time. Processes
+that make vectors are counted by their CPU, which the target `fireside-vectors` gives; that a reply
+waits for the vector of its cue, some milliseconds, is not in the simulation.
 """
 
 import argparse
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import report
+from bench.growth import KEPT
 from bench.load import TRAILING_SECONDS
 from bench.simulation import (
     CPUS,
@@ -59,6 +62,8 @@ PRUNED_DAYS = {
     "steps": float(Settings.model_fields["step_days"].default),
 }
 MAX_CONNECTIONS = int(SETTINGS["max_connections"])  # of the Postgres that `make up` starts
+MEMORIES = 2  # of a reply: what was said and what was answered
+VECTOR_KB = 384 * 2 / 1e3 + 0.008  # of one, in half precision
 REPLIES = 2_000  # that are simulated at least, where that takes less than five minutes of theirs
 ROWS = {GATEWAY: "gateway", WORKER: "worker", POSTGRES: "pg", VALKEY: "redis"}
 """What the parts are called in rows."""
@@ -88,6 +93,12 @@ class Need:
     nodes: int
     disk_gb: float
     outcome: Outcome
+    vectors: int = 0
+
+    @property
+    def connections(self) -> int:
+        """To all Postgres together, at the most."""
+        return _connections(self.plan, self.vectors)
 
     def price(self, node: float, gigabyte: float) -> float:
         """$ a month, the disk as it is after a year."""
@@ -107,6 +118,7 @@ def figures_from(
         FiguresMissingError: one of the rows is missing; nothing is made up in its place.
     """
     paced, pushed = _ours(rows, "A"), _ours(rows, "C")
+    making = _ours(rows, "A", "fireside-vectors")
     sockets, tasks = _weight(weights, "idle sockets"), _weight(weights, "in flight")
     idle = {part: paced["idle_split"][name] / 1e3 for part, name in ROWS.items()}
     costs = {part: _both(_net(paced, part), _net(pushed, part), paced, pushed) for part in PARTS}
@@ -121,17 +133,33 @@ def figures_from(
         socket_kb=sockets["each_kb"],
         socket_cpu=max(0.0, sockets["idle_cpu_ms_s"] / 1e3 - idle[GATEWAY]) / sockets["count"],
         task_kb=tasks["each_kb"],
-        kept_kb=_weight(weights, "cost")["kept_kb_turn"],
+        kept_kb=_kept(weights),
+        vectors=_net(making, "embed"),
+        vectors_idle=making["idle_split"]["embed"] / 1e3,
+        vectors_mb=making["idle_pss_mb"]["embed"],
     )
 
 
-def _ours(rows: Sequence[Mapping[str, Any]], workload: str) -> Mapping[str, Any]:
+def _kept(weights: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """KB of a reply by table; the cells of growth make no vectors, whose size is known."""
+    kept: Mapping[str, float] = _weight(weights, "cost")["kept_kb_turn"]
+    if missing := [name for name in KEPT if name not in kept]:
+        raise FiguresMissingError(
+            f"the rows of growth have no size of {', '.join(missing)}: run `make bench-growth`"
+        )
+    return {**kept, "vectors": MEMORIES * VECTOR_KB}
+
+
+def _ours(
+    rows: Sequence[Mapping[str, Any]], workload: str, target: str = "fireside"
+) -> Mapping[str, Any]:
     for row in rows:
-        ours = (row["target"], row["workload"]) == ("fireside", workload) and row["ok"]
+        ours = (row["target"], row["workload"]) == (target, workload) and row["ok"]
         if ours and "idle_split" in row:  # with --idle 0 it is not
             return row
     raise FiguresMissingError(
-        f"no row of fireside under workload {workload} with its idle CPU: run `make bench`"
+        f"no row of {target} under workload {workload} with its idle CPU: run `make bench` with "
+        "TARGETS=fireside,fireside-vectors"
     )
 
 
@@ -144,10 +172,12 @@ def _weight(weights: Sequence[Mapping[str, Any]], kind: str) -> Mapping[str, Any
 
 def _net(row: Mapping[str, Any], part: str) -> float:
     """CPU seconds of a turn, without what the part uses anyhow while the workload lasts."""
-    name = ROWS[part]
-    used = row["app_split" if part in {GATEWAY, WORKER} else "cpu_split"][name]
+    name = ROWS.get(part, part)
+    used = row["cpu_split" if part in {POSTGRES, VALKEY} else "app_split"][name]
     turns = row["ok"] / row.get("rounds", 1)
-    anyhow = row["idle_split"][name] * (row["wall_s"] + TRAILING_SECONDS) / turns
+    anyhow = (
+        row["idle_split"][name] * (row["wall_s"] + row.get("trailing_s", TRAILING_SECONDS)) / turns
+    )
     return float(max(0.0, used - anyhow) / 1e3)
 
 
@@ -236,17 +266,30 @@ def need(figures: Figures, habits: Habits, users: int) -> Need:
             break
         plan = plan.more(max(PARTS, key=lambda part: outcome.busy[part]))
     nodes = nodes_of(figures, habits, load, plan)
-    return Need(load, plan, nodes, disk_gb(figures, habits, users), outcome)
+    disk = disk_gb(figures, habits, users)
+    return Need(load, plan, nodes, disk, outcome, makers(figures, load))
+
+
+def makers(figures: Figures, load: Load) -> int:
+    """Processes that make vectors."""
+    if not figures.vectors:
+        return 0
+    return max(1, math.ceil(load.rate * figures.vectors / (BUSIEST - figures.vectors_idle)))
+
+
+def _connections(plan: Plan, vectors: int) -> int:
+    return (plan.gateway + plan.worker + vectors) * POOL
 
 
 def nodes_of(figures: Figures, habits: Habits, load: Load, plan: Plan) -> int:
     """Machines: one for all where all fits on it, else two processes of ours, one Postgres, or two
     Valkeys on each."""
     cpu = sum(busy_with(figures, habits, load).values()) + sum(figures.idle.values())
-    memory = sum(figures.empty_mb.values()) + _held_mb(figures, load)
+    cpu += load.rate * figures.vectors + figures.vectors_idle
+    memory = sum(figures.empty_mb.values()) + figures.vectors_mb + _held_mb(figures, load)
     if plan == Plan() and cpu <= CPUS * BUSIEST and memory <= MEMORY_MB:
         return 1
-    ours = math.ceil((plan.gateway + plan.worker) / CPUS)
+    ours = math.ceil((plan.gateway + plan.worker + makers(figures, load)) / CPUS)
     return ours + plan.postgres + math.ceil(plan.valkey / CPUS)
 
 
@@ -282,8 +325,9 @@ def walls(figures: Figures, habits: Habits) -> list[tuple[str, int]]:
 
 def _until_connections(figures: Figures, habits: Habits) -> float:
     def too_many(users: float) -> bool:
-        plan = smallest(figures, habits, load_of(int(users), habits))
-        return (plan.gateway + plan.worker) * POOL > MAX_CONNECTIONS
+        load = load_of(int(users), habits)
+        plan = smallest(figures, habits, load)
+        return _connections(plan, makers(figures, load)) > MAX_CONNECTIONS
 
     return _first(too_many, 1e3, 1e9)
 
@@ -319,6 +363,8 @@ def tables(figures: Figures, habits: Habits, users: Sequence[int], price: float)
             "workers",
             "Postgres",
             "Valkey",
+            "makers of vectors",
+            "connections to Postgres, at most",
             "nodes",
             "$ a month, disk included",
             "fullest part",
@@ -354,6 +400,8 @@ def _machines(one: Need, price: float) -> list[object]:
     return [
         f"{one.load.users:,}",
         *(plan.count(part) for part in PARTS),
+        one.vectors,
+        one.connections,
         one.nodes,
         f"{one.price(price, DISK_PRICE):,.0f}",
         f"{fullest} {outcome.busy[fullest]:.0%}",
@@ -387,8 +435,9 @@ def assumptions(figures: Figures, habits: Habits, price: float) -> str:
         f"{cost(figures.transactions)}, KB of Postgres' log {cost(figures.log_kb)}, Redis "
         f"commands {cost(figures.commands)}; a piece each {figures.gap:.2g} s; CPU of an idle "
         f"process in ms/s: {idle}; {figures.socket_kb:.0f} KB and {figures.socket_cpu * 1e6:.1f} "
-        f"us/s an idle socket, {figures.task_kb:.0f} KB a task in flight; KB that a reply leaves "
-        f"in Postgres: {kept}"
+        f"us/s an idle socket, {figures.task_kb:.0f} KB a task in flight; vectors (MiniLM) "
+        f"{figures.vectors * 1e3:.0f} ms of CPU a reply, their process {figures.vectors_mb:.0f} "
+        f"MB; KB that a reply leaves in Postgres: {kept}"
     )
     pruned = ", ".join(f"{name} {days:g}" for name, days in PRUNED_DAYS.items())
     assumed = (

@@ -64,6 +64,11 @@ SOUL_TOKENS = 600
 SUMMARY_TOKENS = 200
 CHAIN_TURNS = 5_000
 SLIDING = 50
+BIN = 250
+"""Turns of the chained user whose inputs are told together."""
+
+GOAL_TOKENS = 2_700
+"""Input that a reply should not exceed."""
 
 OURS, WHOLE, LAST = "fireside", "whole history", "last 50, sliding"
 KEPT, KEPT_TOKENS = "memories kept", 800
@@ -331,12 +336,24 @@ class Prices:
             "input_p95": sorted(totals)[int(0.95 * (count - 1))],
             "input_max": max(totals),
             "cached_share": round(sum(one.cache_read for one in replies.warm) / sum(totals), 4),
+            "over_goal": round(sum(total > GOAL_TOKENS for total in totals) / count, 4),
             "coverage": round(statistics.fmean(replies.shares), 4) if replies.shares else None,
         }
 
     def _per_1000(self, usages: Sequence[Usage], *, output: bool = True) -> float:
         priced = [usage if output else replace(usage, output=0) for usage in usages]
         return 1_000 * statistics.fmean(self.strong.price(usage).cost for usage in priced)
+
+
+def by_turns(replies: Replies) -> list[dict[str, int]]:
+    """The mean and the largest input of each BIN turns; `to` is the last turn of a bin."""
+    bins: dict[int, list[int]] = {}
+    for usage, at in zip(replies.warm, replies.turns, strict=True):
+        bins.setdefault(max(0, at - 1) // BIN, []).append(usage.total_tokens)
+    return [
+        {"to": (number + 1) * BIN, "mean": round(statistics.fmean(found)), "max": max(found)}
+        for number, found in sorted(bins.items())
+    ]
 
 
 def near(replies: Replies, turn: int, within: int = 100) -> int | None:
@@ -384,6 +401,7 @@ def measure(
         result["chained"][name] = prices.row(replies) | {
             "input_at_200": near(replies, 200),
             "input_at_end": near(replies, replies.turns[-1]),
+            "input_by_turns": by_turns(replies),
         }
         print(f"{name}: done", file=sys.stderr)
     return result | {"shows": shows(result)}
@@ -427,6 +445,13 @@ def texts_of(conversations: Sequence[Conversation]) -> tuple[list[str], list[str
     return words, senses
 
 
+def languages_of(conversations: Sequence[Conversation]) -> dict[str, str]:
+    """The languages of these texts."""
+    return {
+        said: one.language for one in conversations for texts in texts_of([one]) for said in texts
+    }
+
+
 def table(result: dict[str, Any]) -> str:
     """The figures for people."""
     lines = [
@@ -456,8 +481,19 @@ def table(result: dict[str, Any]) -> str:
             f"input alone {_shown(shown['input_to_sliding'], '.2f')} and "
             f"{_shown(shown['input_to_whole'], '.3f')}",
             f"input at the end against that at turn 200: {_shown(shown['flat'], '.2f')}",
+            "",
+            *_binned(result["chained"][OURS]),
         ]
     )
+
+
+def _binned(row: dict[str, Any]) -> list[str]:
+    """The inputs of the chained user as they grow, for people."""
+    return [
+        f"the chained user's replies above {GOAL_TOKENS:,} tokens: {row['over_goal']:.1%}",
+        f"input by {BIN} turns: mean, most",
+        *(f"  to {one['to']:5}{one['mean']:9}{one['max']:8}" for one in row["input_by_turns"]),
+    ]
 
 
 def _shown(figure: float | None, form: str) -> str:
@@ -487,6 +523,7 @@ def main() -> int:
         "--turns", type=_count, default=CHAIN_TURNS, help="turns of the chained user, at most"
     )
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
+    parser.add_argument("--out", type=Path, help="a file for the same")
     options = parser.parse_args()
     try:
         conversations = read_given(options)
@@ -498,7 +535,8 @@ def main() -> int:
         print(f"bench.cost: {error}", file=sys.stderr)
         return 1
     with own_database() as url:
-        reader = read_blocking(*texts_of(conversations), url, embedder)
+        languages = languages_of(conversations)
+        reader = read_blocking(*texts_of(conversations), url, embedder, languages)
     result = {
         "model": options.model,
         "cheap": options.cheap,
@@ -509,6 +547,8 @@ def main() -> int:
     print(table(result))
     if options.json:
         print(json.dumps(result))
+    if options.out is not None:
+        options.out.write_text(json.dumps(result) + "\n")
     return 0
 
 

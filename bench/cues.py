@@ -21,12 +21,11 @@ from agent_core.recall import WEIGHTS, Candidate, is_question, rank
 from bench.locomo import Conversation, Sitting, Turn
 from bench.memory import choose_embedder, measured, replay, vectors_of
 from shared.settings import Settings
-from shared.store import memories
 from shared.store.database import Database
-from shared.store.memories import Cue
+from shared.store.recall import Cue, recall
 from worker.embed import Filling, check
 from worker.embedders import Embedder
-from worker.memories import candidate_of
+from worker.memories import candidates_of
 
 DATA = Path(__file__).parent / "data" / "cues.json"
 FIRST = (1, 5, 10, 20)
@@ -65,7 +64,7 @@ async def run(url: str, embedder: Embedder) -> dict[str, Any]:
         for pair, vector in zip(data["pairs"], vectors, strict=True):
             assert not is_question(pair["cue"]), pair
             cue = Cue(replayed.user, replayed.character, pair["cue"])
-            found = [candidate_of(one) for one in await memories.recall(db, cue, vector)]
+            found = candidates_of((await recall(db, cue, vector)).standings).rows()
             for way, ranking in WAYS.items():
                 texts = [one.text for one in ranking(pair["cue"], found)]
                 for k in FIRST:
@@ -82,6 +81,7 @@ async def run(url: str, embedder: Embedder) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.cues", description=__doc__)
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
+    parser.add_argument("--out", type=Path, help="a file for the same")
     options = parser.parse_args()
     embedder = choose_embedder("best")
     result = measured(lambda url: run(url, embedder))
@@ -91,6 +91,8 @@ def main() -> int:
         print(f"{way:16}{''.join(f'{100 * shares[str(k)]:<10.1f}' for k in FIRST)}")
     if options.json:
         print(json.dumps(result))
+    if options.out is not None:
+        options.out.write_text(json.dumps(result) + "\n")
     return 0
 
 

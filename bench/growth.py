@@ -3,8 +3,9 @@
 Each cell starts the real processes over a database of its own, seeded with sessions that have a
 past, and lets players take turns in some of them: first one turn each (nothing of the session is in
 the worker yet), then several (it may be), then several without any delay of the model, as fast as
-the server can. The first value of each list is the base; the others are varied one list at a time.
-Besides, what an idle socket and a task in flight weigh.
+the server can. The first value of each list is the base; the others are varied one list at a time,
+each with a base beside it whose batches are measured in turn with its own. Besides, what an idle
+socket and a task in flight weigh.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from operator import itemgetter
@@ -24,7 +26,7 @@ import uvloop
 
 from bench import in_flight, report, sockets
 from bench.clients import Client, Fireside
-from bench.load import TRAILING_SECONDS, connected, get_ready, idle, measured
+from bench.load import connected, get_ready, idle, measured
 from bench.programs import own_folder
 from bench.seeding import Seeded, seed
 from bench.servers import MANY_SOCKETS, USER, Server, server
@@ -34,6 +36,9 @@ from deploy.local.model import ScriptedModelProcess
 
 Measurement: TypeAlias = Callable[..., dict[str, Any]]
 """Makes one row, in a `folder`."""
+
+Batch: TypeAlias = dict[str, dict[str, Any]]
+"""The row of each phase."""
 
 ROOT = Path(__file__).parents[1]
 COUNTED = {"shared_preload_libraries": "pg_stat_statements"}
@@ -52,7 +57,7 @@ it, and the same as fast as the server can."""
 IDENTITY = ("kind", "model_path", "workers", "sessions", "history")
 """What tells a row from others: a new one takes the place of its forerunner."""
 
-KEPT = ("sessions", "tasks", "events", "messages", "steps")
+KEPT = ("sessions", "tasks", "events", "messages", "steps", "memories", "usage")
 """The tables to which each task adds."""
 
 
@@ -101,15 +106,11 @@ class Bench:
     players: int
     idle_ms: float = 0.0
 
-    def batches(self, count: int) -> dict[str, list[dict[str, Any]]]:
-        """The rows of each phase, each batch in other sessions."""
-        rows: dict[str, list[dict[str, Any]]] = {phase: [] for phase in PHASES}
-        for batch in range(count):
-            for phase, row in uvloop.run(self._batch(batch)).items():
-                rows[phase].append(row)
-        return rows
+    def batch(self, number: int) -> Batch:
+        """The row of each phase, in other sessions than those of other batches."""
+        return uvloop.run(self._batch(number))
 
-    async def _batch(self, batch: int) -> dict[str, dict[str, Any]]:
+    async def _batch(self, batch: int) -> Batch:
         ids = self.seeded.spread(self.players, batch)
         url = self.fireside.url
 
@@ -134,7 +135,7 @@ class Bench:
         after = statements(self.fireside.postgres_url)
         row["round_trips"] = round((after - before) / max(1, row["ok"]), 2)
         # Phases differ in length: what the processes use anyhow is not the turns'.
-        anyhow = self.idle_ms * (row["wall_s"] + TRAILING_SECONDS) / max(1, row["ok"])
+        anyhow = self.idle_ms * (row["wall_s"] + row["trailing_s"]) / max(1, row["ok"])
         row["cpu_ms_net"] = round(row["cpu_ms_turn"] - anyhow, 2)
         return row
 
@@ -166,8 +167,11 @@ def _as_seen(running: Server) -> Running:
     return as_running(running, lambda http: Fireside(running.url, http))
 
 
-def measure(cell: Cell, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """The row of one cell."""
+@contextmanager
+def standing(cell: Cell, folder: Path, options: argparse.Namespace) -> Iterator[Bench]:
+    """A cell's server, seeded and warm."""
+    folder.mkdir()
+    folder.chmod(0o755)
     with (
         ScriptedModelProcess(log=folder / "model.log") as model,
         server(
@@ -182,24 +186,45 @@ def measure(cell: Cell, folder: Path, options: argparse.Namespace) -> dict[str, 
         seeded = seed(running.postgres_url, USER, sessions=cell.sessions, history=cell.history)
         uvloop.run(get_ready(_as_seen(running), running.model))
         resting = uvloop.run(idle(_as_seen(running), IDLE_SECONDS))
-        before = kept_bytes(running.postgres_url)
-        bench = Bench(running, seeded, model, options.players, resting["idle_cpu_ms_s"])
-        rows = bench.batches(options.batches)
-        after = kept_bytes(running.postgres_url)
-    turns = max(1, sum(row["ok"] for found in rows.values() for row in found))
+        yield Bench(running, seeded, model, options.players, resting["idle_cpu_ms_s"])
+
+
+def measure(
+    cell: Cell, folder: Path, options: argparse.Namespace, base: Cell | None = None
+) -> dict[str, Any]:
+    """The row of one cell; beside a `base`, whose batches are measured in turn with its own."""
+    with ExitStack() as servers:
+        bench = servers.enter_context(standing(cell, folder / "cell", options))
+        beside = None
+        if base is not None:
+            beside = servers.enter_context(standing(base, folder / "base", options))
+        before = kept_bytes(bench.fireside.postgres_url)
+        batches, ratios = [], []
+        for batch in range(options.batches):
+            batches.append(bench.batch(batch))
+            if beside is not None:
+                # The machine may have become quicker or slower since the base's own row.
+                ratios.append(_again(batches[-1]) / max(_again(beside.batch(batch)), 0.01))
+        after = kept_bytes(bench.fireside.postgres_url)
+    turns = max(1, sum(row["ok"] for batch in batches for row in batch.values()))
     return {
         "kind": "cost",
         "workers": cell.workers,
         "sessions": cell.sessions,
         "history": cell.history,
-        **{phase: _summary(found) for phase, found in rows.items()},
-        "idle_cpu_ms_s": resting["idle_cpu_ms_s"],
+        **{phase: _summary([batch[phase] for batch in batches]) for phase in PHASES},
+        "against_base": round(statistics.median(ratios), 3) if ratios else 1.0,
+        "idle_cpu_ms_s": bench.idle_ms,
         "kept_kb_turn": {
             name: round((size - before.get(name, 0)) / turns / 1e3, 2)
             for name, size in after.items()
         },
         "at": time.strftime("%F %T"),
     }
+
+
+def _again(batch: Batch) -> float:
+    return float(batch["again"]["cpu_ms_net"])
 
 
 def _summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -226,17 +251,15 @@ def _summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 _SIZE = itemgetter("workers", "sessions", "history")
 
 
-def cells_of(
-    rows: Sequence[Mapping[str, Any]], way: str
-) -> tuple[Mapping[str, Any], list[Mapping[str, Any]]]:
-    """The row of the base, and those that differ from it only in `workers`, `sessions` or
-    `history`; KeyError where there are none."""
+def larger_cells(rows: Sequence[Mapping[str, Any]], way: str) -> list[Mapping[str, Any]]:
+    """The rows that differ from the base only in `workers`, `sessions` or `history`; KeyError where
+    there are none."""
     costs = sorted((row for row in rows if row["kind"] == "cost"), key=_SIZE)
     others = [name for name in ("workers", "sessions", "history") if name != way]
     larger = [row for row in costs[1:] if all(row[name] == costs[0][name] for name in others)]
     if not larger:
         raise KeyError(way)
-    return costs[0], larger
+    return larger
 
 
 def tables(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -244,7 +267,6 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> str:
     costs = sorted((row for row in rows if row["kind"] == "cost"), key=_SIZE)
     parts = []
     if costs:
-        base = costs[0]["again"]["cpu_ms_net"]
         parts.append(
             report.table(
                 (
@@ -262,7 +284,7 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> str:
                     "idle: CPU, ms/s",
                     "errors",
                 ),
-                (_cost_line(row, base) for row in costs),
+                map(_cost_line, costs),
             )
         )
     weights = [row for row in rows if row["kind"] != "cost"]
@@ -284,7 +306,7 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(parts)
 
 
-def _cost_line(row: Mapping[str, Any], base: float) -> list[object]:
+def _cost_line(row: Mapping[str, Any]) -> list[object]:
     first, again, pushed = (row[phase] for phase in PHASES)
     split = again["cpu_split"]
     return [
@@ -292,7 +314,7 @@ def _cost_line(row: Mapping[str, Any], base: float) -> list[object]:
         f"{row['sessions']:,}",
         f"{row['history']:,}",
         f"{again['cpu_ms_net']:.1f}",
-        f"{again['cpu_ms_net'] / base:.2f}" if base > 0 else "-",
+        f"{row['against_base']:.2f}",
         " / ".join(f"{split[part]:.1f}" for part in ("gateway", "worker", "pg", "redis")),
         f"{again['round_trips']:.1f}",
         f"{first['cpu_ms_net']:.1f}",
@@ -312,8 +334,10 @@ def _weight_line(row: Mapping[str, Any]) -> list[object]:
 def measurements(options: argparse.Namespace) -> Iterator[Measurement]:
     """All that make a row, in their order."""
     if options.batches:
-        for cell in cells(options.workers, options.sessions, options.history):
-            yield partial(measure, cell, options=options)
+        base, *larger = cells(options.workers, options.sessions, options.history)
+        yield partial(measure, base, options=options)
+        for cell in larger:
+            yield partial(measure, cell, options=options, base=base)
     if options.sockets:
         yield partial(sockets.row, count=options.sockets)
     if options.in_flight:

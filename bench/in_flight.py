@@ -46,7 +46,7 @@ async def _tasks_in_flight(running: Server, seeded: Seeded, model_path: str) -> 
         await client.post(*_say(seeded.ids[0]))
         await model.until(completed=1, timeout=60)
         await asyncio.sleep(SETTLING_SECONDS)
-        running.stalls.reset()
+        running.stalls.watch()
         before = pss_megabytes(worker)
         calls = model.stats().requests
         model.script({"reply": {"text": "At last.", "fault": {"kind": "hang"}}})
@@ -59,7 +59,7 @@ async def _tasks_in_flight(running: Server, seeded: Seeded, model_path: str) -> 
         cpu = cpu_seconds(worker)
         await asyncio.sleep(SETTLING_SECONDS)
         waiting = (cpu_seconds(worker) - cpu) / SETTLING_SECONDS
-        running.stalls.reset()
+        running.stalls.watch()
         model.release()
         await model.until(in_flight=0, timeout=2 * PATIENCE)
         ending = running.stalls.worst(worker)

@@ -18,14 +18,23 @@ import psycopg
 import redis
 
 from bench.clients import Client, TurnFailedError
+from bench.probe.sitecustomize import REST
 from bench.processes import busy_seconds, cpu_seconds, pss_megabytes, rss_megabytes, tree
+from bench.stalls import Stalls
 from bench.targets import Running, Target
 from bench.workloads import ONE_TURN, WARM_UP, Workload
 from deploy.local.model import ScriptedModelProcess
 from deploy.models.control import ScriptedModel
 
+STALL_FIGURES = ("longest_stall_ms", "longest_stall_cpu_ms", "longest_gc_ms")
+
 TRAILING_SECONDS = 1.5
 """Writes that trail behind a workload's end count as well."""
+
+VECTOR_SECONDS = 120.0
+"""How long is waited for the vectors of what was said; they trail behind the turns and count."""
+
+_WITHOUT_VECTOR = "select from memories where vector is null limit 1"
 
 SEEN_REQUESTS = 512
 """How many requests the scripted model remembers."""
@@ -159,7 +168,28 @@ async def get_ready(running: Running, model: ScriptedModel, *, limit: float = 90
         ready = time.monotonic() - began
         async with opened(client, WARM_UP.sessions) as sessions:
             await play(client, sessions, WARM_UP, limit=60)
+    await _vectors_made(running)
     return ready
+
+
+async def _vectors_made(running: Running) -> None:
+    """Wait until every memory has its vector, where somebody makes them.
+
+    Raises:
+        NotReadyError: they were not made within VECTOR_SECONDS.
+    """
+    if not running.makes_vectors or running.postgres_url is None:
+        return
+    deadline = time.monotonic() + VECTOR_SECONDS
+    connecting = psycopg.AsyncConnection.connect(running.postgres_url, autocommit=True)
+    async with await connecting as connection:
+        while True:
+            left = await (await connection.execute(_WITHOUT_VECTOR)).fetchone()
+            if left is None:
+                return
+            if time.monotonic() > deadline:
+                raise NotReadyError("memories without a vector are left")
+            await asyncio.sleep(0.3)
 
 
 async def _tried(client: Client) -> list[str]:
@@ -198,6 +228,7 @@ async def measure(
     model_process: ScriptedModelProcess,
     *,
     limit: float = 200,
+    watched: bool = False,
 ) -> dict[str, Any]:
     """Run one workload; its row. Whatever the target does wrong is in the row."""
     async with connected(running) as client:
@@ -209,7 +240,9 @@ async def measure(
             return failed(target, name, load, f"{type(error).__name__}: {error}"[:300])
         opening = time.perf_counter() - began
         await asyncio.sleep(0.5)
-        row = await measured(client, sessions, load, running, model_process, limit=limit)
+        row = await measured(
+            client, sessions, load, running, model_process, limit=limit, watched=watched
+        )
         await asyncio.gather(*(client.close(one) for one in sessions), return_exceptions=True)
     return {
         "target": target.name,
@@ -230,23 +263,31 @@ async def measured(
     model_process: ScriptedModelProcess,
     *,
     limit: float = 200,
+    watched: bool = False,
 ) -> dict[str, Any]:
-    """What so many turns in each of these sessions gave and cost."""
+    """What so many turns in each of these sessions gave and cost.
+
+    Args:
+        watched: measure how long our loops stall; that costs them CPU of which the row tells, too.
+    """
     model = ScriptedModel(model_process.url)
     await asyncio.to_thread(_profile, model, load)
     if running.stalls is not None:
-        running.stalls.reset()
+        await _watch_loops(running.stalls, watched=watched)
     before = await _counts(running, model_process)
     began = time.time()
     async with _watched(running, model) as sizes:
         times, wall = await play(client, sessions, load, limit=limit)
     driver, machine = _driver_seconds(), busy_seconds()
-    stalls = _stalls(running)
+    stalls = _stalls(running) if watched else {}
     stats = await asyncio.to_thread(model.stats)
     seen = await asyncio.to_thread(model.requests, min(stats.requests, SEEN_REQUESTS) or 1)
     late = await asyncio.to_thread(_lateness, model, load, began)
+    ended = time.monotonic()
     await asyncio.sleep(TRAILING_SECONDS)
+    await _vectors_made(running)
     after = await _counts(running, model_process)
+    trailing = round(time.monotonic() - ended, 2)
     return {
         **_figures(times, wall),
         **_costs(before, after, driver, machine, max(1, len(times.total)), wall),
@@ -257,6 +298,7 @@ async def measured(
         "conc_mean": round(sum(sizes.in_flight) / max(1, len(sizes.in_flight)), 1),
         "llm_requests": stats.requests,
         "llm_late_ms": late,
+        "trailing_s": trailing,
         "roles_seen": sum(_roles(one.body.get("messages")) for one in seen),
         **stalls,
     }
@@ -378,15 +420,25 @@ def _redis_counts(url: str | None) -> tuple[int, int]:
     return int(commands), int(publishes)
 
 
+async def _watch_loops(stalls: Stalls, *, watched: bool) -> None:
+    if watched:
+        stalls.watch()
+        await asyncio.sleep(2 * REST)
+    else:
+        stalls.rest()
+
+
 def _stalls(running: Running) -> dict[str, Any]:
     if running.stalls is None:
         return {}
-    worst = {part: running.stalls.worst(pids) for part, pids in running.app.items()}
+    # The probe does not see the loop of the process that makes vectors: it is not uvloop's.
+    seen = {part: pids for part, pids in running.app.items() if part != "embed"}
+    worst = {part: running.stalls.worst(pids) for part, pids in seen.items()}
     found = {part: stall for part, stall in worst.items() if stall is not None}
+    figures = ("late", "busy", "collecting")
     return {
-        "longest_stall_ms": {part: stall.late for part, stall in found.items()},
-        "longest_stall_cpu_ms": {part: stall.busy for part, stall in found.items()},
-        "longest_gc_ms": {part: stall.collecting for part, stall in found.items()},
+        name: {part: getattr(stall, figure) for part, stall in found.items()}
+        for name, figure in zip(STALL_FIGURES, figures, strict=True)
     }
 
 

@@ -6,18 +6,35 @@ Only what was said is read: captions, observations and summaries were written by
 import argparse
 import json
 import re
+import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+
+from shared.encoding import well_formed
+from shared.memories import DEFAULT_LANGUAGE
 
 CATEGORIES = {1: "multi-hop", 2: "temporal", 3: "open-domain", 4: "single-hop"}
 """The fifth has questions that can't be answered, and therefore no evidence."""
 
 _TURN = re.compile(r"D:?(\d+):0*(\d+)")
 _SESSION = re.compile(r"session_(\d+)")
-_DATES = ("%I:%M %p on %d %B, %Y", "%I:%M %p %d %B %Y", "%d %B, %Y", "%d %B %Y", "%Y-%m-%d")
+
+_CLOCK = re.compile(r"(\d{1,2}):(\d\d)(?::(\d\d))?(?: ?([ap])\.?m\b\.?)?", re.IGNORECASE)
+_DAYS = (
+    "%d %B %Y", "%d %b %Y", "%B %d %Y", "%b %d %Y", "%Y-%m-%d", "%Y/%m/%d", "%Y.%m.%d",
+    "%d.%m.%Y", "%Y年%m月%d日",
+)  # fmt: skip
+_BESIDE_DAYS = re.compile(
+    r"\b(?:on|at|of|the|(?:mon|tues?|wed(?:nes)?|thu(?:rs)?|fri|sat(?:ur)?|sun)(?:day)?)\b\.?|,"
+    r"|(?<=\d)(?:st|nd|rd|th)\b",
+    re.IGNORECASE,
+)
+_FIRST_DAY = datetime(2000, 1, 1, tzinfo=UTC)
+"""Of a conversation whose first date can't be read."""
 
 
 class DataError(Exception):
@@ -65,6 +82,13 @@ class Conversation:
         """All turns in order."""
         return [turn for sitting in self.sittings for turn in sitting.turns]
 
+    @property
+    def language(self) -> str:
+        """As its session would say it: English, or word by word where most letters are others."""
+        letters = [sign for turn in self.turns for sign in turn.text if sign.isalpha()]
+        plain = sum(sign.isascii() for sign in letters)
+        return DEFAULT_LANGUAGE if 2 * plain >= len(letters) else "simple"
+
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
     """The options that say which conversations are read; `read_given` reads them."""
@@ -85,7 +109,8 @@ def read_given(options: argparse.Namespace) -> list[Conversation]:
 def read(data: Path, corrections: Path | None = None) -> list[Conversation]:
     """The conversations of a file, with the evidence that corrections give instead.
 
-    Questions without any evidence among the turns are left out.
+    Questions without any evidence among the turns are left out. So is what has no sense: then, and
+    where dates could not be read, one line on stderr says how much of it there was.
 
     Raises:
         DataError: a file can't be read, is not of this format, or has no conversations.
@@ -94,20 +119,37 @@ def read(data: Path, corrections: Path | None = None) -> list[Conversation]:
     entries = _load(data)
     if isinstance(entries, dict):
         entries = [entries]
-    try:
-        found = [_conversation(entry, number, corrected) for number, entry in enumerate(entries)]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"{data.name} is not of the LoCoMo format: {error!r}") from error
+    if not isinstance(entries, list):
+        raise DataError(f"{data.name} is not of the LoCoMo format: no list of conversations")
+    odd: Counter[str] = Counter()
+    read_ = (_conversation(entry, number, corrected, odd) for number, entry in enumerate(entries))
+    found = [one for one in read_ if one is not None]
+    if entries and not found:
+        raise DataError(f"{data.name} is not of the LoCoMo format: no conversation in it")
     if not found:
         raise DataError(f"{data.name} has no conversations")
+    if odd:
+        said = ", ".join(f"{what}: {count}" for what, count in sorted(odd.items()))
+        print(f"{data.name}: {said}", file=sys.stderr)
     return found
 
 
 def _load(path: Path) -> Any:
     try:
-        return json.loads(path.read_text("utf-8"))
+        return _clean(json.loads(path.read_text("utf-8")))
     except (OSError, ValueError) as error:
         raise DataError(f"{path.name} can't be read: {error}") from error
+
+
+def _clean(value: Any) -> Any:
+    """The same without what no database takes as text: NUL and halves of surrogate pairs."""
+    if isinstance(value, str):
+        return well_formed(value).replace("\0", "")
+    if isinstance(value, list):
+        return [_clean(one) for one in value]
+    if isinstance(value, dict):
+        return {name: _clean(one) for name, one in value.items()}
+    return value
 
 
 def _corrections(entries: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], list[str]]:
@@ -135,48 +177,115 @@ def _ids(evidence: object) -> set[str]:
 
 
 def _conversation(
-    entry: Mapping[str, Any], number: int, corrected: Mapping[tuple[str, str], Sequence[str]]
-) -> Conversation:
-    said = entry["conversation"]
-    sittings = list(_sittings(said))
+    entry: Any, number: int, corrected: Mapping[tuple[str, str], Sequence[str]], odd: Counter[str]
+) -> Conversation | None:
+    """A conversation; None where there is none. What was odd about it is counted."""
+    said: Any = entry.get("conversation") if isinstance(entry, dict) else None
+    if not isinstance(said, dict):
+        odd["conversations that are none, left out"] += 1
+        return None
+    sittings = list(_sittings(said, odd))
     known = {turn.id for sitting in sittings for turn in sitting.turns}
-    questions = []
-    for asked in entry.get("qa", ()):
-        text, cited = str(asked["question"]), asked.get("evidence", ())
-        evidence = _ids(corrected.get((text, _key(cited)), cited)) & known
-        if asked.get("category") in CATEGORIES and evidence:
-            questions.append(Question(text, asked["category"], frozenset(evidence)))
     return Conversation(
-        str(entry.get("sample_id", f"conversation-{number}")),
-        (str(said["speaker_a"]), str(said["speaker_b"])),
+        str(entry.get("sample_id") or f"conversation-{number}"),
+        _speakers(said, sittings),
         sittings,
-        questions,
+        list(_questions(entry.get("qa"), corrected, known, odd)),
     )
 
 
-def _sittings(said: Mapping[str, Any]) -> Iterator[Sitting]:
+def _speakers(said: Mapping[str, Any], sittings: Sequence[Sitting]) -> tuple[str, str]:
+    """The two who are named, or else the first two who speak."""
+    speaking = dict.fromkeys(turn.speaker for sitting in sittings for turn in sitting.turns)
+    named = [str(said[name]) for name in ("speaker_a", "speaker_b") if said.get(name)]
+    others = [name for name in speaking if name not in named]
+    one, other, *_ = [*named, *others, "", ""]
+    return (one, other)
+
+
+def _questions(
+    entries: Any,
+    corrected: Mapping[tuple[str, str], Sequence[str]],
+    known: set[str],
+    odd: Counter[str],
+) -> Iterator[Question]:
+    for asked in entries if isinstance(entries, list) else ():
+        said = asked.get("question") if isinstance(asked, dict) else None
+        category = _category(asked.get("category")) if said else None
+        if category is None:
+            odd["questions without a text or a category, left out"] += 1
+            continue
+        text, cited = str(said), asked.get("evidence") or ()
+        evidence = _ids(corrected.get((text, _key(cited)), cited)) & known
+        if category in CATEGORIES and evidence:
+            yield Question(text, category, frozenset(evidence))
+
+
+def _category(said: Any) -> int | None:
+    try:
+        return int(said)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _sittings(said: Mapping[str, Any], odd: Counter[str]) -> Iterator[Sitting]:
     numbers = sorted(int(match[1]) for name in said if (match := _SESSION.fullmatch(name)))
+    before = _FIRST_DAY - timedelta(days=1)
     for number in numbers:
-        turns = [
-            Turn(_one_id(turn["dia_id"]), str(turn["speaker"]), str(turn.get("text") or ""))
-            for turn in said[f"session_{number}"]
-        ]
-        if turns:
-            yield Sitting(number, _date(said.get(f"session_{number}_date_time", ""), number), turns)
+        turns = list(_turns(said[f"session_{number}"], number, odd))
+        if not turns:
+            continue
+        at = date_of(str(said.get(f"session_{number}_date_time") or ""))
+        if at is None:
+            odd["dates that can't be read, taken as the day after the one before"] += 1
+            at = before + timedelta(days=1)
+        before = at
+        yield Sitting(number, at, turns)
 
 
-def _one_id(name: str) -> str:
-    return next(iter(_ids(name)), name)
+def _turns(entries: Any, number: int, odd: Counter[str]) -> Iterator[Turn]:
+    if entries is not None and not isinstance(entries, list):
+        odd["sittings that are no lists, left out"] += 1
+        return
+    for place, turn in enumerate(entries or (), start=1):
+        if not isinstance(turn, dict):
+            odd["turns that are none, left out"] += 1
+            continue
+        id_ = _one_id(turn.get("dia_id")) or f"D{number}:{place}"
+        yield Turn(id_, str(turn.get("speaker") or ""), str(turn.get("text") or ""))
 
 
-def _date(said: str, number: int) -> datetime:
-    """The time of a sitting; without one that can be read, a day for each."""
+def _one_id(name: Any) -> str:
+    """A turn's name as evidence cites it; "" where it has none, and then its place is its name."""
+    return next(iter(_ids(name)), name) if isinstance(name, str) else ""
+
+
+def date_of(said: str) -> datetime | None:
+    """The time of a sitting by the clock that the data has, as if that were in UTC; None where it
+    can't be read."""
     words = " ".join(said.split())
-    for form in _DATES:
+    if "-" in words:
         try:
-            return datetime.strptime(words, form).replace(tzinfo=UTC)
+            return datetime.fromisoformat(words).replace(tzinfo=UTC)
+        except ValueError:
+            pass
+    clock = _CLOCK.search(words)
+    day = words if clock is None else f"{words[: clock.start()]} {words[clock.end() :]}"
+    day = " ".join(_BESIDE_DAYS.sub(" ", day).split())
+    for form in _DAYS:
+        try:
+            at = datetime.strptime(day, form).replace(tzinfo=UTC)
+            return at if clock is None else _at(at, clock)
         except ValueError:
             continue
-    return datetime.fromordinal(datetime(2000, 1, 1, tzinfo=UTC).toordinal() + number).replace(
-        tzinfo=UTC
-    )
+    return None
+
+
+def _at(day: datetime, clock: re.Match[str]) -> datetime:
+    """That day at what a clock says; ValueError where no clock says that."""
+    hour, half = int(clock[1]), clock[4]
+    if half is not None:
+        if not 1 <= hour <= 12:
+            raise ValueError(clock[0])
+        hour = hour % 12 + (12 if half.lower() == "p" else 0)
+    return day.replace(hour=hour, minute=int(clock[2]), second=int(clock[3] or 0))

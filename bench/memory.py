@@ -25,6 +25,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeAlias
 from uuid import UUID
 
@@ -32,7 +33,7 @@ from pydantic import SecretStr
 from sqlalchemy import text
 
 from agent_core import AssistantMessage, TextContent, UserMessage
-from agent_core.recall import Candidate, named_in, rank, signs
+from agent_core.recall import Candidate, best, named_in, rank, signs
 from agent_core.recalled import filled
 from bench.locomo import (
     CATEGORIES,
@@ -48,12 +49,12 @@ from deploy.local.postgres import NOT_DURABLE, EmbeddedPostgres
 from shared.migrate import migrate
 from shared.records import NewEvent, NewSession, Outcome
 from shared.settings import Settings
-from shared.store import characters, claims, leases, memories, sessions
+from shared.store import characters, claims, leases, sessions
 from shared.store.database import Database
-from shared.store.memories import Cue, Vector
+from shared.store.recall import Cue, Vector, recall
 from worker.embed import Filling, check
 from worker.embedders import Embedder, HashingEmbedder, MiniLmEmbedder, dimension_of
-from worker.memories import candidate_of, memory_of
+from worker.memories import candidates_of, memory_of
 from worker.minilm import EmbeddingsMissingError
 
 FIRST = (5, 10, 20)
@@ -77,6 +78,7 @@ class Replayed:
     user: str
     character: UUID
     places: Mapping[tuple[UUID, int], str]
+    language: str
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,8 @@ async def replay(db: Database, conversation: Conversation) -> Replayed:
     character = await characters.create(db, user, "companion", companion, "")
     places: dict[tuple[UUID, int], str] = {}
     for sitting in conversation.sittings:
-        new = NewSession("companion", character_id=character.id, metadata={"user_name": person})
+        metadata = {"user_name": person, "language": conversation.language}
+        new = NewSession("companion", character_id=character.id, metadata=metadata)
         session, _, _ = await sessions.create(db, user, new, companion)
         claim = await claims.claim(db, session.id, lease_seconds=60, history=1)
         assert claim is not None
@@ -149,7 +152,7 @@ async def replay(db: Database, conversation: Conversation) -> Replayed:
         await leases.end(db, claim, Outcome("completed", done, messages))
         await db.run(_SAID_AT, {"session": session.id, "at": sitting.at})
         places |= {(session.id, no): turn.id for no, turn in enumerate(sitting.turns, start=1)}
-    return Replayed(user, character.id, places)
+    return Replayed(user, character.id, places, conversation.language)
 
 
 def _messages(sitting: Sitting, person: str) -> Iterator[UserMessage | AssistantMessage]:
@@ -163,17 +166,17 @@ def _messages(sitting: Sitting, person: str) -> Iterator[UserMessage | Assistant
 async def ask(db: Database, replayed: Replayed, question: Question, vector: Vector) -> Asked:
     """Find what bears on a question; the time is that of statement and ranking."""
     began = time.perf_counter()
-    cue = Cue(replayed.user, replayed.character, question.text)
-    found = await memories.recall(db, cue, vector)
-    candidates = [candidate_of(one) for one in found]
-    rank(question.text, candidates)
+    cue = Cue(replayed.user, replayed.character, question.text, replayed.language)
+    found = (await recall(db, cue, vector)).standings
+    candidates = candidates_of(found)
+    best(question.text, candidates, len(candidates.ids))
     seconds = time.perf_counter() - began
     turn_of = {
         one.id: replayed.places[one.session_id, one.no]
-        for one in found
+        for one in found.rows()
         if one.session_id is not None and one.no is not None
     }
-    return Asked(question, candidates, turn_of, seconds)
+    return Asked(question, candidates.rows(), turn_of, seconds)
 
 
 def fitted(asked: Sequence[Asked]) -> Ranking:
@@ -334,23 +337,25 @@ def choose_embedder(name: str) -> Embedder:
 
 
 @contextmanager
-def own_database() -> Iterator[str]:
-    """A migrated database that is gone afterwards."""
+def own_database(*, durable: bool = False) -> Iterator[str]:
+    """A migrated database that is gone afterwards; `durable` as a server's own."""
     with (
         own_folder() as folder,
-        EmbeddedPostgres(folder / "postgres", settings=NOT_DURABLE) as server,
+        EmbeddedPostgres(folder / "postgres", settings=None if durable else NOT_DURABLE) as server,
     ):
         migrate(server.url)
         yield server.url
 
 
-def measured(work: Callable[[str], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
+def measured(
+    work: Callable[[str], Awaitable[dict[str, Any]]], *, durable: bool = False
+) -> dict[str, Any]:
     """What comes of work on a database of its own."""
 
     async def run_it(url: str) -> dict[str, Any]:
         return await work(url)
 
-    with own_database() as url:
+    with own_database(durable=durable) as url:
         return asyncio.run(run_it(url))
 
 
@@ -363,6 +368,7 @@ def main() -> int:
     add_data_options(parser)
     parser.add_argument("--embeddings", choices=["best", "minilm", "hashing"], default="best")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
+    parser.add_argument("--out", type=Path, help="a file for the same")
     options = parser.parse_args()
     try:
         conversations = read_given(options)
@@ -376,6 +382,8 @@ def main() -> int:
     print(table(result))
     if options.json:
         print(json.dumps(result))
+    if options.out is not None:
+        options.out.write_text(json.dumps(result) + "\n")
     return 0
 
 

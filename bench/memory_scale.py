@@ -7,6 +7,10 @@ statements and the ranking, as a worker makes them, by so many recalls at once a
 processors: their times, and the CPU of a recall on both sides. Pings tell what the machine adds to
 each time. At last a loop embeds without a pause: how late its timer comes at the worst, and how
 much CPU its thread takes in one go.
+
+With `--beside-fleet TURNS` all recalls are made once more while a gateway and a worker answer so
+many turns a second over the same Postgres, which then is a durable one; `beside_fleet` has their
+times and what the fleet did meanwhile.
 """
 
 import argparse
@@ -18,6 +22,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -26,17 +31,19 @@ from pydantic import SecretStr
 from sqlalchemy import text
 
 from agent_core.context_notes import RecalledMemory
-from agent_core.recall import rank
+from agent_core.recall import best
+from bench.beside import fleet_playing
 from bench.memory import choose_embedder, measured
 from bench.processes import cpu_seconds
-from shared.memories import Standing
+from shared.garbage import steady_garbage
+from shared.memories import Standings
 from shared.settings import Settings
-from shared.store import memories, vectors
+from shared.store import vectors
 from shared.store.database import Database
-from shared.store.memories import Cue, Vector
+from shared.store.recall import Cue, Vector, recall
 from worker.context import MOST_RECALLED
 from worker.embedders import Embedder, as_text
-from worker.memories import candidate_of, memory_of
+from worker.memories import candidates_of, memory_of
 from worker.minilm import EmbeddingsMissingError
 
 DIMENSION = 384
@@ -51,6 +58,9 @@ CROWDED = 0
 
 FEW, MANY = (200, 10), (50, 1_000)
 """Users beside the usual ones, and how many memories each has."""
+
+MOST_TURNS = 1_000
+"""A second, of the fleet beside."""
 
 BATCH = 32
 """Texts of one run of the embedding model, as in its process."""
@@ -175,7 +185,7 @@ async def recalls(db: Database, users: Sequence[int], count: int) -> Spent:
             user, said, numbers = asked.pop()
             cue = Cue(f"user-{user}", UUID(f"{user:032x}"), said)
             began = time.perf_counter()
-            found = await memories.recall(db, cue, Vector(MODEL, DIMENSION, numbers))
+            found = (await recall(db, cue, Vector(MODEL, DIMENSION, numbers))).standings
             best_of(found, cue)
             taken.append(time.perf_counter() - began)
 
@@ -189,10 +199,10 @@ async def recalls(db: Database, users: Sequence[int], count: int) -> Spent:
 _SERVERS = text("select pid from pg_stat_activity where datname = current_database()")
 
 
-def best_of(found: Sequence[Standing], cue: Cue) -> list[RecalledMemory]:
+def best_of(found: Standings, cue: Cue) -> list[RecalledMemory]:
     """What a worker makes of what the store has found: the best as lines."""
-    ranked = rank(cue.text, [candidate_of(one) for one in found])
-    return [memory_of(one) for one in ranked[:MOST_RECALLED]]
+    candidates = candidates_of(found)
+    return [memory_of(candidates.row(at)) for at in best(cue.text, candidates, MOST_RECALLED)]
 
 
 async def pings(db: Database, count: int) -> list[float]:
@@ -246,33 +256,64 @@ async def _worst_until(end: float) -> tuple[float, float]:
     return late, busy
 
 
-async def run(
-    url: str, users: int, each: int, crowd: int, count: int, embedder: Embedder
-) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How many users with how many memories each, those of one user more, how many recalls; `turns`
+    a second of a fleet beside them, if that is not 0."""
+
+    users: int
+    each: int
+    crowd: int
+    recalls: int
+    turns: float = 0.0
+
+
+async def run(url: str, sizes: Sizes, embedder: Embedder) -> dict[str, Any]:
     """Build, warm up, measure."""
     began = time.perf_counter()
-    build(url, users, each, crowd)
+    build(url, sizes.users, sizes.each, sizes.crowd)
     result: dict[str, Any] = {
-        "memories": users * each,
-        "users": users,
+        "memories": sizes.users * sizes.each,
+        "users": sizes.users,
         "build_seconds": round(time.perf_counter() - began, 1),
     }
+    steady_garbage()  # as each worker does: else a full collection is in the slowest recalls
     db = Database.from_settings(Settings(database_url=SecretStr(url), database_pool=2))
+    count = sizes.recalls
     try:
-        (usual, _), *others = _groups(users, each)
+        (usual, _), *others = _groups(sizes.users, sizes.each)
         await recalls(db, usual, 40)
         result |= (await recalls(db, usual, count)).as_json()
         result["ping_ms"] = _milliseconds(await pings(db, count))
         for of, number in others:
             spent = await recalls(db, of, max(40, count // 5))
             result[f"of {number:,} memories"] = spent.as_json()
-        if crowd:
-            result["crowded"] = await _crowded(db, crowd, max(40, count // 10))
+        if sizes.crowd:
+            result["crowded"] = await _crowded(db, sizes.crowd, max(40, count // 10))
+        if sizes.turns:
+            result["beside_fleet"] = await _beside_fleet(db, url, sizes)
     finally:
         await db.close()
     words = Words()
     result["loop"] = await stalls(embedder, [words.words(20) for _ in range(400)], EMBED_SECONDS)
     return result
+
+
+async def _beside_fleet(db: Database, url: str, sizes: Sizes) -> dict[str, Any]:
+    """The times of the same recalls while others play. The CPU of Postgres is not only theirs, so
+    it is left out."""
+    result: dict[str, Any] = {}
+    (usual, _), *others = _groups(sizes.users, sizes.each)
+    with fleet_playing(url, sizes.turns) as players:
+        result["ms"] = _milliseconds((await recalls(db, usual, sizes.recalls)).seconds)
+        result["ping_ms"] = _milliseconds(await pings(db, sizes.recalls))
+        for of, number in others:
+            spent = await recalls(db, of, max(40, sizes.recalls // 5))
+            result[f"of {number:,} memories"] = {"ms": _milliseconds(spent.seconds)}
+        if sizes.crowd:
+            spent = await recalls(db, [CROWDED], max(40, sizes.recalls // 10))
+            result["crowded"] = {"ms": _milliseconds(spent.seconds)}
+    return result | {"asked_turns_s": sizes.turns, **players.told}
 
 
 async def _crowded(db: Database, crowd: int, count: int) -> dict[str, Any]:
@@ -290,24 +331,37 @@ def main() -> int:
     parser.add_argument("--each", type=int, default=100, help="memories of each user")
     parser.add_argument("--crowd", type=int, default=100_000, help="memories of one user more")
     parser.add_argument("--recalls", type=int, default=1_000)
+    parser.add_argument(
+        "--beside-fleet",
+        type=float,
+        default=0.0,
+        metavar="TURNS",
+        help="once more while a fleet answers so many turns a second over the same Postgres",
+    )
     parser.add_argument("--url", help="a migrated, empty database; else one of its own")
     parser.add_argument("--embeddings", choices=["best", "minilm", "hashing"], default="best")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
+    parser.add_argument("--out", type=Path, help="a file for the same")
     asked = parser.parse_args()
+    if not 0 <= asked.beside_fleet <= MOST_TURNS:
+        parser.error(f"--beside-fleet: turns a second, {MOST_TURNS} at the most")
     try:
         embedder = choose_embedder(asked.embeddings)
     except EmbeddingsMissingError as error:
         print(f"bench.memory_scale: {error}", file=sys.stderr)
         return 1
-    sizes = (asked.users, asked.each, asked.crowd, asked.recalls, embedder)
+    sizes = Sizes(asked.users, asked.each, asked.crowd, asked.recalls, asked.beside_fleet)
     if asked.url:
-        result = asyncio.run(run(asked.url, *sizes))
+        result = asyncio.run(run(asked.url, sizes, embedder))
     else:
-        result = measured(lambda url: run(url, *sizes))
+        durable = asked.beside_fleet > 0
+        result = measured(lambda url: run(url, sizes, embedder), durable=durable)
     for name, figure in result.items():
         print(f"{name:18} {figure}")
     if asked.json:
         print(json.dumps(result))
+    if asked.out is not None:
+        asked.out.write_text(json.dumps(result) + "\n")
     return 0
 
 

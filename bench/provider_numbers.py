@@ -32,6 +32,7 @@ FAULTS: list[dict[str, Any]] = [
     {"kind": "content_type", "times": 1},
     {"kind": "no_done"},
     {"kind": "no_finish"},
+    {"kind": "no_usage"},
     {"kind": "empty", "times": 1},
 ]
 

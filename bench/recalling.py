@@ -22,8 +22,11 @@ from agent_core.context_notes import RecalledMemory
 from agent_core.recall import Candidate, rank, told
 from bench.array_ranking import Columns
 from bench.locomo import Sitting, Turn
+from shared.memories import DEFAULT_LANGUAGE
 from shared.settings import Settings
 from shared.store.database import Database
+from shared.store.recall import CUE_WORDS
+from shared.unsegmented import FEW_SIGNS, asked_signs, index_signs, spelled
 from worker.context import MOST_RECALLED
 from worker.embedders import Embedder
 from worker.memories import memory_of
@@ -32,8 +35,10 @@ _AT_ONCE = 256
 
 _LEXEMES = text(
     """
-    select tsvector_to_array(to_tsvector('english', said)) as words
-    from unnest(cast(:texts as text[])) with ordinality as texts(said, no) order by no
+    select tsvector_to_array(to_tsvector(cast(language as regconfig), said)) as words
+    from unnest(cast(:texts as text[]), cast(:languages as text[]))
+        with ordinality as texts(said, language, no)
+    order by no
     """
 )
 
@@ -46,10 +51,14 @@ def has_numpy() -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """A text as recall reads it: its words without endings, and its vector."""
+    """A text as recall reads it: its words without endings, and its vector.
+
+    `asked` are the words by which it asks where it is a cue; None where they are the same.
+    """
 
     words: frozenset[str]
     vector: Any = None
+    asked: frozenset[str] | None = None
 
 
 class Reader:
@@ -68,25 +77,43 @@ class Reader:
 
 
 async def read_all(
-    words: Sequence[str], senses: Sequence[str], url: str, embedder: Embedder
+    words: Sequence[str],
+    senses: Sequence[str],
+    url: str,
+    embedder: Embedder,
+    languages: Mapping[str, str],
 ) -> Reader:
     """Read texts: of all their words, of `senses` their vectors, too.
 
     Args:
         url: of any Postgres.
+        languages: of texts that are not English.
     """
     db = Database.from_settings(Settings(database_url=SecretStr(url)))
     read: dict[str, Read] = {}
     try:
         for some in _slices(dict.fromkeys([*words, *senses])):
-            rows = await db.rows(_LEXEMES, {"texts": some})
-            read |= {said: Read(frozenset(row.words)) for said, row in zip(some, rows, strict=True)}
+            parameters = {
+                "texts": [spelled(said) for said in some],
+                "languages": [languages.get(said, DEFAULT_LANGUAGE) for said in some],
+            }
+            rows = await db.rows(_LEXEMES, parameters)
+            read |= {said: _read(said, row.words) for said, row in zip(some, rows, strict=True)}
         for some in _slices(dict.fromkeys(senses)):
             for said, vector in zip(some, await embedder.embed(some), strict=True):
                 read[said] = replace(read[said], vector=_numbers(vector))
     finally:
         await db.close()
     return Reader(read)
+
+
+def _read(said: str, words: Sequence[str]) -> Read:
+    """A text with these words that are written with blanks, and what stands for the others."""
+    signs = index_signs(said)
+    if not signs:
+        return Read(frozenset(words))
+    asked = list(dict.fromkeys([*words, *asked_signs(said, FEW_SIGNS)]))
+    return Read(frozenset([*words, *signs]), asked=frozenset(asked[:CUE_WORDS]))
 
 
 def _numbers(vector: str) -> Any:
@@ -194,7 +221,8 @@ class Remembered:
         """What bears on a cue, the best first, without what is shown already."""
         if not self._turns:
             return []
-        words = self._reader[cue].words
+        read = self._reader[cue]
+        words = read.words if read.asked is None else read.asked
         likeness = self._reader.similarities(self._vectors, cue)
         if self._columns is None:
             return self._one_by_one(cue, words, likeness, without)
@@ -214,7 +242,11 @@ class Remembered:
 
 
 def read_blocking(
-    words: Sequence[str], senses: Sequence[str], url: str, embedder: Embedder
+    words: Sequence[str],
+    senses: Sequence[str],
+    url: str,
+    embedder: Embedder,
+    languages: Mapping[str, str],
 ) -> Reader:
     """The same as `read_all`, outside of a loop."""
-    return asyncio.run(read_all(words, senses, url, embedder))
+    return asyncio.run(read_all(words, senses, url, embedder, languages))

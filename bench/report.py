@@ -91,6 +91,7 @@ def comparison(rows: Sequence[Row]) -> str:
         (
             "workload",
             "target",
+            "rounds",
             "turns/s",
             "errors",
             "accept p50 / p99, ms",
@@ -104,6 +105,7 @@ def comparison(rows: Sequence[Row]) -> str:
             (
                 row["workload"],
                 row["target"],
+                row.get("rounds", 1),
                 _bold(row["turns_s"]),
                 f"{row['errors']} of {row['turns']}",
                 _two(row["accept_ms"]),
@@ -114,7 +116,7 @@ def comparison(rows: Sequence[Row]) -> str:
                 _number(_shown(row)),
             )
             if row["ok"]
-            else _failed(row, 10)
+            else _failed(row, 11)
             for row in rows
         ),
     )
@@ -158,8 +160,9 @@ def _shown(row: Row) -> float:
 
 def _failed(row: Row, cells: int) -> list[object]:
     reason = " ".join("; ".join(row["err_sample"]).replace("|", "/").split())[:120]
-    dashes = ["-"] * (cells - 4)
-    return [row["workload"], row["target"], f"failed: {reason}", row["errors"], *dashes]
+    dashes = ["-"] * (cells - 5)
+    rounds = row.get("rounds", 1)
+    return [row["workload"], row["target"], rounds, f"failed: {reason}", row["errors"], *dashes]
 
 
 def _stores(split: Mapping[str, float]) -> dict[str, float]:

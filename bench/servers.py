@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.stalls import Stalls
-from deploy.local.fleet import Fleet
+from deploy.local.fleet import PROGRAMS, Fleet
 from deploy.local.model import ScriptedModelProcess
 from deploy.local.postgres import EmbeddedPostgres
-from deploy.local.process import Command, run
+from deploy.local.process import Child, Command, run
 from deploy.local.server import ROOT
 from deploy.local.valkey import EmbeddedValkey
 from deploy.models.control import ScriptedModel
@@ -43,6 +43,19 @@ class Server:
         return {"Authorization": f"Bearer {self.key}"}
 
 
+class Embedding(Child):
+    """The process that makes vectors; ready once it has its model."""
+
+    def __init__(self, env: Mapping[str, str], folder: Path) -> None:
+        super().__init__(
+            Command(name="embed", argv=PROGRAMS.embed, env=env, cwd=ROOT, log=folder / "embed.log")
+        )
+
+    def probe(self) -> bool:
+        """Look into its log."""
+        return any("making vectors" in line for line in self.output())
+
+
 @contextmanager
 def server(
     folder: Path,
@@ -54,6 +67,7 @@ def server(
     postgres_settings: Mapping[str, str] | None = None,
     settings: Mapping[str, str] | None = None,
     env: Mapping[str, str] | None = None,
+    vectors: bool = False,
 ) -> Iterator[Server]:
     """Start everything; the key's user is USER.
 
@@ -62,6 +76,8 @@ def server(
         postgres_settings: beside those of `make up`.
         settings: further FIRESIDE_* settings of all processes, in lower case.
         env: what else is in their environment.
+        vectors: start the process that makes vectors as well, as `make up` does; it is the part
+            `embed`.
     """
     with ExitStack() as stack:
         postgres = stack.enter_context(
@@ -83,6 +99,7 @@ def server(
             fleet.add_gateway()
         for _ in range(workers):
             fleet.add_worker()
+        embed = [stack.enter_context(Embedding(fleet.env, folder)).pid] if vectors else []
         yield Server(
             fleet,
             key,
@@ -90,6 +107,7 @@ def server(
             {
                 "gateway": [gateway.pid for gateway in fleet.gateways],
                 "worker": [worker.pid for worker in fleet.workers],
+                **({"embed": embed} if vectors else {}),
                 "postgres": [postgres.pid],
                 "valkey": [valkey.pid],
                 "model": [model.pid],

@@ -49,6 +49,9 @@ class Figures:
         empty_mb: what a process of a part weighs that has nothing to do.
         socket_cpu: CPU seconds a second that an idle socket takes of its gateway.
         kept_kb: what a reply leaves in Postgres, by table.
+        vectors: CPU seconds of the vectors of a reply and its cue; not simulated.
+        vectors_idle: CPU seconds a second of the process that makes them, without any reply.
+        vectors_mb: what that process weighs.
     """
 
     cpu: Mapping[str, Cost]
@@ -62,6 +65,9 @@ class Figures:
     socket_cpu: float
     task_kb: float
     kept_kb: Mapping[str, float]
+    vectors: float = 0.0
+    vectors_idle: float = 0.0
+    vectors_mb: float = 0.0
 
 
 @dataclass(frozen=True)

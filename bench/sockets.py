@@ -64,7 +64,7 @@ async def _idle_sockets(running: Server, seeded: Seeded, idle: float) -> dict[st
         for one in seeded.ids[:AT_ONCE]:  # so that what is made once is not counted
             await client.close(await client.follow(one, seeded.head))
         await asyncio.sleep(SETTLING_SECONDS)
-        running.stalls.reset()
+        running.stalls.watch()
         before = pss_megabytes(gateway)
         began = time.perf_counter()
         opened = []

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.probe.sitecustomize import FIGURES
+from bench.probe.sitecustomize import FIGURES, WATCHING
 
 PROBE = Path(__file__).parent / "probe"
 
@@ -34,16 +34,23 @@ class Stalls:
         """What a process needs in its environment."""
         return {"PYTHONPATH": str(PROBE), "BENCH_STALLS": str(self._folder)}
 
-    def reset(self) -> None:
-        """Begin anew."""
+    def watch(self) -> None:
+        """Begin anew. A process that was not watched notices within `REST` seconds."""
+        self._write(FIGURES.pack(WATCHING, 0.0, 0.0, 0.0))
+
+    def rest(self) -> None:
+        """Watch no more: it costs the processes time that is not theirs."""
+        self._write(bytes(FIGURES.size))
+
+    def _write(self, figures: bytes) -> None:
         for file in self._folder.iterdir():
             with file.open("r+b") as opened:
-                opened.write(bytes(FIGURES.size))
+                opened.write(figures)
 
     def worst(self, pids: Iterable[int]) -> Stall | None:
         """The worst of these processes; None where none of them keeps figures."""
         files = [file for pid in pids if (file := self._folder / str(pid)).exists()]
-        found = [FIGURES.unpack(file.read_bytes()) for file in files]
+        found = [FIGURES.unpack(file.read_bytes())[1:] for file in files]
         if not found:
             return None
         return Stall(*(round(max(column) * 1e3, 1) for column in zip(*found, strict=True)))

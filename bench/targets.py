@@ -44,6 +44,7 @@ class Running:
     redis_url: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     stalls: Stalls | None = None
+    makes_vectors: bool = False
 
     @property
     def app_pids(self) -> list[int]:
@@ -130,7 +131,7 @@ def _program(
     return f"http://{HOST}:{started.port}", started
 
 
-def _fireside(model_path: str) -> Callable[[Ground], Running]:
+def _fireside(model_path: str, *, vectors: bool = False) -> Callable[[Ground], Running]:
     def start(ground: Ground) -> Running:
         running = ground.stack.enter_context(
             server(
@@ -138,7 +139,8 @@ def _fireside(model_path: str) -> Callable[[Ground], Running]:
                 workers=ground.workers,
                 model_path=model_path,
                 model=ground.model,
-                settings=MANY_SOCKETS,
+                settings=MANY_SOCKETS | ({"embeddings": "minilm"} if vectors else {}),
+                vectors=vectors,
             )
         )
         return as_running(running, lambda http: clients.Fireside(running.url, http))
@@ -152,13 +154,18 @@ def as_running(
     """Our server as a target."""
     return Running(
         client=client,
-        app={part: fireside.parts[part] for part in ("gateway", "worker")},
+        app={
+            part: fireside.parts[part]
+            for part in ("gateway", "worker", "embed")
+            if part in fireside.parts
+        },
         postgres=fireside.parts["postgres"],
         redis=fireside.parts["valkey"],
         postgres_url=fireside.postgres_url,
         redis_url=fireside.redis_url,
         headers=fireside.headers,
         stalls=fireside.stalls,
+        makes_vectors="embed" in fireside.parts,
     )
 
 
@@ -306,7 +313,12 @@ TARGETS = {
     for target in (
         Target("direct", _direct, "the model alone: what no server can be better than"),
         Target("fireside", _fireside("direct"), "durable, keys on, the direct way to the model"),
-        Target("fireside-litellm", _fireside("litellm"), "the same by way of litellm"),
+        Target(
+            "fireside-vectors",
+            _fireside("direct", vectors=True),
+            "the same with the process that makes vectors (MiniLM), as `make up` runs it",
+        ),
+        Target("fireside-litellm", _fireside("litellm"), "as fireside, by way of litellm"),
         Target("naive", _naive(4), "FastAPI, Celery prefork x4, litellm, Redis pub/sub"),
         Target("naive32", _naive(32), "the same, prefork x32"),
         Target("langgraph", _langgraph, "langgraph dev, in memory, 250 jobs", "v_lg"),

@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
 from uuid import UUID
 
 from shared.allowance import read_budget
@@ -19,8 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; one clear line on failure."""
     options = _parser().parse_args(arguments)
     try:
-        settings = get_settings()
-        return asyncio.run(_with_database(settings, lambda db: _run(settings, db, options)))
+        return asyncio.run(_command(get_settings(), options))
     except FiresideError as error:
         sys.stderr.write(f"fireside: {error}\n")
         return 1
@@ -44,12 +42,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-async def _with_database(settings: Settings, work: Callable[[Database], Awaitable[int]]) -> int:
-    db = Database.from_settings(settings)
-    try:
-        return await work(db)
-    finally:
-        await db.close()
+async def _command(settings: Settings, options: argparse.Namespace) -> int:
+    async with Database.opened(settings) as db:
+        return await _run(settings, db, options)
 
 
 async def _run(settings: Settings, db: Database, options: argparse.Namespace) -> int:

@@ -1,9 +1,9 @@
 """What a consolidation starts from and what it gives: the words for store and worker."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Literal, TypeAlias
+from typing import Literal, Self, TypeAlias
 from uuid import UUID
 
 from shared.encoding import JsonObject
@@ -44,6 +44,26 @@ class Known:
 
 
 @dataclass(frozen=True, slots=True)
+class Remembered:
+    """What was known when a model was asked: it changes meanwhile, and the answer is about it."""
+
+    known: Sequence[Known]
+    summary: str
+    summary_upto: int
+
+    def as_json(self) -> JsonObject:
+        """For the journal, or a table."""
+        known = [{"id": str(one.id), "kind": one.kind, "text": one.text} for one in self.known]
+        return {"known": known, "summary": self.summary, "summary_upto": self.summary_upto}
+
+    @classmethod
+    def of_json(cls, kept: JsonObject) -> Self:
+        """What `as_json` gave."""
+        known = [Known(UUID(one["id"]), one["kind"], one["text"]) for one in kept["known"]]
+        return cls(known, kept["summary"], kept["summary_upto"])
+
+
+@dataclass(frozen=True, slots=True)
 class Material:
     """What a consolidation reads.
 
@@ -56,6 +76,15 @@ class Material:
     summary_upto: int
     character: JsonObject
     metadata: JsonObject
+
+    @property
+    def remembered(self) -> Remembered:
+        """What of it may be different the next time."""
+        return Remembered(self.known, self.summary, self.summary_upto)
+
+    def as_of(self, then: Remembered) -> "Material":
+        """The same with what was known at another time. Messages never change."""
+        return replace(self, known=then.known, summary=then.summary, summary_upto=then.summary_upto)
 
 
 @dataclass(frozen=True, slots=True)

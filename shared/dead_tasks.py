@@ -3,7 +3,7 @@
 import argparse
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from typing import Any
 from uuid import UUID
@@ -25,8 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; one clear line for each thing that failed, and 1 then."""
     options = _parser().parse_args(arguments)
     try:
-        settings = get_settings()
-        return asyncio.run(_with_database(settings, lambda db: _run(settings, db, options)))
+        return asyncio.run(_command(get_settings(), options))
     except FiresideError as error:
         return _complain(error)
 
@@ -45,12 +44,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-async def _with_database(settings: Settings, work: Callable[[Database], Awaitable[int]]) -> int:
-    db = Database.from_settings(settings)
-    try:
-        return await work(db)
-    finally:
-        await db.close()
+async def _command(settings: Settings, options: argparse.Namespace) -> int:
+    async with Database.opened(settings) as db:
+        return await _run(settings, db, options)
 
 
 async def _run(settings: Settings, db: Database, options: argparse.Namespace) -> int:

@@ -15,7 +15,8 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from shared.encoding import dumps, loads
-from shared.store.memories import Vector
+from shared.hearing import hear_for_ever
+from shared.store.recall import Vector
 
 log = structlog.get_logger(__name__)
 
@@ -42,12 +43,12 @@ class Embeddings:
         self._patience = patience
         self._channel = f"{EMBED_CHANNEL}:{uuid4().hex}"
         self._waiting: dict[str, asyncio.Future[Vector]] = {}
-        self._hearing = False
+        self._hearing = asyncio.Event()
         self._away_until = 0.0
 
     async def of(self, text: str) -> Vector | None:
         """The vector of a text; None where it can't be had in time. Never raises."""
-        if not self._hearing or time.monotonic() < self._away_until or not text.strip():
+        if not self._hearing.is_set() or time.monotonic() < self._away_until or not text.strip():
             return None
         key = uuid4().hex
         answer: asyncio.Future[Vector] = asyncio.get_running_loop().create_future()
@@ -67,19 +68,12 @@ class Embeddings:
 
     async def listen_for_ever(self) -> None:
         """Hear answers; a Redis that is away is tried again."""
-        task = asyncio.current_task()
-        while task is None or not task.cancelling():
-            try:
-                async with self._redis.pubsub() as pubsub:
-                    await pubsub.subscribe(**{self._channel: self._heard})
-                    self._hearing = True
-                    async for _ in pubsub.listen():
-                        pass  # each message goes to the handler
-            except (RedisError, OSError) as error:
-                log.warning("vectors of cues are not heard", error=str(error))
-            finally:
-                self._hearing = False
-            await asyncio.sleep(1.0)
+        await hear_for_ever(
+            self._redis,
+            {self._channel: self._heard},
+            unheard="vectors of cues are not heard",
+            hearing=self._hearing,
+        )
 
     def _heard(self, message: Mapping[str, Any]) -> None:
         """Take an answer. Anyone may publish, so it may be none."""

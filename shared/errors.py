@@ -7,6 +7,7 @@ FiresideError
 ├── QueueUnavailable     Redis did not answer
 ├── Refused              a client's request can't be met; has a stable `code`
 │   ├── NotFound
+│   ├── KeyGone
 │   ├── IdempotencyConflict
 │   ├── SessionBusy
 │   ├── TooManyTasks
@@ -61,6 +62,12 @@ class NotFound(Refused):
     """There is no such thing, or it belongs to someone else."""
 
     code = "not_found"
+
+
+class KeyGone(Refused):
+    """The API key was revoked, or went with its user, since it was last asked for."""
+
+    code = "unauthorized"
 
 
 class IdempotencyConflict(Refused):

@@ -239,7 +239,7 @@ class Publisher:
         Raises:
             QueueUnavailable: Redis did not answer; the worker's next heartbeat finds out.
         """
-        await self._tell_workers(CANCEL_CHANNEL, f"{session_id}:{task_id}")
+        await self._tell(CANCEL_CHANNEL, f"{session_id}:{task_id}")
 
     async def joining(self, session_id: UUID) -> None:
         """Tell the worker that runs a task of this session of an action that may join it.
@@ -247,9 +247,17 @@ class Publisher:
         Raises:
             QueueUnavailable: Redis did not answer; the worker's next heartbeat finds out.
         """
-        await self._tell_workers(JOIN_CHANNEL, str(session_id))
+        await self._tell(JOIN_CHANNEL, str(session_id))
 
-    async def _tell_workers(self, name: str, message: str) -> None:
+    async def keys_gone(self) -> None:
+        """Tell the gateways that API keys were deleted; whose they were is not said.
+
+        Raises:
+            QueueUnavailable: Redis did not answer; they know the keys for some seconds more.
+        """
+        await self._tell(KEYS_CHANNEL, "")
+
+    async def _tell(self, name: str, message: str) -> None:
         try:
             await self._redis.publish(name, message)
         except (RedisError, OSError) as error:
@@ -293,6 +301,10 @@ CANCEL_CHANNEL = "fireside:cancel"
 
 JOIN_CHANNEL = "fireside:join"
 """Where gateways tell workers of actions that may join a running task; a message is `<session>`."""
+
+
+KEYS_CHANNEL = "fireside:keys"
+"""Where gateways tell each other that API keys are gone, so that none is known any longer."""
 
 
 def text_key(task_id: UUID, attempt: int) -> str:

@@ -13,7 +13,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from shared.events import Line, channel, decode_lines
+from shared.events import KEYS_CHANNEL, Line, channel, decode_lines
 
 log = structlog.get_logger(__name__)
 
@@ -24,6 +24,7 @@ MAX_WAITING_BYTES = 256 * 1024
 """Bytes of the same, beside one line that may be larger: a thousand listeners that read nothing
 must not fill the memory."""
 
+_KEYS_CHANNEL = KEYS_CHANNEL.encode()
 _CONFIRM_SECONDS = 2.0
 _CONNECT_SECONDS = 5.0
 _STEADY_SECONDS = 10.0
@@ -145,11 +146,20 @@ class Follower:
     Args:
         ping_seconds: a quiet connection is asked this often whether it still stands; after three
             times as long without a word it is given up. A lost host closes nothing.
+        on_keys_gone: called where API keys were deleted, and on each new connection, for they may
+            have been while there was none; must not raise.
     """
 
-    def __init__(self, redis: Redis, *, ping_seconds: float = 5.0) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        *,
+        ping_seconds: float = 5.0,
+        on_keys_gone: Callable[[], None] | None = None,
+    ) -> None:
         self._redis = redis
         self._ping_seconds = ping_seconds
+        self._on_keys_gone = on_keys_gone
         self._followed: dict[UUID, _Followed] = {}
         self._changed: set[UUID] = set()
         self._wake = asyncio.Event()
@@ -272,6 +282,8 @@ class Follower:
         """
         self._changed = set(self._followed)
         self._wake.set()
+        if self._on_keys_gone is not None:
+            await connection.send_command("SUBSCRIBE", KEYS_CHANNEL, check_health=False)
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._ping_seconds):
@@ -298,6 +310,10 @@ class Follower:
 
     def _receive(self, answer: object) -> None:
         match answer:
+            case [b"message" | b"subscribe", bytes(name), _] if name == _KEYS_CHANNEL:
+                if self._on_keys_gone is not None:
+                    self._on_keys_gone()
+                return
             case [kind, bytes(name), value] if followed := self._followed_by(name):
                 pass
             case _:

@@ -211,16 +211,13 @@ def _mark(kept: bytes | str) -> Mark | None:
 
 
 async def _command(settings: Settings, *, lift: bool) -> None:
-    db = Database.from_settings(settings)
-    try:
+    async with Database.opened(settings) as db:
         standing = await lineage.look(db)
         if lift:
             await lineage.begin_lift(db, standing)
             while (standing := await lineage.look(db)).lifting:
                 if await lineage.lift(db) is None:
                     await asyncio.sleep(_TURN_SECONDS)
-    finally:
-        await db.close()
     shown = asdict(standing).items()
     sys.stdout.write("".join(f"{name} {value}\n" for name, value in shown))
 

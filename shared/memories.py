@@ -1,13 +1,15 @@
-"""What a memory is, and how messages become memories: pieces of text, languages, pairs of signs."""
+"""What a memory is, and how messages become memories: pieces of text, languages, words."""
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import compress
 from typing import Literal, NamedTuple, TypeAlias
 from uuid import UUID
 
 from shared.encoding import JsonObject, well_formed
+from shared.unsegmented import index_signs, spelled
 
 MemoryKind: TypeAlias = Literal["turn", "fact", "preference", "skill", "relationship", "summary"]
 
@@ -53,12 +55,6 @@ _LANGUAGES = {
     "tr": "turkish",
     "yi": "yiddish",
 }
-
-# Scripts that put no blanks between words: Chinese, Japanese, Thai, Lao, Burmese, Khmer.
-_UNSEGMENTED = re.compile(
-    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
-    "\uf900-\ufaff\U00020000-\U0003134f]+"
-)
 
 # Where a long text is cut rather than within a word, the best place first.
 _BREAKS = ("\n\n", "\n", ". ", "! ", "? ", "\u3002", "\uff01", "\uff1f", "; ", ", ", " ")
@@ -112,14 +108,14 @@ class Memory:
 
 
 class Standing(NamedTuple):
-    """How a memory stands to a cue; thousands are made of a character's rows.
+    """How a memory stands to a cue.
 
     `hits` are those of the cue's words, as their stems, that it has; `length` is how many different
     ones it has in all. `likeness` is the cosine of its vector and the cue's, None where either is
     not there.
     """
 
-    id: UUID
+    id: str
     session_id: UUID | None
     kind: MemoryKind
     no: int | None
@@ -130,8 +126,45 @@ class Standing(NamedTuple):
     importance: float
     said_at: datetime
     length: int
-    hits: Sequence[str] | None
+    hits: Sequence[str]
     likeness: float | None
+
+
+class Standings(NamedTuple):
+    """How memories stand to a cue, by column, in the order of the fields of `Standing`: a character
+    has thousands, and hardly one of them is looked at by itself."""
+
+    ids: Sequence[str]
+    session_ids: Sequence[UUID | None]
+    kinds: Sequence[MemoryKind]
+    nos: Sequence[int | None]
+    parts: Sequence[int]
+    roles: Sequence[str]
+    speakers: Sequence[str]
+    texts: Sequence[str]
+    importance: Sequence[float]
+    said_at: Sequence[datetime]
+    lengths: Sequence[int]
+    hits: Sequence[Sequence[str]]
+    likeness: Sequence[float | None]
+
+    @classmethod
+    def of(cls, rows: Sequence[Standing]) -> "Standings":
+        """Put rows into columns."""
+        return cls._make(zip(*rows, strict=True) if rows else [()] * len(cls._fields))
+
+    def rows(self) -> list[Standing]:
+        """Each memory by itself."""
+        return list(map(Standing._make, zip(*self, strict=True)))
+
+    def only(self, chosen: Sequence[object]) -> "Standings":
+        """Those for which something true was chosen."""
+        if all(chosen):
+            return self
+        return Standings._make(list(compress(column, chosen)) for column in self)
+
+
+NOTHING_RECALLED = Standings.of(())
 
 
 def passages(text: str) -> list[str]:
@@ -157,14 +190,13 @@ def _end_of_passage(text: str) -> int:
     return PASSAGE_CHARACTERS
 
 
-def pairs(text: str) -> list[str]:
-    """Each two neighbouring signs of the parts that are written without blanks, once each.
-
-    Full text search knows words by their blanks; these stand for words where there are none.
-    """
-    runs = (match[0] for match in _UNSEGMENTED.finditer(text))
-    found = (run[at : at + 2] for run in runs for at in range(max(1, len(run) - 1)))
-    return list(dict.fromkeys(found))
+def words_of(speaker: str, text: str) -> JsonObject:
+    """What full text search reads of a memory: `spelled`, None where it may read all as it is, and
+    the `signs` that stand for words without blanks."""
+    # A speaker's name is a word of what they say: questions name people.
+    said = f"{speaker}: {text}" if speaker else text
+    words = spelled(said)
+    return {"spelled": None if words == said else words, "signs": index_signs(said)}
 
 
 def language_of(metadata: Mapping[str, object]) -> str:
@@ -202,13 +234,14 @@ def of_messages(
             "ord": number,
             "part": part,
             "role": message["role"],
-            "speaker": speaker_of(message["role"], character, metadata),
+            "speaker": speaker,
             "text": passage,
             "language": language,
-            "pairs": pairs(passage),
+            **words_of(speaker, passage),
         }
         for number, message in enumerate(messages, start=1)
         for part, passage in enumerate(passages(said_in(message)))
+        for speaker in [speaker_of(message["role"], character, metadata)]
     ]
 
 

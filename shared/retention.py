@@ -10,7 +10,7 @@ import structlog
 
 from shared.errors import FiresideError
 from shared.settings import Settings
-from shared.store import retention
+from shared.store import batches, retention
 from shared.store.database import Database
 
 log = structlog.get_logger(__name__)
@@ -29,7 +29,7 @@ async def prune_for_ever(db: Database, settings: Settings, *, every: float = ASK
     while True:
         await asyncio.sleep(every)
         try:
-            rows = 0
+            rows = await batches.prune(db)
             while (ids := await retention.turn(db)) is not None:
                 rows += await prune(db, ids, settings)
                 await asyncio.sleep(TURN_SECONDS)

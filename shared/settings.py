@@ -38,7 +38,7 @@ class Settings(BaseSettings):
         description="Postgres 14 or later with the `vector` and `pg_trgm` extensions at hand",
     )
     database_pool: int = Field(
-        default=20, ge=2, le=500, description="connections to Postgres per process"
+        default=20, ge=2, le=500, description="connections to Postgres per process, at most"
     )
     database_pooler: Literal["none", "transaction", "transaction_prepared"] = Field(
         default="none",
@@ -48,7 +48,7 @@ class Settings(BaseSettings):
     redis_url: SecretStr = Field(
         default=SecretStr("redis://localhost:6379/0"),
         validation_alias=AliasChoices("REDIS_URL", "FIRESIDE_REDIS_URL"),
-        description="Redis 6.2 or later, or Valkey: hints, deltas and tickets",
+        description="Redis 6.2 or later, or Valkey: hints, deltas, tickets, rulings",
     )
     broker_url: SecretStr | None = Field(
         default=None, description="Celery's broker where it is not the Redis above"
@@ -78,10 +78,12 @@ class Settings(BaseSettings):
         default=30, ge=5, le=30, description="lifetime of a WebSocket ticket"
     )
     max_sockets: int = Field(
-        default=10_000, ge=1, description="open WebSockets per gateway process"
+        default=10_000, ge=1, description="open WebSockets and event streams per gateway process"
     )
     max_sockets_per_user: int = Field(
-        default=50, ge=1, description="open WebSockets of one user per gateway process"
+        default=50,
+        ge=1,
+        description="open WebSockets and event streams of one user per gateway process",
     )
     max_queued_per_user: int = Field(
         default=1000,
@@ -209,6 +211,18 @@ class Settings(BaseSettings):
         description="a session that is quiet for so long is read for what is worth knowing; "
         "0: none is",
     )
+    consolidate_batch: Literal["off", "openai"] = Field(
+        default="off",
+        description="`openai`: what nobody waits for is read by that protocol's batches, at half "
+        "the price and within a day",
+    )
+    response_cache_seconds: int = Field(
+        default=86_400,
+        ge=0,
+        le=604_800,
+        description="how long a story's rulings are kept in Redis for whoever asks exactly the "
+        "same; 0: none is",
+    )
 
     agent_modules: Words = Field(
         default=["worker.story", "worker.companion"],
@@ -259,7 +273,9 @@ class Settings(BaseSettings):
         default=1800, gt=0, le=86_400, description="how long it holds one that has nothing to do"
     )
     cache_bytes: int = Field(
-        default=67_108_864, ge=0, description="bytes that all sessions it holds take together"
+        default=67_108_864,
+        ge=0,
+        description="bytes that these take together with the memories of their characters",
     )
     worker_metrics: str | None = Field(
         default=None,

@@ -7,6 +7,7 @@ from hypothesis import Phase, settings
 
 from tests.servers import (
     database_template,
+    db,
     pgbouncer,
     postgres_server,
     postgres_url,
@@ -14,10 +15,12 @@ from tests.servers import (
     scripted_model,
     scripted_model_process,
     valkey_server,
+    wire,
 )
 
 __all__ = [
     "database_template",
+    "db",
     "pgbouncer",
     "postgres_server",
     "postgres_url",
@@ -25,6 +28,7 @@ __all__ = [
     "scripted_model",
     "scripted_model_process",
     "valkey_server",
+    "wire",
 ]
 
 # For those who only want to know whether something fails, and not by which smallest example.

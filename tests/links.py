@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import struct
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from urllib.parse import urlsplit
 
@@ -21,6 +21,7 @@ class SlowLink:
         self._far_url = url
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
+        self._ends: list[asyncio.StreamWriter] = []
         self._speaking = asyncio.Event()
         self._speaking.set()
         self.delay = 0.0
@@ -40,6 +41,7 @@ class SlowLink:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+            await close_ends(self._ends)
 
     def fall_silent(self) -> None:
         """Hold back every answer until it is told to speak again."""
@@ -57,6 +59,7 @@ class SlowLink:
         self._writers.clear()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._ends.append(writer)
         if self.refuses:
             self.refused += 1
             _reset(writer)
@@ -66,6 +69,7 @@ class SlowLink:
         except OSError:
             writer.close()
             return
+        self._ends.append(far_writer)
         self._writers.add(writer)
         self._begin(self._ask(reader, far_writer))
         self._begin(self._answer(far_reader, writer))
@@ -97,6 +101,14 @@ class SlowLink:
                     await writer.drain()
         finally:
             writer.close()
+
+
+async def close_ends(ends: Sequence[asyncio.StreamWriter]) -> None:
+    """Close the ends of a proxy's connections, and wait for it: those as well whose task was
+    cancelled before it began, and has closed nothing."""
+    for end in ends:
+        end.close()
+    await asyncio.gather(*(end.wait_closed() for end in ends), return_exceptions=True)
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:

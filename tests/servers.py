@@ -1,10 +1,11 @@
 """Real servers for tests: each is started once in a session, at its first use, on a free port.
 
-`postgres_url` is a fresh migrated database for each test, `redis_url` an empty database 0,
-`scripted_model` the hand on a model without rules, `pgbouncer` a pooler before that Postgres.
+`postgres_url` is a fresh migrated database for each test, `db` a pool on it, `redis_url` an empty
+database 0, `scripted_model` the hand on a model without rules, `pgbouncer` a pooler before that
+Postgres, `wire` a line to the test's database that can be cut.
 """
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from itertools import count
 
 import pytest
@@ -15,7 +16,10 @@ from deploy.local.postgres import NOT_DURABLE, EmbeddedPostgres
 from deploy.local.valkey import EmbeddedValkey
 from deploy.models.control import ScriptedModel
 from shared.migrate import migrate
+from shared.settings import load_settings
+from shared.store.database import Database
 from tests.pgbouncer import PgBouncer, program_path
+from tests.wire import Wire
 
 TEMPLATE = "fireside_template"
 _numbers = count(1)
@@ -42,6 +46,15 @@ def postgres_url(postgres_server: EmbeddedPostgres, database_template: str) -> I
     name = f"test_{next(_numbers)}"
     yield postgres_server.create_database(name, template=database_template)
     postgres_server.drop_database(name)
+
+
+@pytest.fixture
+async def db(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Database]:
+    """A pool on the test's database."""
+    monkeypatch.setenv("DATABASE_URL", postgres_url)
+    database = Database.from_settings(load_settings())
+    yield database
+    await database.close()
 
 
 @pytest.fixture(scope="session")
@@ -89,3 +102,10 @@ def scripted_model(scripted_model_process: ScriptedModelProcess) -> Iterator[Scr
     model.reset()
     yield model
     model.reset()
+
+
+@pytest.fixture
+async def wire(postgres_url: str) -> AsyncIterator[Wire]:
+    """A line to the test's Postgres that can be cut."""
+    async with Wire(postgres_url) as line:
+        yield line

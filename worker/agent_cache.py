@@ -1,17 +1,22 @@
-"""What a worker has rebuilt of the sessions that it ran last: their next task reads none of it.
+"""What a worker has rebuilt of the sessions that it ran last, and read of their characters'
+memories: their next task reads none of it.
 
-Postgres stays the truth: an entry says which version of a session it is, and a claim uses it only
-as far as the row agrees. There is nothing to save: whatever is lost from here is read again.
+Postgres stays the truth: an entry says which version of a session or a character it is, and is used
+only as far as the row agrees. There is nothing to save: whatever is lost from here is read again.
 """
 
 import asyncio
 import time
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import TypeVar
 from uuid import UUID
 
+from shared.store.held_memories import HeldMemories
+from worker.shelf import Shelf
 from worker.transcript import Transcript
+
+T = TypeVar("T")
 
 _ENTRY_BYTES = 600
 """What an entry without messages takes: its records, the key, its place in the order."""
@@ -25,21 +30,15 @@ _LARGEST_PART = 8
 """An entry that would take more than this part of all bytes would drive out too many others."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    transcript: Transcript
-    size: int
-    used_at: float
-
-
 class AgentCache:
-    """The least recently used sessions go first.
+    """The least recently used go first; memories have no more than half of the room.
 
     A session's entry is taken out while the session runs, and put back only after an end that was
-    committed: a run that fails or loses its lease leaves none behind.
+    committed: a run that fails or loses its lease leaves none behind. A character's is taken out
+    while its memories are read.
 
     Args:
-        most: how many sessions are held; 0 holds none.
+        most: how many sessions, and how many characters, are held; 0 holds none.
         most_bytes: how much memory all entries may take together.
         idle_seconds: how long an entry is held that nobody uses.
 
@@ -59,12 +58,18 @@ class AgentCache:
         self._most_bytes = most_bytes
         self._idle_seconds = idle_seconds
         self._clock = clock
-        self._entries: OrderedDict[UUID, _Entry] = OrderedDict()
-        self.bytes = 0
         self.counts: Counter[str] = Counter()
+        self._sessions = Shelf[Transcript](self.counts)
+        self._characters = Shelf[HeldMemories](self.counts)
 
     def __len__(self) -> int:
-        return len(self._entries)
+        """How many sessions are held."""
+        return len(self._sessions)
+
+    @property
+    def bytes(self) -> int:
+        """What all entries take."""
+        return self._sessions.bytes + self._characters.bytes
 
     @property
     def holds_any(self) -> bool:
@@ -74,30 +79,30 @@ class AgentCache:
     def take(self, session_id: UUID) -> Transcript | None:
         """Take out what is held of a session that is about to be claimed."""
         self.drop_idle()
-        entry = self._entries.get(session_id)
-        if entry is None:
-            return None
-        self._drop(session_id)
-        return entry.transcript
+        return self._sessions.take(session_id)
 
     def keep(self, session_id: UUID, transcript: Transcript) -> None:
         """Hold a session as it stands in Postgres now."""
-        self._drop(session_id)
-        if transcript.known is None or not self.holds_any:
-            return
-        size = size_of(transcript)
-        if size * _LARGEST_PART > self._most_bytes:
-            self.counts["evicted_bytes"] += 1
-            return
-        self._entries[session_id] = _Entry(transcript, size, self._clock())
-        self.bytes += size
-        self._make_room()
+        self._sessions.take(session_id)
+        if transcript.known is not None:
+            self._keep(self._sessions, session_id, transcript, size_of(transcript))
+
+    def take_memories(self, character_id: UUID) -> HeldMemories:
+        """Take out what is held of a character's memories; maybe nothing."""
+        self.drop_idle()
+        return self._characters.take(character_id) or HeldMemories()
+
+    def keep_memories(self, character_id: UUID, held: HeldMemories) -> None:
+        """Hold what a recall has read."""
+        self._characters.take(character_id)
+        if held.since is not None:
+            self._keep(self._characters, character_id, held, _ENTRY_BYTES + held.bytes)
 
     def drop_idle(self) -> None:
         """Hold no longer what nobody has used for too long."""
         due = self._clock() - self._idle_seconds
-        while self._entries and next(iter(self._entries.values())).used_at < due:
-            self._evict("idle")
+        self._sessions.drop_used_before(due)
+        self._characters.drop_used_before(due)
 
     async def drop_idle_for_ever(self) -> None:
         """Do so also while nothing runs, until cancelled."""
@@ -108,8 +113,8 @@ class AgentCache:
     def shrink(self) -> None:
         """Hold half as many bytes as now: the process needs them otherwise."""
         rest = self.bytes // 2
-        while self._entries and self.bytes > rest:
-            self._evict("memory")
+        self._characters.fit_bytes(self._characters.bytes // 2, "memory")
+        self._sessions.fit_bytes(rest - self._characters.bytes, "memory")
 
     def count(self, held: Transcript | None, *, after: int | None, read: int) -> None:
         """Count what a claim made of an entry.
@@ -123,21 +128,16 @@ class AgentCache:
         else:
             self.counts["part" if read else "hit"] += 1
 
-    def _make_room(self) -> None:
+    def _keep(self, shelf: Shelf[T], key: UUID, held: T, size: int) -> None:
+        if not self.holds_any:
+            return
+        if size * _LARGEST_PART > self._most_bytes:
+            self.counts["evicted_bytes"] += 1
+            return
+        shelf.put(key, held, size, self._clock())
         self.drop_idle()
-        while len(self._entries) > self._most:
-            self._evict("count")
-        while self.bytes > self._most_bytes:
-            self._evict("bytes")
-
-    def _evict(self, reason: str) -> None:
-        self._drop(next(iter(self._entries)))
-        self.counts[f"evicted_{reason}"] += 1
-
-    def _drop(self, session_id: UUID) -> None:
-        entry = self._entries.pop(session_id, None)
-        if entry is not None:
-            self.bytes -= entry.size
+        self._characters.fit(self._most, self._most_bytes // 2)
+        self._sessions.fit(self._most, self._most_bytes - self._characters.bytes)
 
 
 def size_of(transcript: Transcript) -> int:

@@ -21,11 +21,13 @@ from agent_core import (
 from shared.consolidation import Material
 from shared.encoding import JsonObject
 from shared.errors import FiresideError, SettingsError
-from shared.memories import Standing
+from shared.memories import Standings
 from shared.records import NOTHING_LASTING, CatalogEntry, Lasting
 from shared.settings import Settings
-from shared.store.memories import Cue
+from shared.store.batches import Answered
+from shared.store.recall import Cue
 from worker.deadlines import Deadlines
+from worker.known_answers import KnownAnswers
 from worker.metering import Meter, Tariff
 from worker.tiers import ModelTiers, Tier
 
@@ -46,11 +48,14 @@ ReadMaterial: TypeAlias = Callable[[str, UUID, int, int], Awaitable[Material | N
 """Gives what a consolidation reads: of this user's session, from one message to another; None
 where the session is gone."""
 
+ReadAnswer: TypeAlias = Callable[[str, UUID], Awaitable[Answered | None]]
+"""Gives what a batch has brought for a line of this user's; None where there is nothing."""
+
 ReadStory: TypeAlias = Callable[[str], Awaitable[str]]
 """Gives the compiled JSON of a story's version by its hash; raises NotFound."""
 
 
-Recollect: TypeAlias = Callable[[Cue], Awaitable[Sequence[Standing]]]
+Recollect: TypeAlias = Callable[[Cue], Awaitable[Standings]]
 """Gives the memories that may bear on a cue; raises StoreUnavailable."""
 
 
@@ -61,7 +66,7 @@ class Resources:
     Without a `stream_fn` the model is called in the way that it says itself. `tool_seconds` is the
     longest run of one tool call. Model calls pass the `limiter`, where there is one, and cost what
     the `tariff` says. Without `recollect` nothing is kept beside the transcript. `tiers` are the
-    models beside the one, if there are any.
+    models beside the one, if there are any. What is among the `answers` is not asked again.
     """
 
     model: Model
@@ -72,8 +77,10 @@ class Resources:
     limiter: CallLimiter | None = None
     recollect: Recollect | None = None
     read_material: ReadMaterial | None = None
+    read_answer: ReadAnswer | None = None
     tariff: Tariff = field(default_factory=Tariff)
     tiers: ModelTiers | None = None
+    answers: KnownAnswers | None = None
 
     def model_of(self, tier: Tier) -> Model:
         """The model of a tier: the one and only where there are no tiers."""
@@ -87,12 +94,16 @@ class Resources:
     ) -> "Resources":
         """The same for one user's task: its model calls are counted by the `meter`, and wait for
         their turn inside `waiting`."""
-        stream_fn: StreamFn | None = meter.counted(self.stream_fn)
+        stream_fn = meter.counted(self.stream_fn)
         if self.limiter is not None:
             stream_fn = limited(stream_fn, self.limiter, user_id, waiting=waiting)
         stream_fn = meter.guarded(stream_fn)
         if self.tiers is not None:
             stream_fn = self.tiers.stream_fn(stream_fn)
+        if self.answers is not None:
+            # Before all else: what is known costs nothing, waits for no turn, and says nothing of
+            # how a model is doing.
+            stream_fn = self.answers.before(stream_fn, user_id)
         return replace(self, stream_fn=stream_fn)
 
 

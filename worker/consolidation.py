@@ -6,14 +6,17 @@ it that such a task is made when a session's time has come.
 
 import asyncio
 import hashlib
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import replace
+from typing import TypeAlias
 from uuid import UUID
 
 import structlog
 
 from agent_core import (
     LlmContext,
+    Model,
     StepRequest,
     StreamDone,
     StreamError,
@@ -22,7 +25,7 @@ from agent_core import (
     UserMessage,
     stream_completion,
 )
-from shared.consolidation import KEEPER, Consolidated, Known, Material
+from shared.consolidation import KEEPER, Consolidated, Material, Remembered
 from shared.encoding import JsonObject
 from shared.errors import FiresideError
 from shared.memories import language_of, speaker_of
@@ -45,6 +48,8 @@ log = structlog.get_logger(__name__)
 OUTPUT_TOKENS = 3_000
 THINKING_TOKENS = 4_000
 CALL_SECONDS = 120.0
+PURPOSE = "consolidation"
+"""What its calls are for, in the ledger."""
 
 _KNOWN_STEP, _CALL_STEP = 0, 1
 
@@ -65,8 +70,8 @@ class ConsolidationAgent:
         material = await task.resources.read_material(task.user_id, session_id, first, last)
         found = Extraction()
         if material is not None and any(first <= one.no <= last for one in material.said):
-            material = await _as_known_first(task, material)
-            found = await _found(task, material, first, last)
+            brought = await _brought(task, material, first, last)
+            found = brought or await _found(task, material, first, last)
         metadata = {} if material is None else material.metadata
         done = Consolidated(
             session_id,
@@ -89,47 +94,59 @@ async def _as_known_first(task: RunningTask, material: Material) -> Material:
     step = StepRequest(_KNOWN_STEP, "tool", "known", digest, "pure")
     start = await task.journal.begin(step)
     if start.outcome == "done" and start.output is not None:
-        kept = start.output
-        return replace(
-            material,
-            known=[Known(UUID(one["id"]), one["kind"], one["text"]) for one in kept["known"]],
-            summary=kept["summary"],
-            summary_upto=kept["summary_upto"],
-        )
-    output: JsonObject = {
-        "known": [
-            {"id": str(one.id), "kind": one.kind, "text": one.text} for one in material.known
-        ],
-        "summary": material.summary,
-        "summary_upto": material.summary_upto,
-    }
-    await task.journal.finish(step, output)
+        return material.as_of(Remembered.of_json(start.output))
+    await task.journal.finish(step, material.remembered.as_json())
     return material
 
 
+async def _brought(
+    task: RunningTask, material: Material, first: int, last: int
+) -> Extraction | None:
+    """What a batch has found, which was asked some hours ago; None where it is no use."""
+    if "line" not in task.action or task.resources.read_answer is None:
+        return None
+    line = UUID(task.action["line"])
+    brought = await task.resources.read_answer(task.user_id, line)
+    if brought is None:
+        return None
+    then = {one.id for one in brought.known.known}
+    since = [one for one in material.known if one.id not in then]
+    try:
+        return extracted(brought.output, material.as_of(brought.known), first, last, since=since)
+    except UnusableOutput as error:
+        log.warning("a batch's answer is no use", line=str(line), error=str(error))
+        return None
+
+
+def asked(material: Material, first: int, last: int) -> LlmContext:
+    """What a model is asked about a range."""
+    return LlmContext(SYSTEM_PROMPT, [UserMessage(question(material, first, last), timestamp=0)])
+
+
+def options_of(model: Model) -> StreamOptions:
+    """How it is asked."""
+    tokens = OUTPUT_TOKENS + (THINKING_TOKENS if model.reasoning else 0)
+    return StreamOptions(temperature=0.0, max_tokens=tokens, purpose=PURPOSE)
+
+
 async def _found(task: RunningTask, material: Material, first: int, last: int) -> Extraction:
-    output = await _asked(task, question(material, first, last))
+    material = await _as_known_first(task, material)
+    output = await _answer(task, asked(material, first, last))
     try:
         return extracted(output, material, first, last)
     except UnusableOutput as error:
         raise TaskFailed("consolidation_unusable", str(error)) from error
 
 
-async def _asked(task: RunningTask, asked: str) -> str:
+async def _answer(task: RunningTask, context: LlmContext) -> str:
     """The model's answer, as far as it is not too long; raises TaskFailed where there is none."""
     resources = task.resources
     model = resources.model_of("cheap")
-    tokens = OUTPUT_TOKENS + (THINKING_TOKENS if model.reasoning else 0)
+    options = replace(options_of(model), api_key=resources.api_key, session_id=str(task.session_id))
     events = stream_completion(
         model,
-        LlmContext(SYSTEM_PROMPT, [UserMessage(asked, timestamp=0)]),
-        StreamOptions(
-            api_key=resources.api_key,
-            session_id=str(task.session_id),
-            temperature=0.0,
-            max_tokens=tokens,
-            purpose="consolidation",
-        ),
+        context,
+        options,
         stream_fn=resources.stream_fn,
         journal=task.journal,
         step_no=_CALL_STEP,
@@ -152,8 +169,21 @@ async def _asked(task: RunningTask, asked: str) -> str:
     raise AssertionError("a completion ends with its message")
 
 
+MayBatch: TypeAlias = Callable[[str], Awaitable[bool]]
+"""Whether what a user's sessions have to be read for may go with a batch."""
+
+
+async def _no_batches(user_id: str) -> bool:
+    return False
+
+
 async def consolidate_for_ever(
-    db: Database, hints: Hints, *, idle_seconds: float, every: float
+    db: Database,
+    hints: Hints,
+    *,
+    idle_seconds: float,
+    every: float,
+    may_batch: MayBatch = _no_batches,
 ) -> None:
     """Have sessions read whose time has come, until cancelled; any number of processes may.
 
@@ -165,7 +195,10 @@ async def consolidate_for_ever(
         await asyncio.sleep(every)
         try:
             for due in await consolidation.due(db):
-                ordered = await consolidation.order(db, due, idle_seconds=idle_seconds)
+                batched = await may_batch(due.user_id)
+                ordered = await consolidation.order(
+                    db, due, idle_seconds=idle_seconds, batched=batched
+                )
                 if ordered is not None:
                     await hints.send([ordered.session_id], {ordered.session_id: ordered.level})
         except FiresideError as error:

@@ -2,7 +2,8 @@
 
 One for a database is enough; more share the questions. A model takes 200 MB and whole milliseconds
 of a processor, so it is in none of the workers. `--once` gives vectors to the memories that have
-none and ends, `--again` to those that have another model's.
+none and ends, `--again` to those that have another model's. `--words` makes no vectors: it has
+memories found by the words that this release reads in them.
 """
 
 import argparse
@@ -21,10 +22,11 @@ from shared.embedding import EMBED_CHANNEL, TEXT_CHARACTERS
 from shared.encoding import dumps, loads
 from shared.ending import end_all
 from shared.errors import FiresideError
+from shared.hearing import hear_for_ever
 from shared.logs import set_up_logs
 from shared.redis_pool import connect_redis
 from shared.settings import Settings, get_settings
-from shared.store import vectors
+from shared.store import rewording, vectors
 from shared.store.database import Database
 from worker.embedders import (
     Embedder,
@@ -38,6 +40,9 @@ log = structlog.get_logger(__name__)
 
 BATCH = 32
 """Memories of one round. Questions wait for the run of a round that is under way."""
+
+WORDS_BATCH = 500
+"""Memories whose words are read anew in one transaction."""
 
 IDLE_SECONDS = 0.5
 AWAY_SECONDS = 5.0
@@ -77,8 +82,12 @@ class Filling:
     async def fill_for_ever(self) -> None:
         """Fill until cancelled; a model or a database that is away is tried again."""
         task = asyncio.current_task()
+        indexed = False
         while task is None or not task.cancelling():
             try:
+                if not indexed:
+                    await vectors.index(self._db, self._dimension)
+                    indexed = True
                 pause = 0.0 if await self.fill() else IDLE_SECONDS
             except FiresideError as error:
                 log.warning("memories wait for their vectors", error=str(error))
@@ -125,16 +134,9 @@ class Answering:
 
     async def hear_for_ever(self) -> None:
         """Take questions; a Redis that is away is tried again."""
-        task = asyncio.current_task()
-        while task is None or not task.cancelling():
-            try:
-                async with self._redis.pubsub() as pubsub:
-                    await pubsub.subscribe(**{EMBED_CHANNEL: self._take})
-                    async for _ in pubsub.listen():
-                        pass  # each message goes to the handler
-            except (RedisError, OSError) as error:
-                log.warning("questions are not heard", error=str(error))
-            await asyncio.sleep(1.0)
+        await hear_for_ever(
+            self._redis, {EMBED_CHANNEL: self._take}, unheard="questions are not heard"
+        )
 
     def _take(self, message: Mapping[str, Any]) -> None:
         """Take a question. Anyone may publish, so it may be none."""
@@ -233,13 +235,20 @@ async def _checked(db: Database, embedder: Embedder) -> int:
 
 async def catch_up(settings: Settings, embedder: Embedder, *, again: bool) -> int:
     """Give vectors to memories without one, or (`again`) with another's; how many there were."""
-    db = Database.from_settings(settings)
-    try:
+    async with Database.opened(settings) as db:
         filling = Filling(db, embedder, await check(db, embedder, again=again))
         count = await filling.again() if again else 0
         return count + await filling.fill()
-    finally:
-        await db.close()
+
+
+async def read_anew(settings: Settings) -> int:
+    """Read the words of all memories anew; how many had others."""
+    async with Database.opened(settings) as db:
+        count, after = 0, _FIRST
+        while found := await rewording.page(db, after=after, limit=WORDS_BATCH):
+            count += await rewording.read_anew(db, found)
+            after = found[-1].id
+        return count
 
 
 def main() -> int:
@@ -248,10 +257,15 @@ def main() -> int:
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--once", action="store_true", help="embed what has no vector, and end")
     how.add_argument("--again", action="store_true", help="embed anew what has another's vector")
+    how.add_argument("--words", action="store_true", help="read the words anew, and end")
     asked = parser.parse_args()
     try:
         settings = get_settings()
         set_up_logs(settings)
+        if asked.words:
+            count = asyncio.run(read_anew(settings))
+            sys.stdout.write(f"{count} memories have other words now\n")
+            return 0
         embedder = embedder_of(settings)
         if asked.once or asked.again:
             count = asyncio.run(catch_up(settings, embedder, again=asked.again))

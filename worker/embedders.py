@@ -4,14 +4,16 @@ import asyncio
 import hashlib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from agent_core.litellm_stream import embed_litellm
 from shared.errors import FiresideError, SettingsError
 from shared.settings import Settings
 from worker.minilm import EmbeddingsMissingError, MiniLm
+
+_T = TypeVar("_T")
 
 
 class EmbeddingsAway(FiresideError):
@@ -72,7 +74,7 @@ class LitellmEmbedder:
             raise EmbeddingsAway(f"{self.name}: {type(error).__name__}") from None
         if len(vectors) != len(texts) or not all(vectors):
             raise EmbeddingsAway(f"{self.name}: {len(vectors)} vectors for {len(texts)} texts")
-        return [as_text(vector) for vector in vectors]
+        return await _one_by_one(as_text, vectors)
 
 
 class HashingEmbedder:
@@ -86,7 +88,7 @@ class HashingEmbedder:
 
     async def embed(self, texts: Sequence[str]) -> list[str]:
         """See Embedder."""
-        return [as_text(self._vector(text)) for text in texts]
+        return await _one_by_one(lambda text: as_text(self._vector(text)), texts)
 
     def _vector(self, text: str) -> list[float]:
         vector = [0.0] * self.dimension
@@ -95,6 +97,15 @@ class HashingEmbedder:
             number = int.from_bytes(digest, "big")
             vector[number % self.dimension] += weight if number >> 31 else -weight
         return vector
+
+
+async def _one_by_one(made: Callable[[_T], str], given: Sequence[_T]) -> list[str]:
+    """What is made of each; others have the loop in between, for one may take a millisecond."""
+    found = []
+    for one in given:
+        found.append(made(one))
+        await asyncio.sleep(0)
+    return found
 
 
 def _features(text: str) -> list[tuple[str, float]]:

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard, get_args
 
-from shared.consolidation import Finding, FindingKind, Material, Said, Summary, upto_of
+from shared.consolidation import Finding, FindingKind, Known, Material, Said, Summary, upto_of
 from shared.encoding import JsonObject, dumps_text, well_formed
-from shared.memories import pairs
+from shared.unsegmented import pairs, spelled
 from worker.story_prompts import clip
 
 OUTPUT_CHARACTERS = 32_000
@@ -100,15 +100,20 @@ class Extraction:
     refused: int = 0
 
 
-def extracted(output: str, material: Material, first: int, last: int) -> Extraction:
+def extracted(
+    output: str, material: Material, first: int, last: int, *, since: Sequence[Known] = ()
+) -> Extraction:
     """What of a model's answer is kept.
+
+    Args:
+        since: what became known after the model was asked.
 
     Raises:
         UnusableOutput: it is not the object that was asked for, or far too long.
     """
     answer = _answer(output)
     raw = answer["findings"][: 2 * MOST_FINDINGS]
-    gate = _Gate(material, first, last)
+    gate = _Gate(material, first, last, since)
     kept = [found for one in raw if (found := gate.passed(one)) is not None][:MOST_FINDINGS]
     return Extraction(kept, _summary(answer.get("summary"), material, last), len(raw) - len(kept))
 
@@ -137,10 +142,10 @@ def _summary(raw: object, material: Material, last: int) -> Summary | None:
 class _Gate:
     """Lets through what the user bore out and what is not known, once."""
 
-    def __init__(self, material: Material, first: int, last: int) -> None:
+    def __init__(self, material: Material, first: int, last: int, since: Sequence[Known]) -> None:
         self._said = {one.no: one for one in material.said if first <= one.no <= last}
         self._known = material.known
-        self._have = [_words(one.text) for one in material.known]
+        self._have = [_words(one.text) for one in (*material.known, *since)]
         self._new: list[set[str]] = []
         self._replaced: set[int] = set()
 
@@ -213,7 +218,7 @@ _STEM = 5
 def _words(text: str) -> set[str]:
     """The words that carry a text, shortened; where there are no blanks, pairs of signs."""
     found = set(pairs(text))
-    for word in re.findall(r"\w+", text.casefold()):
+    for word in re.findall(r"\w+", spelled(text).casefold()):
         if (len(word) > 2 or word.isdigit()) and word not in _COMMON:
             found.add(word[:_STEM])
     return found

@@ -9,6 +9,7 @@ from prometheus_client.registry import Collector
 
 from shared.errors import SettingsError
 from worker.agent_cache import AgentCache
+from worker.known_answers import PURPOSES, Lookups
 from worker.slots import Slots
 
 _LOOKUPS = ("hit", "part", "miss")
@@ -18,9 +19,10 @@ _EVICTIONS = ("count", "bytes", "idle", "memory")
 class Figures(Collector):
     """Reads what the parts of a worker have counted when it is asked, and costs nothing before."""
 
-    def __init__(self, cache: AgentCache, slots: Slots) -> None:
+    def __init__(self, cache: AgentCache, slots: Slots, answers: Lookups) -> None:
         self._cache = cache
         self._slots = slots
+        self._answers = answers
 
     def collect(self) -> Iterator[Metric]:
         """All figures as they are now."""
@@ -35,15 +37,24 @@ class Figures(Collector):
         yield lookups
         evictions = CounterMetricFamily(
             "fireside_agent_cache_evictions",
-            "Sessions that the cache holds no more, by what they were too much for",
+            "Sessions and memories that the cache holds no more, by what they were too much for",
             labels=["reason"],
         )
         for reason in _EVICTIONS:
             evictions.add_metric([reason], counts[f"evicted_{reason}"])
         yield evictions
+        answers = CounterMetricFamily(
+            "fireside_response_cache_lookups",
+            "Calls of models whose answer may be known, by what they are for and whether it was",
+            labels=["purpose", "result"],
+        )
+        for purpose in PURPOSES:
+            answers.add_metric([purpose, "hit"], self._answers[purpose, "hit"])
+            answers.add_metric([purpose, "miss"], self._answers[purpose, "miss"])
+        yield answers
         for name, text, value in (
             ("agent_cache_sessions", "Sessions that the cache holds", len(self._cache)),
-            ("agent_cache_bytes", "Bytes that they take", self._cache.bytes),
+            ("agent_cache_bytes", "Bytes that its entries take", self._cache.bytes),
             ("sessions_in_flight", "Sessions that run here", self._slots.taken),
         ):
             yield GaugeMetricFamily(f"fireside_{name}", text, value=value)

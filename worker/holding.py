@@ -12,11 +12,11 @@ from uuid import UUID
 
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from agent_core import AbortSignal
 from shared.errors import FiresideError
 from shared.events import CANCEL_CHANNEL, JOIN_CHANNEL
+from shared.hearing import hear_for_ever
 from shared.records import Claim, Fence, Written
 from shared.store import leases
 from shared.store.database import Database
@@ -140,17 +140,11 @@ class Holding:
     async def hear_users(self) -> None:
         """Hear at once what the next heartbeat would tell, for ever: cancels, and actions that may
         join."""
-        while True:
-            try:
-                async with self._redis.pubsub() as pubsub:
-                    await pubsub.subscribe(
-                        **{CANCEL_CHANNEL: self._cancel, JOIN_CHANNEL: self._nudge}
-                    )
-                    async for _ in pubsub.listen():
-                        pass  # each message goes to its channel's handler
-            except (RedisError, OSError) as error:
-                log.warning("users are not heard at once", error=str(error))
-            await asyncio.sleep(1.0)
+        await hear_for_ever(
+            self._redis,
+            {CANCEL_CHANNEL: self._cancel, JOIN_CHANNEL: self._nudge},
+            unheard="users are not heard at once",
+        )
 
     def _nudge(self, message: Mapping[str, Any]) -> None:
         held = self._of(message["data"].decode(errors="replace"))

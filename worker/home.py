@@ -9,12 +9,10 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from shared.hearing import hear_for_ever
 from shared.homes import ANNOUNCE_SECONDS, Homes, heard
 
 log = structlog.get_logger(__name__)
-
-_AGAIN_SECONDS = 1.0
-"""How long it waits before it listens again, after Redis was away."""
 
 
 class Home:
@@ -41,7 +39,7 @@ class Home:
         self._homes = Homes(redis, queue)
         self._has_room = has_room
         self._begin = begin
-        self._listens = False
+        self._listens = asyncio.Event()
         self._announced = False
 
     async def announce_for_ever(self) -> None:
@@ -57,7 +55,7 @@ class Home:
             await asyncio.sleep(ANNOUNCE_SECONDS)
 
     async def _announce(self) -> None:
-        if self._listens and self._has_room():
+        if self._listens.is_set() and self._has_room():
             self._announced = True
             if await self._homes.announce(self.worker):
                 log.warning("a worker is silent")
@@ -75,18 +73,12 @@ class Home:
 
     async def hear_for_ever(self) -> None:
         """Begin what is hinted here, until cancelled."""
-        while True:
-            try:
-                async with self._redis.pubsub() as pubsub:
-                    await pubsub.subscribe(**{self._homes.channel(self.worker): self._hear})
-                    self._listens = True
-                    async for _ in pubsub.listen():
-                        pass  # each message goes to the handler
-            except (RedisError, OSError) as error:
-                log.warning("hints come over the common queue only", error=str(error))
-            finally:
-                self._listens = False
-            await asyncio.sleep(_AGAIN_SECONDS)
+        await hear_for_ever(
+            self._redis,
+            {self._homes.channel(self.worker): self._hear},
+            unheard="hints come over the common queue only",
+            hearing=self._listens,
+        )
 
     def _hear(self, message: Mapping[str, Any]) -> None:
         hint = heard(message["data"])

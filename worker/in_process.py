@@ -114,7 +114,7 @@ class MemoryTasks:
         """Anything: nobody has a budget here."""
         return None
 
-    async def tell(self, claim: Claim, entries: Sequence[Event | Delta]) -> None:
+    def tell(self, claim: Claim, entries: Sequence[Event | Delta]) -> None:
         """Pass entries on to the listener."""
         if self._listener is not None:
             for entry in entries:

@@ -6,9 +6,9 @@ from datetime import UTC, tzinfo
 from zoneinfo import ZoneInfo
 
 from agent_core.context_notes import RecalledMemory
-from agent_core.recall import Candidate, date_of, line_of
+from agent_core.recall import Candidate, Candidates, date_of, line_of
 from shared.encoding import JsonObject
-from shared.memories import Standing
+from shared.memories import Standings
 
 MEMORY_MARKS = """\
 Whatever stands between <memories> and </memories> was said or learned earlier, by whom and when is
@@ -21,23 +21,32 @@ _NAMES = {"user": "User", "assistant": "You"}
 """Who has no name of their own; the character is told as `You`, for it is the one who reads."""
 
 
-def candidate_of(one: Standing) -> Candidate:
-    """A memory that the store has found, as the ranking knows it."""
-    place = None
-    if one.kind == "turn" and one.session_id is not None and one.no is not None:
-        place = (one.session_id.int, one.no)  # an int is found faster than a UUID
-    return Candidate(
-        id=one.id,
-        text=one.text,
-        said_at=one.said_at,
-        hits=one.hits or (),
-        length=one.length,
-        likeness=one.likeness,
-        speaker=one.speaker or _NAMES.get(one.role, ""),
-        role=one.role,
-        place=place,
-        part=one.part,
-        importance=one.importance,
+def candidates_of(found: Standings) -> Candidates:
+    """Memories that the store has found, as the ranking knows them."""
+    speakers = [
+        speaker or _NAMES.get(role, "")
+        for speaker, role in zip(found.speakers, found.roles, strict=True)
+    ]
+    numbers = {one: one.int for one in set(found.session_ids) if one is not None}
+    places = [
+        # An int is found faster than a UUID.
+        (numbers[session], no)
+        if kind == "turn" and session is not None and no is not None
+        else None
+        for kind, session, no in zip(found.kinds, found.session_ids, found.nos, strict=True)
+    ]
+    return Candidates(
+        ids=found.ids,
+        texts=found.texts,
+        said_at=found.said_at,
+        hits=found.hits,
+        lengths=found.lengths,
+        likeness=found.likeness,
+        speakers=speakers,
+        roles=found.roles,
+        places=places,
+        parts=found.parts,
+        importance=found.importance,
     )
 
 

@@ -26,6 +26,7 @@ from agent_core import (
     StreamError,
     StreamFn,
     StreamOptions,
+    Usage,
 )
 from agent_core.default_stream import stream_model
 from agent_core.tokens import count_context_tokens, count_message_tokens
@@ -136,7 +137,7 @@ class Meter:
 
         return stream
 
-    def guarded(self, stream_fn: StreamFn | None) -> StreamFn | None:
+    def guarded(self, stream_fn: StreamFn) -> StreamFn:
         """The same stream function, which calls nobody once a budget is spent."""
         if not self._limited:
             return stream_fn
@@ -178,12 +179,7 @@ class Meter:
         message, outcome = call.ended(final)
         used = message.usage
         price = self._tariff.price(call.model)
-        tokens = {
-            "input": _count(used.input),
-            "output": _count(used.output),
-            "cache_read": _count(used.cache_read),
-            "cache_write": _count(used.cache_write),
-        }
+        tokens = tokens_of(used)
         reported = any(tokens.values())
         usd = None if price is None else price.usd(**tokens)
         if usd is not None:
@@ -251,6 +247,16 @@ async def _opened(
         close = getattr(events, "aclose", None)
         if close is not None:
             await close()
+
+
+def tokens_of(used: Usage) -> dict[str, int]:
+    """The tokens of a call by their kinds, as the ledger takes them."""
+    return {
+        "input": _count(used.input),
+        "output": _count(used.output),
+        "cache_read": _count(used.cache_read),
+        "cache_write": _count(used.cache_write),
+    }
 
 
 def _count(tokens: int) -> int:

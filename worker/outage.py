@@ -2,16 +2,24 @@
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
+from typing import ParamSpec, TypeVar
 
 import structlog
 
-from shared.errors import FiresideError
+from shared.errors import FiresideError, StoreUnavailable
 from shared.store.database import Database
 
 log = structlog.get_logger(__name__)
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 ASK_SECONDS = 0.25
 """How often Postgres is asked whether it is back."""
+
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.05, 0.5
+"""Seconds between two tries of what Postgres refused though it answers."""
 
 SAY_SECONDS = 10.0
 """How often the log says that it is still away."""
@@ -55,6 +63,37 @@ class Outage:
             return False
         await asyncio.wait({self._asking}, timeout=patience)
         return True
+
+    async def outlast(
+        self, ask: Callable[[], Awaitable[T]], again: Callable[[], Awaitable[T]] | None = None
+    ) -> T:
+        """Ask until Postgres answers, for as long as the patience; then raises StoreUnavailable.
+
+        Args:
+            again: asked from the second time on, where what was asked before may have been done.
+        """
+        deadline = time.monotonic() + self.patience
+        pause = SHORTEST_PAUSE
+        while True:
+            try:
+                return await ask()
+            except StoreUnavailable:
+                left = deadline - time.monotonic()
+                if left <= pause:
+                    raise
+                self.noticed()
+            await asyncio.sleep(pause)
+            await self.over(left)
+            pause = min(pause * 2, LONGEST_PAUSE)
+            ask = again or ask
+
+    def outlasting(self, read: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+        """The same function, which waits for a Postgres that is away."""
+
+        async def patiently(*args: P.args, **kwargs: P.kwargs) -> T:
+            return await self.outlast(lambda: read(*args, **kwargs))
+
+        return patiently
 
     async def close(self) -> None:
         """Ask no more."""

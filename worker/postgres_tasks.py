@@ -1,13 +1,12 @@
 """An attempt written to Postgres and told over Redis."""
 
-import asyncio
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from decimal import Decimal
+from functools import partial
 from typing import TypeVar
 
 from shared.allowance import NO_RULES, BudgetRules
-from shared.errors import LeaseLost, StoreUnavailable
+from shared.errors import LeaseLost
 from shared.events import Delta
 from shared.records import (
     Claim,
@@ -28,9 +27,6 @@ from worker.outage import Outage
 from worker.telling import Telling
 
 T = TypeVar("T")
-
-SHORTEST_PAUSE, LONGEST_PAUSE = 0.05, 0.5
-"""Seconds between two tries of a write that Postgres refused though it answers."""
 
 
 class PostgresTasks:
@@ -68,8 +64,9 @@ class PostgresTasks:
         """Append events, journal steps and enter calls of models; raises LeaseLost or
         StoreUnavailable."""
         progress = self._progress.setdefault(claim.fence, Progress())
-        written = await self._surely(
-            lambda: leases.write(
+
+        async def send() -> Written:
+            return await leases.write(
                 self._db,
                 claim,
                 events,
@@ -77,30 +74,33 @@ class PostgresTasks:
                 lease_seconds=self._lease_seconds,
                 writes=progress.writes,
                 ledger=ledger,
-            ),
-            lambda: outcomes.of_write(self._db, claim, progress),
-        )
+            )
+
+        made = partial(outcomes.of_write, self._db, claim, progress)
+        written = await self._outage.outlast(send, _again(send, made))
         progress.count(events, written)
         return written
 
     async def join(self, claim: Claim, modes: Sequence[JoinMode], no: int) -> list[Joined]:
         """Take waiting actions into the task; raises LeaseLost or StoreUnavailable."""
         # Asked again for the same place, it gives what it gave before.
-        return await self._surely(lambda: leases.join(self._db, claim, modes, no))
+        return await self._outage.outlast(lambda: leases.join(self._db, claim, modes, no))
 
     async def end(self, claim: Claim, outcome: Outcome) -> Written:
         """End the task; raises LeaseLost or StoreUnavailable."""
         progress = self._progress.get(claim.fence, Progress())
-        return await self._surely(
-            lambda: leases.end(
+
+        async def send() -> Written:
+            return await leases.end(
                 self._db,
                 claim,
                 outcome,
                 writes=progress.writes,
                 idle_seconds=self._idle_seconds,
-            ),
-            lambda: outcomes.of_end(self._db, claim, progress),
-        )
+            )
+
+        made = partial(outcomes.of_end, self._db, claim, progress)
+        return await self._outage.outlast(send, _again(send, made))
 
     async def left(self, claim: Claim) -> Decimal | None:
         """What the task may still spend; raises StoreUnavailable."""
@@ -110,34 +110,7 @@ class PostgresTasks:
         """Keep nothing of a lease that is over."""
         self._progress.pop(fence, None)
 
-    async def _surely(
-        self,
-        send: Callable[[], Awaitable[T]],
-        made: Callable[[], Awaitable[T | None]] | None = None,
-    ) -> T:
-        """Send a write until it is known what became of it.
-
-        Args:
-            made: finds what a copy that was made before gave, or None where there is none.
-        """
-        deadline = time.monotonic() + self._outage.patience
-        pause = SHORTEST_PAUSE
-        answer = send
-        while True:
-            try:
-                return await answer()
-            except StoreUnavailable:
-                left = deadline - time.monotonic()
-                if left <= pause:
-                    raise
-                self._outage.noticed()
-            await asyncio.sleep(pause)
-            await self._outage.over(left)
-            pause = min(pause * 2, LONGEST_PAUSE)
-            if made is not None:
-                answer = _again(send, made)
-
-    async def tell(self, claim: Claim, entries: Sequence[Event | Delta]) -> None:
+    def tell(self, claim: Claim, entries: Sequence[Event | Delta]) -> None:
         """Have clients told; an attempt does not wait for it."""
         self._telling.tell(claim, entries)
 

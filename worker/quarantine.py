@@ -21,7 +21,8 @@ from shared.logs import set_up_logs
 from shared.settings import get_settings
 from shared.store import claims
 from worker.agents import load_agents
-from worker.host import BACK_OFF_SECONDS, Host
+from worker.host import Host
+from worker.rota import BACK_OFF_SECONDS
 from worker.start import key_of, model_of
 from worker.transcript import HISTORY_MESSAGES
 
@@ -51,9 +52,9 @@ class QuarantineHost(Host):
     async def _take_one(self) -> bool:
         """Claim and run one session's task; whether there was one."""
         # A drain waits for it, whether it claims or runs.
-        turn = self._advancing[_ALONE] = asyncio.create_task(self._turn())
+        turn = self._rota.advancing[_ALONE] = asyncio.create_task(self._turn())
         await asyncio.wait({turn})
-        self._advancing.clear()
+        self._rota.advancing.clear()
         turn.result()
         return self._found
 
@@ -70,11 +71,11 @@ class QuarantineHost(Host):
         if claim is None:
             return
         if self._closing.is_set():
-            await self._release(claim)
+            await self._runs.release(claim)
             return
-        self._advancing[claim.fence.session_id] = self._advancing[_ALONE]
+        self._rota.advancing[claim.fence.session_id] = self._rota.advancing[_ALONE]
         log.info("runs alone", session_id=str(claim.fence.session_id), attempts=claim.attempts)
-        if await self._run(claim, began):
+        if await self._runs.run(claim, began):
             await self._hints.send([claim.fence.session_id])
 
 

@@ -8,8 +8,9 @@ from dataclasses import replace
 
 import structlog
 
-from agent_core import Model, get_model
+from agent_core import Model, ProviderError, get_model
 from agent_core.litellm_stream import preload
+from agent_core.openai_batches import BatchEndpoint
 from shared.consolidation import KEEPER
 from shared.errors import SettingsError
 from shared.garbage import steady_garbage
@@ -38,7 +39,7 @@ def start_host(settings: Settings) -> Host:
     few_arenas()
     agents = load_agents(settings)
     asyncio.run(_announce(settings, list(agents.values())))
-    if settings.model_path == "direct":
+    if settings.model_path == "direct" or settings.consolidate_batch != "off":
         importlib.import_module("aiohttp")  # the first model call would hold up the loop with it
     host = Host(
         settings,
@@ -47,6 +48,7 @@ def start_host(settings: Settings) -> Host:
         key_of(settings),
         tiers=tiers_of(settings),
         watched=True,
+        batches=batches_of(settings),
         share=share_of(settings, resident=resident_bytes(), container=container_bytes()),
     )
     if settings.worker_metrics is not None:
@@ -96,6 +98,25 @@ def tiers_of(settings: Settings) -> ModelTiers | None:
     return ModelTiers(ModelAccess(model_of(settings), key_of(settings)), cheap, fallbacks)
 
 
+def batches_of(settings: Settings) -> BatchEndpoint | None:
+    """Where what nobody waits for is read in batches; None where it is not.
+
+    Raises:
+        SettingsError: nobody knows the address of the model's provider.
+    """
+    if settings.consolidate_batch == "off" or not settings.consolidate_seconds:
+        return None
+    tiers = tiers_of(settings)
+    if tiers is None:
+        access = ModelAccess(model_of(settings), key_of(settings))
+    else:
+        access = tiers.access("cheap")
+    try:
+        return BatchEndpoint(access.model, access.api_key)
+    except ProviderError as error:
+        raise SettingsError(f"FIRESIDE_CONSOLIDATE_BATCH: {error}") from None
+
+
 def _access(settings: Settings, variable: str, name: str) -> ModelAccess:
     """A further model: it shares URL and key with the first where their provider is the same."""
     same = name.partition("/")[0] == settings.model.partition("/")[0]
@@ -125,8 +146,7 @@ def key_of(settings: Settings) -> str | None:
 
 
 async def _announce(settings: Settings, agents: list[RegisteredAgent]) -> None:
-    db = Database.from_settings(settings)
-    try:
+    async with Database.opened(settings) as db:
         revision = await db.revision()
         if revision is None or revision < head_revision():
             raise SettingsError(
@@ -136,5 +156,3 @@ async def _announce(settings: Settings, agents: list[RegisteredAgent]) -> None:
         warn_of_newer_schema(revision)
         stories = await publish_stories(db, settings)
         await catalog.announce(db, [*(agent.entry for agent in agents), *stories])
-    finally:
-        await db.close()

@@ -79,8 +79,8 @@ class TaskStore(Protocol):
     async def left(self, claim: Claim) -> Decimal | None:
         """What the task may still spend, in dollars; None for anything."""
 
-    async def tell(self, claim: Claim, entries: Sequence[Event | Delta]) -> None:
-        """Tell clients; never raises, for they can find events in the log."""
+    def tell(self, claim: Claim, entries: Sequence[Event | Delta]) -> None:
+        """Tell clients; never waits and never raises, for they can find events in the log."""
 
 
 LateEntries: TypeAlias = Callable[[Claim, Sequence[LedgerEntry]], None]
@@ -327,7 +327,22 @@ class TaskLog:
                 return
             self._timer.cancel()
         self._flush_at = at
-        self._timer = loop.call_at(at, self._start_flush)
+        self._timer = loop.call_at(at, self._flush_now)
+
+    def _flush_now(self) -> None:
+        """Write and tell what waits; deltas alone, which are most of it, need no write."""
+        self._timer = None
+        if not self._must_write():
+            entries, _, _ = self._take()
+            self._tell([entry for entry in entries if isinstance(entry, Delta)])
+        else:
+            self._start_flush()
+
+    def _must_write(self) -> bool:
+        """Whether anything but deltas waits, or these have to wait for a write."""
+        if self._steps or self._ledger or self._lock.locked() or self.ending or self._lost:
+            return True
+        return any(isinstance(entry, NewEvent) for entry in self._outbox)
 
     async def flush(self) -> None:
         """Write and tell what waits.
@@ -371,22 +386,24 @@ class TaskLog:
             self._check()
             entries, steps, ledger = self._take()
             events = [entry for entry in entries if isinstance(entry, NewEvent)]
-            if events or steps or ledger:
-                try:
-                    written = await self._store.write(self._claim, events, steps, ledger)
-                except Exception as error:
-                    self._enter_late(ledger)
-                    # The store has tried for as long as the lease could last. It may have been
-                    # committed all the same: the next attempt reads what stands in the log.
-                    # Whatever the error is, the write that waits for the lock must not go on as if
-                    # this one had been made.
-                    raise self._lose(error) from error
-                self._joining.note(written.open_tasks)
-                told = _numbered(entries, self._claim.task_id, written)
-            else:
-                told = [entry for entry in entries if isinstance(entry, Delta)]
-            if told:
-                await self._store.tell(self._claim, told)
+            if not (events or steps or ledger):
+                self._tell([entry for entry in entries if isinstance(entry, Delta)])
+                return
+            try:
+                written = await self._store.write(self._claim, events, steps, ledger)
+            except Exception as error:
+                self._enter_late(ledger)
+                # The store has tried for as long as the lease could last. It may have been
+                # committed all the same: the next attempt reads what stands in the log.
+                # Whatever the error is, the write that waits for the lock must not go on as if
+                # this one had been made.
+                raise self._lose(error) from error
+            self._joining.note(written.open_tasks)
+            self._tell(_numbered(entries, self._claim.task_id, written))
+
+    def _tell(self, entries: Sequence[Event | Delta]) -> None:
+        if entries:
+            self._store.tell(self._claim, entries)
 
     async def end(
         self,
@@ -458,7 +475,7 @@ class TaskLog:
             self._lost = AttemptLostError("the task has ended")
             self.committed = outcome.messages
             self._enter_late()
-            await self._store.tell(self._claim, _numbered(entries, self._claim.task_id, written))
+            self._tell(_numbered(entries, self._claim.task_id, written))
             return written
 
     def _joined_end(self, status: Status, data: JsonObject, task_id: UUID) -> NewEvent:

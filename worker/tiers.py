@@ -71,6 +71,11 @@ class ModelTiers:
         """The model of a tier."""
         return self._models[tier]
 
+    def access(self, tier: Tier) -> ModelAccess:
+        """The model of a tier with its key."""
+        model = self._models[tier]
+        return ModelAccess(model, self._keys[model.name, model.base_url])
+
     def stream_fn(self, inner: StreamFn | None) -> StreamFn:
         """A stream function that falls back from model to model, each called with its own key."""
 

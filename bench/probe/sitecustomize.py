@@ -1,9 +1,10 @@
 """Python imports this at its start where this folder is on PYTHONPATH (see bench.stalls).
 
-Each uvloop of the process gets a tick every 10 ms. How late the worst one came, how much processor
-time its thread had used since the one before, and how long the longest garbage collection took,
-stand in a file of three doubles that the bench reads and sets back; that costs about 0.2 ms of CPU
-a second.
+Each uvloop of the process gets a tick every 10 ms while it is watched. How late the worst one came,
+how much processor time its thread had used since the one before, and how long the longest garbage
+collection took, stand in a file of doubles that the bench reads and sets back. A process that would
+else be idle pays up to 10 ms of CPU a second for the ticks, so it is watched only when it is asked
+for: the first double of the file says so.
 """
 
 import gc
@@ -16,23 +17,29 @@ from pathlib import Path
 import uvloop
 
 TICK = 0.01  # seconds
-FIGURES = struct.Struct("ddd")
+REST = 0.25  # seconds between two looks whether to watch
+FIGURES = struct.Struct("dddd")
+WATCHING = 1.0
 
 
 class _Record:
     """The file of this process."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, watching: float) -> None:
         path = folder / str(os.getpid())
-        path.write_bytes(bytes(FIGURES.size))
+        path.write_bytes(FIGURES.pack(watching, 0.0, 0.0, 0.0))
         with path.open("r+b") as file:
             self._memory = mmap.mmap(file.fileno(), FIGURES.size)
 
+    def watches(self) -> bool:
+        """Whether anybody wants to know."""
+        return bool(FIGURES.unpack_from(self._memory)[0] == WATCHING)
+
     def note(self, *seconds: float) -> None:
         """Keep the worst of each figure: late, busy, collecting."""
-        worst = FIGURES.unpack_from(self._memory)
-        if any(one > other for one, other in zip(seconds, worst, strict=True)):
-            FIGURES.pack_into(self._memory, 0, *map(max, seconds, worst))
+        watching, *worst = FIGURES.unpack_from(self._memory)
+        if watching == WATCHING:
+            FIGURES.pack_into(self._memory, 0, watching, *map(max, seconds, worst))
 
 
 def _watch_collections(record: _Record) -> None:
@@ -58,8 +65,9 @@ def _watch(record: _Record) -> None:
             self.call_soon(self._begin)
 
         def _begin(self) -> None:
-            self._due, self._busy = time.monotonic() + TICK, time.thread_time()
-            self.call_later(TICK, self._tick)
+            wait = TICK if record.watches() else REST
+            self._due, self._busy = time.monotonic() + wait, time.thread_time()
+            self.call_later(wait, self._tick)
 
         def _tick(self) -> None:
             record.note(time.monotonic() - self._due, time.thread_time() - self._busy, 0.0)
@@ -70,6 +78,6 @@ def _watch(record: _Record) -> None:
 
 
 if folder := os.environ.get("BENCH_STALLS"):
-    kept = _Record(Path(folder))
+    kept = _Record(Path(folder), float(os.environ.get("BENCH_STALLS_WATCHED", "0")))
     _watch(kept)
     _watch_collections(kept)

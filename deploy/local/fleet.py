@@ -36,7 +36,8 @@ class Gateway(HttpServer):
         argv = PROGRAMS.gateway
         if self._by_uvicorn:
             uvicorn = (sys.executable, "-m", "uvicorn", "api.app:app", "--host", HOST)
-            argv = (*uvicorn, "--port", str(self.port), "--ws", "websockets-sansio")
+            kept = ("--timeout-keep-alive", "75")  # as `python -m api`
+            argv = (*uvicorn, *kept, "--port", str(self.port), "--ws", "websockets-sansio")
         self.command = replace(self.command, argv=argv, env={**self._env, "PORT": str(self.port)})
         super().spawn()
 

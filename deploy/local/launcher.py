@@ -184,27 +184,26 @@ class Launcher:
             raise StartFailedError(f"the database could not be migrated: {why}", log=log)
 
     def _gateway(self, environment: Mapping[str, str]) -> Child:
-        command = Command(
-            name="gateway",
-            argv=self._programs.gateway,
-            env=environment,
-            cwd=ROOT,
-            log=self._home.log("gateway"),
-            stop_timeout=_LONGEST_DRAIN,
-        )
+        command = self._command("gateway", self._programs.gateway, environment)
         return Gateway(self._options.page, command)
 
     def _worker(self, environment: Mapping[str, str]) -> Child:
-        command = Command(
-            name="worker",
-            argv=self._programs.worker,
-            env=environment,
-            cwd=ROOT,
-            log=self._home.log("worker"),
-            stop_timeout=_LONGEST_DRAIN,
-        )
+        command = self._command("worker", self._programs.worker, environment)
         page = self._options.page if self._options.auth == "none" else None
         return Worker(page, command)
+
+    def _command(
+        self, name: str, program: Sequence[str], environment: Mapping[str, str]
+    ) -> Command:
+        """How one of our processes that drain is run."""
+        return Command(
+            name=name,
+            argv=program,
+            env=environment,
+            cwd=ROOT,
+            log=self._home.log(name),
+            stop_timeout=_LONGEST_DRAIN,
+        )
 
     def _make_vectors(self, supervisor: Supervisor, environment: Mapping[str, str]) -> None:
         """Start the process that makes vectors, last: nobody waits for it, and until it has its
@@ -213,14 +212,7 @@ class Launcher:
         if why := words_alone(os.environ):
             report(f"memories are found by their words alone: {why}")
             return
-        command = Command(
-            name="embed",
-            argv=self._programs.embed,
-            env=environment,
-            cwd=ROOT,
-            log=self._home.log("embed"),
-            stop_timeout=_LONGEST_DRAIN,
-        )
+        command = self._command("embed", self._programs.embed, environment)
         supervisor.add(Child(command), needed=False)
 
     def _announce(self, model: ModelProcess | None) -> None:

@@ -6,6 +6,7 @@ tests must not have to wait for a framework.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import cast
 from urllib.parse import parse_qsl
@@ -15,6 +16,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from deploy.models import wire
+from deploy.models.batches import BatchDesk, BatchScript
 from deploy.models.director import Counts, Director, End
 from deploy.models.performance import Performance
 from deploy.models.request import BadRequestError, ChatRequest
@@ -45,10 +47,13 @@ class Awaited(BaseModel):
 
 
 class Stage:
-    """What connections share: the director, those that hold, and those that wait for a count."""
+    """What connections share: the director, the batches, those that hold, those that wait for a
+    count.
+    """
 
     def __init__(self) -> None:
         self.director = Director()
+        self.batches = BatchDesk()
         self.holding: dict[Connection, None] = {}  # in the order in which they began to hold
         self.number = 0
         self._watchers: list[tuple[Awaited, Callable[[], None]]] = []
@@ -175,8 +180,8 @@ class Connection(asyncio.Protocol):
                 self._chat(body, key)
             elif path == "/_wait":
                 self._task = self._loop.create_task(self._wait(query))
-            else:
-                self._write(self._control(method, path, query, body))
+            elif (answer := self._control(method, path, query, body, key)) is not None:
+                self._write(answer)
 
     def _chat(self, body: bytes, key: str) -> None:
         stage = self._stage
@@ -252,8 +257,8 @@ class Connection(asyncio.Protocol):
         self._write(answer)
         self._next()
 
-    def _control(self, method: str, path: str, query: str, body: bytes) -> bytes:
-        director = self._stage.director
+    def _control(self, method: str, path: str, query: str, body: bytes, key: str) -> bytes | None:
+        director, batches = self._stage.director, self._stage.batches
         try:
             match method, path:
                 case "GET", "/v1/models" | "/models":
@@ -275,7 +280,14 @@ class Connection(asyncio.Protocol):
                     return wire.json_response({"released": self._stage.release()})
                 case "POST", "/_reset":
                     director.reset()
+                    batches.reset()
+                case "GET", "/_batches":
+                    return wire.json_response(batches.standing())
+                case "POST", "/_batches":
+                    batches.follow(BatchScript.model_validate_json(body))
                 case _:
+                    with contextlib.suppress(LookupError):
+                        return batches.answer(director, method, path, query, body, key)
                     message = f"nothing at {method} {path}"
                     return wire.json_response(
                         wire.error_body(message, kind="invalid_request_error", code=None),

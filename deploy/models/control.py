@@ -4,6 +4,7 @@ import asyncio
 import http.client
 import urllib.parse
 from collections.abc import Mapping
+from typing import Any
 
 import orjson
 from pydantic import BaseModel, JsonValue, TypeAdapter
@@ -50,6 +51,15 @@ class ScriptedModel:
         """Answer the next requests with these texts, one each; then as before."""
         rules = [{"times": 1, "reply": {"text": text, **reply}} for text in texts]
         self.script(*rules, append=True)
+
+    def batches(self, **script: object) -> None:
+        """Say how batches go from now on, as a `BatchScript`."""
+        self._call("POST", "/_batches", script)
+
+    def batches_standing(self) -> dict[str, Any]:
+        """Return the `files` and `batches` that there are, and how often was `asked` for what."""
+        standing: dict[str, Any] = orjson.loads(self._call("GET", "/_batches"))
+        return standing
 
     def profile(self, **settings: object) -> None:
         """Set the load profile (`ttft`, `chunks`, `duration`, `tool`) and count anew."""

@@ -19,6 +19,7 @@ from deploy.models.script import (
     MalformedFault,
     NoDoneFault,
     NoFinishFault,
+    NoUsageFault,
     Profile,
     Reply,
     StatusFault,
@@ -159,7 +160,7 @@ def _strike(parts: _Stream, reply: Reply, who: Identity) -> None:
             parts.ending = wire.END
         case EmptyFault():
             parts.opening, parts.content, parts.ending = wire.STREAM_HEAD, [], wire.END
-        case None | StatusFault() | ContentTypeFault():
+        case None | StatusFault() | ContentTypeFault() | NoUsageFault():
             pass
         case _:
             assert_never(reply.fault)
@@ -219,7 +220,7 @@ def _opening(who: Identity) -> bytes:
 
 def _ending(request: ChatRequest, reply: Reply, who: Identity, chunks: Sequence[str]) -> bytes:
     ending = wire.event(who, {}, finish=_finish(reply))
-    if request.include_usage:
+    if request.include_usage and not isinstance(reply.fault, NoUsageFault):
         ending += wire.usage_event(who, _reply_usage(request, reply, chunks))
     return ending + wire.http_chunk(wire.DONE) + wire.END
 

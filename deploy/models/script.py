@@ -106,6 +106,12 @@ class NoFinishFault(Limited):
     kind: Literal["no_finish"]
 
 
+class NoUsageFault(Limited):
+    """A whole stream that does not tell its usage, though it was asked to."""
+
+    kind: Literal["no_usage"]
+
+
 class EmptyFault(Limited):
     """Status 200 and nothing in the body."""
 
@@ -122,6 +128,7 @@ Fault = Annotated[
     | ContentTypeFault
     | NoDoneFault
     | NoFinishFault
+    | NoUsageFault
     | EmptyFault,
     Field(discriminator="kind"),
 ]

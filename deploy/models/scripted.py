@@ -3,9 +3,9 @@ and load.
 
     python -m deploy.models.scripted --port 0 [--host 127.0.0.1] [--script FILE] [--ready-fd N]
 
-POST /v1/chat/completions (streamed or not), GET /v1/models. Control: POST /_script, /_profile,
-/_release, /_reset; GET /_stats, /_requests?last=N, /_calls, /_wait?requests=1&timeout=5. One
-process, one thread.
+POST /v1/chat/completions (streamed or not), GET /v1/models, files and batches. Control: POST
+/_script, /_batches, /_profile, /_release, /_reset; GET /_stats, /_requests?last=N, /_calls,
+/_batches, /_wait?requests=1&timeout=5. One process, one thread.
 """
 
 import argparse

@@ -5,7 +5,9 @@ import secrets
 from uuid import UUID
 
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
+from shared.errors import KeyGone
 from shared.records import ApiKey
 from shared.store.database import Database
 
@@ -20,6 +22,15 @@ _INSERT = text(
 _OWNER = text(
     """/* api key owner */
     select user_id, id from api_keys where sha256 = :sha256 and revoked_at is null
+    """
+)
+# Who erases a user deletes the keys before all else in one transaction, and so waits for whoever
+# has this lock; whoever comes later waits for that transaction, and finds no key.
+_HOLD = text(
+    """/* api key hold */
+    select 1 from api_keys
+    where id = cast(:key_id as uuid) and user_id = :user and revoked_at is null
+    for key share
     """
 )
 _PAGE = text(
@@ -49,6 +60,23 @@ async def owner(db: Database, key: str) -> tuple[str, UUID] | None:
     """The user that a key belongs to and the key's id, or None for one unknown or revoked."""
     row = await db.row(_OWNER, {"sha256": _digest(key)})
     return None if row is None else (str(row.user_id), row.id)
+
+
+async def hold(connection: AsyncConnection, user_id: str, key_id: str) -> None:
+    """Keep a key from being deleted until the transaction ends: before what makes a user's first
+    rows, for a gateway knows keys for some seconds after they are gone.
+
+    Args:
+        key_id: '' for one who came without a key, of whom there is nothing to hold.
+
+    Raises:
+        KeyGone: it was revoked, or the user was erased.
+    """
+    if not key_id:
+        return
+    held = await connection.execute(_HOLD, {"key_id": key_id, "user": user_id})
+    if held.first() is None:
+        raise KeyGone("The token is not valid.")
 
 
 async def page(db: Database, user_id: str | None = None) -> list[ApiKey]:

@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from shared.errors import NotFound, SessionBusy
 from shared.levels import CHORE
 from shared.records import Character
+from shared.store import api_keys
 from shared.store.database import AnyRow, Database
 from shared.store.memories import delete_of_character
 from shared.store.souls import FOLLOW
@@ -114,10 +115,21 @@ async def default_character(
     return UUID(str(found))
 
 
-async def create(db: Database, user_id: str, agent: str, name: str, soul: str) -> Character:
-    """Make a character with the first version of its soul."""
-    row = await db.row(_INSERT, {"user": user_id, "agent": agent, "name": name, "soul": soul})
-    return _found(row)
+async def create(
+    db: Database, user_id: str, agent: str, name: str, soul: str, *, key_id: str = ""
+) -> Character:
+    """Make a character with the first version of its soul.
+
+    Args:
+        key_id: the API key's id that it is made with, '' for none.
+
+    Raises:
+        KeyGone: the key is no more.
+    """
+    parameters = {"user": user_id, "agent": agent, "name": name, "soul": soul}
+    async with db.transaction() as connection:
+        await api_keys.hold(connection, user_id, key_id)
+        return _found((await connection.execute(_INSERT, parameters)).first())
 
 
 async def get(db: Database, user_id: str, character_id: UUID) -> Character:

@@ -1,31 +1,17 @@
-"""Claims: how a worker takes a session and its head-of-line task, and all that a run starts from.
+"""Claims: how a worker takes a session and its head-of-line task.
 
 Each statement begins with its name, as operators see it in pg_stat_activity.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.allowance import NO_RULES, BudgetRules
-from shared.encoding import JsonObject
-from shared.errors import NewerRelease
-from shared.records import (
-    EVENT_VERSION,
-    MAX_SAY,
-    STEP_VERSION,
-    Claim,
-    Event,
-    Fence,
-    Joined,
-    Known,
-    Step,
-)
-from shared.store import budgets
+from shared.records import Claim, Known
+from shared.store import beginnings, budgets
 from shared.store.database import AnyRow, Database, Parameters
 from shared.store.exchange import kept
 from shared.store.sweeps import FREE
@@ -35,7 +21,7 @@ from shared.store.sweeps import FREE
 _LEASE = """
         epoch = epoch + 1,
         writes = 0,
-        lease_token = gen_random_uuid(),
+        lease_token = :token,
         lease_until = clock_timestamp() + make_interval(secs => :lease_seconds),
         ready_at = null,
         hints = 0,
@@ -110,6 +96,24 @@ _TAKE_LEASE = text(
     """
 )
 
+# Under the token it is the same claim, however long ago it was made: nobody has claimed since.
+_LEASE_MADE = text(
+    f"""/* claim made */
+    update sessions s
+    set lease_until = clock_timestamp() + make_interval(secs => :lease_seconds)
+    where s.id = :session and s.lease_token = :token
+    returning {_LEASED}
+    """
+)
+
+_TASK_MADE = text(
+    """/* claim made task */
+    select id as task_id, seq, action, claims, attempts, cancel_requested_at, queued_seq, key_id,
+        reserved
+    from tasks where session_id = :session and status = 'running'
+    """
+)
+
 # After the lock, and therefore with a newer snapshot: it sees what the last one to hold it took.
 _TAKE_QUARANTINED = text(
     f"""/* claim quarantined lease */
@@ -176,79 +180,6 @@ _QUARANTINE = text(
     """
 )
 
-_PATH = text(
-    """/* claim path */
-    with recursive path as (
-        select no, parent, message, 1 as depth from messages
-        where session_id = :session and no = :head
-            and no is distinct from cast(:known as bigint)
-        union all
-        select m.no, m.parent, m.message, p.depth + 1
-        from path p join messages m on m.session_id = :session and m.no = p.parent
-        where p.depth < :limit and m.no is distinct from cast(:known as bigint)
-    )
-    select parent, message from path order by no
-    """
-)
-
-_STEPS_OF_TASK = text(
-    """/* claim steps */
-    select no, kind, name, effect, input_hash, status, output from steps
-    where session_id = :session and task_seq = :task_seq order by no
-    """
-)
-
-_VERSIONS_OF_TASK = text(
-    """/* claim versions */
-    select
-        (select coalesce(max(version), 0) from steps
-         where session_id = :session and task_seq = :task_seq) as steps,
-        (select coalesce(max(version), 0) from events
-         where session_id = :session and seq > :queued_seq and task_id = :task) as events
-    """
-)
-
-_EVENTS_OF_TASK = text(
-    """/* claim events */
-    select seq, type, task_id, at, data from events
-    where session_id = :session and seq > :queued_seq and task_id = :task order by seq
-    """
-)
-
-# What waits right behind the task and asked to be answered with others, as far as one `say` goes.
-# Decided by the first attempt: a later one must give the model the same words.
-_COLLECT = text(
-    """
-    /* claim collect */
-    with waiting as (
-        select id, seq, action ->> 'text' as text,
-            on_busy = 'collect' and action ->> 'type' = 'say' as collects
-        from tasks
-        where session_id = :session and seq > :task_seq and status = 'queued'
-        order by seq
-        limit :limit
-    ), row_of_says as (
-        select id, bool_and(collects) over (order by seq)
-            and sum(length(text) + 2) over (order by seq) <= :characters as fits
-        from waiting
-    )
-    update tasks t set joined_task = :task, joined_no = 0
-    from row_of_says r
-    where t.session_id = :session and t.id = r.id and r.fits and t.status = 'queued'
-    """
-)
-
-_JOINED = text(
-    """
-    /* claim joined */
-    select id, action ->> 'text', joined_no from tasks
-    where session_id = :session and status = 'queued' and joined_task = :task order by seq
-    """
-)
-
-MAX_COLLECTED = 100
-"""How many waiting tasks one task may be joined by before it begins."""
-
 
 async def claim(
     db: Database,
@@ -260,6 +191,8 @@ async def claim(
     quarantine_after: int | None = None,
     known: Known | None = None,
     rules: BudgetRules = NO_RULES,
+    token: UUID | None = None,
+    again: bool = False,
 ) -> Claim | None:
     """Take the session's lease and its head-of-line task, or None where there is nothing to take.
 
@@ -273,6 +206,9 @@ async def claim(
         known: what the caller holds of the transcript. Where that is the current branch or its
             beginning, only what follows is read, and `after` of the claim says so.
         rules: what may be spent by those who have no budget of their own.
+        token: what the lease is known by; one is made where none is given.
+        again: a claim with this token may have been made, and its answer lost: then that one is
+            given. Else the session would wait for the end of a lease that nobody knows of.
 
     Raises:
         NewerRelease: an earlier attempt was of a newer release; a worker of that one takes it.
@@ -283,7 +219,10 @@ async def claim(
         "limit": history,
         "generation": known.generation if known is not None else None,
         "known": known.head if known is not None else None,
+        "token": token or uuid4(),
     }
+    if again and (made := await _made(db, of_session, rules)) is not None:
+        return made
     _, answer = await db.together((_LOCK, of_session), (_CLAIM, of_session))
     if (row := answer.first) is None:
         return None
@@ -291,8 +230,19 @@ async def claim(
         raise _no_task(session_id)
     if row.more:
         return await _take_over(db, of_session, back_off, quarantine_after, rules)
-    claimed = _claim_of(row, row, row.messages or [], row.root, of_session)
+    claimed = beginnings.claim_of(row, row, row.messages or [], row.root, of_session)
     return await _with_budget(db, claimed, row, rules)
+
+
+async def _made(db: Database, of_session: Parameters, rules: BudgetRules) -> Claim | None:
+    """The claim that was made under the token, its lease renewed; None where there is none."""
+    async with db.transaction() as connection:
+        lease = (await connection.execute(_LEASE_MADE, of_session)).first()
+        if lease is None:
+            return None
+        task = (await connection.execute(_TASK_MADE, of_session)).one()
+        made = await beginnings.read(connection, lease, task, of_session)
+    return await _with_budget(db, made, task, rules)
 
 
 async def _take_over(
@@ -312,7 +262,7 @@ async def _take_over(
         if suspect and task.cancel_requested_at is None:
             await connection.execute(_QUARANTINE, {"session": lease.id, "task_seq": task.seq})
             return None
-        claimed = await _claimed(connection, lease, task, of_session)
+        claimed = await beginnings.read(connection, lease, task, of_session)
     return await _with_budget(db, claimed, task, rules)
 
 
@@ -332,12 +282,17 @@ async def claim_quarantined(
         locked = await connection.execute(_LOCK_QUARANTINE, {"lock": QUARANTINE_LOCK})
         if not locked.scalar():
             return None
-        parameters = {"lease_seconds": lease_seconds, "limit": history, "known": None}
+        parameters = {
+            "lease_seconds": lease_seconds,
+            "limit": history,
+            "known": None,
+            "token": uuid4(),
+        }
         lease = (await connection.execute(_TAKE_QUARANTINED, parameters)).first()
         if lease is None:
             return None
         task = await _take_task(connection, lease, back_off)
-        claimed = await _claimed(connection, lease, task, parameters)
+        claimed = await beginnings.read(connection, lease, task, parameters)
     return await _with_budget(db, claimed, task, rules)
 
 
@@ -364,106 +319,3 @@ async def _take_task(connection: AsyncConnection, lease: AnyRow, back_off: float
 
 def _no_task(session_id: UUID) -> AssertionError:
     return AssertionError(f"session {session_id} counts open tasks but has none")
-
-
-async def _claimed(
-    connection: AsyncConnection, lease: AnyRow, task: AnyRow, of_session: Parameters
-) -> Claim:
-    """All that a run starts from, of a session and a task that were just taken."""
-    of_task = {
-        "session": lease.id,
-        "task": task.task_id,
-        "task_seq": task.seq,
-        "queued_seq": task.queued_seq,
-        "head": lease.head_message,
-        "limit": of_session["limit"],
-        "known": _held(lease, of_session),
-    }
-    path = (await connection.execute(_PATH, of_task)).all()
-    steps: list[Step] = []
-    events: list[Event] = []
-    joined: Sequence[Joined] = ()
-    if lease.open_tasks > 1:
-        if task.claims == 1 and task.action.get("type") == "say":
-            await connection.execute(_COLLECT, _collecting(of_task, task.action))
-        joined = [Joined(*row) for row in await connection.execute(_JOINED, of_task)]
-    if task.claims > 1:
-        await _check_versions(connection, of_task)
-        steps = [Step(*row) for row in await connection.execute(_STEPS_OF_TASK, of_task)]
-        events = [Event(*row) for row in await connection.execute(_EVENTS_OF_TASK, of_task)]
-    return replace(
-        _claim_of(
-            lease,
-            task,
-            [row.message for row in path],
-            path[0].parent if path else None,
-            of_session,
-        ),
-        action=_with_collected(task.action, joined),
-        steps=steps,
-        events=events,
-        joined=joined,
-    )
-
-
-def _claim_of(
-    lease: AnyRow,
-    task: AnyRow,
-    messages: Sequence[JsonObject],
-    root: int | None,
-    of_session: Parameters,
-) -> Claim:
-    """The record of a claim; `root` is the number of the message that the first one follows."""
-    held = _held(lease, of_session)
-    before = root if messages else lease.head_message
-    return Claim(
-        fence=Fence(lease.id, lease.epoch, lease.lease_token),
-        user_id=lease.user_id,
-        agent=lease.agent,
-        story=lease.story,
-        story_hash=lease.story_hash,
-        character=lease.character,
-        metadata=lease.metadata,
-        state=lease.state,
-        view=lease.view,
-        next_message=lease.next_message,
-        head_message=lease.head_message,
-        task_id=task.task_id,
-        task_seq=task.seq,
-        action=task.action,
-        attempt=task.claims,
-        attempts=task.attempts,
-        cancel_requested=task.cancel_requested_at is not None,
-        messages=messages,
-        steps=[],
-        events=[],
-        open_tasks=lease.open_tasks,
-        generation=lease.generation,
-        after=held if held is not None and held == before else None,
-        key_id=task.key_id,
-    )
-
-
-def _held(lease: AnyRow, of_session: Parameters) -> int | None:
-    """The number of the last message that the caller holds, where it is of this lineage."""
-    same = of_session["known"] is not None and of_session["generation"] == lease.generation
-    return of_session["known"] if same else None
-
-
-def _collecting(of_task: dict[str, Any], action: JsonObject) -> dict[str, Any]:
-    room = MAX_SAY - len(action["text"])
-    return of_task | {"limit": MAX_COLLECTED, "characters": room}
-
-
-def _with_collected(action: JsonObject, joined: Sequence[Joined]) -> JsonObject:
-    collected = [one.text for one in joined if one.no == 0]
-    if not collected:
-        return action
-    return action | {"text": "\n\n".join([action["text"], *collected])}
-
-
-async def _check_versions(connection: AsyncConnection, of_task: Parameters) -> None:
-    """Undo the claim, lease and count included, of a task whose rows can't be read here."""
-    found = (await connection.execute(_VERSIONS_OF_TASK, of_task)).one()
-    if found.steps > STEP_VERSION or found.events > EVENT_VERSION:
-        raise NewerRelease(f"task {of_task['task']} was begun by a newer release")

@@ -27,6 +27,7 @@ from shared.consolidation import (
 from shared.levels import CHORE
 from shared.memories import NewMemory, said_in
 from shared.records import Accepted, NewAction
+from shared.store import batches
 from shared.store.actions import accept_within
 from shared.store.database import AnyRow, Database
 from shared.store.memories import add_within
@@ -62,15 +63,20 @@ _DUE = text(
 )
 
 # Another conversation of the character has begun: what was said in the others should be known in
-# it soon.
+# it soon: also what would have come with a batch, some time.
 _HURRY = text(
     """/* consolidation hurry */
-    update sessions set consolidate_at = clock_timestamp()
-    where id in (
-        select id from sessions
-        where character_id = :character and user_id = :user and id <> :session
-            and consolidate_at > clock_timestamp()
-        for no key update skip locked)
+    with hurried as (
+        update sessions set consolidate_at = clock_timestamp()
+        where id in (
+            select id from sessions
+            where character_id = :character and user_id = :user and id <> :session
+                and consolidate_at > clock_timestamp()
+            for no key update skip locked)
+        returning id
+    )
+    update consolidation_lines l set until = clock_timestamp()
+    from hurried where l.session_id = hurried.id and l.user_id = :user and l.state = 'out'
     """
 )
 
@@ -208,11 +214,16 @@ async def hurry(
     await connection.execute(_HURRY, parameters)
 
 
-async def order(db: Database, one: Due, *, idle_seconds: float) -> Accepted | None:
+async def order(
+    db: Database, one: Due, *, idle_seconds: float, batched: bool = False
+) -> Accepted | None:
     """Make the task that reads what of a session was not read yet.
 
     Two who do so at once make one task. None where there is nothing to read, where a task does so
-    already, or where the last one failed a moment ago.
+    already, where the last one failed a moment ago, or where a batch will bring the answer.
+
+    Args:
+        batched: what nobody waits for may go with a batch.
     """
     of_session = {"session": one.session_id, "user": one.user_id, "agent": KEEPER}
     keeper = await db.row(_KEEPER, of_session)
@@ -227,11 +238,11 @@ async def order(db: Database, one: Due, *, idle_seconds: float) -> Accepted | No
         row = next((row for row in rows if row.id == one.session_id), None)
         if row is None or row.consolidate_at is None:
             return None
-        return await _order(connection, one, keeper.id, row)
+        return await _order(connection, one, keeper.id, row, batched=batched)
 
 
 async def _order(
-    connection: AsyncConnection, one: Due, keeper: UUID, row: AnyRow
+    connection: AsyncConnection, one: Due, keeper: UUID, row: AnyRow, *, batched: bool
 ) -> Accepted | None:
     note = {
         "session": one.session_id,
@@ -249,15 +260,29 @@ async def _order(
     if (await connection.execute(_UNDER_WAY, under_way)).first() is not None:
         await connection.execute(_NOTE, note | {"seconds": _LOOK_AGAIN_SECONDS})
         return None
+    line = await batches.of_range(connection, one.user_id, one.session_id, first)
+    if newest - row.consolidated < MESSAGES:  # else the window is about to be cut
+        if line is None and batched and row.idle and not row.consolidation_tries:
+            range_ = (one.session_id, keeper, first, newest)
+            await batches.put(connection, one.user_id, *range_)
+            await connection.execute(_NOTE, note | {"seconds": batches.LONGEST.total_seconds()})
+            return None
+        if line is not None and line.waits and line.on_branch:
+            await connection.execute(_NOTE, note | {"seconds": line.seconds})
+            return None
+    answered = line is not None and line.state == "answered" and line.on_branch
     last = min(newest, row.consolidated + MOST_MESSAGES)
     tries = row.consolidation_tries + 1
-    if tries > MOST_TRIES:
+    if tries > MOST_TRIES and not answered:
         seconds = None if last == newest else _LOOK_AGAIN_SECONDS
         given_up = {"consolidated": last, "tries": 0, "seconds": seconds}
         await connection.execute(_NOTE, note | given_up)
         return None
     action = {"type": "consolidate", "session_id": str(one.session_id), "first": first}
-    key = f"{one.session_id}:{first}:{last}:{tries}"
+    if line is not None and answered:
+        last, action["line"] = line.last, str(line.id)
+        await batches.use(connection, one.user_id, line.id)
+    key = f"{one.session_id}:{first}:{last}:{action.get('line', tries)}"
     new = NewAction(action | {"last": last}, client_action_id=key)
     accepted = await accept_within(connection, one.user_id, keeper, new)
     later = {"tries": tries, "seconds": _RETRY_SECONDS * 4 ** (tries - 1)}

@@ -2,8 +2,8 @@
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Self, TypeAlias
 
@@ -12,7 +12,7 @@ from sqlalchemy import Row as SqlRow
 from sqlalchemy import TextClause, text
 from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from shared.errors import InvalidRequest, StoreUnavailable
 from shared.settings import Settings
@@ -20,11 +20,11 @@ from shared.store.connection import (
     BEGIN,
     BEGIN_POOLED,
     SET_LIMITS,
-    Connection,
     connect,
     connect_pooled,
 )
 from shared.store.exchange import Answer, Row, exchange
+from shared.store.lending import Lending, Lent
 
 Parameters = Mapping[str, Any]
 AnyRow: TypeAlias = Row | SqlRow[*tuple[Any, ...]]
@@ -61,10 +61,8 @@ class Database:
     with a statement itself stays SQLAlchemy's error.
     """
 
-    def __init__(
-        self, engine: AsyncEngine, gate: Gate | None = None, *, pooled: bool = False
-    ) -> None:
-        self._engine = engine
+    def __init__(self, lending: Lending, gate: Gate | None = None, *, pooled: bool = False) -> None:
+        self._lending = lending
         self._pooled = pooled
         self._begin = BEGIN_POOLED if pooled else BEGIN
         self.gate = gate or Gate()
@@ -100,11 +98,22 @@ class Database:
                 ),
             },
         )
-        return cls(engine, gate, pooled=pooled)
+        lending = Lending(engine, most=settings.database_pool, wait_seconds=wait_seconds)
+        return cls(lending, gate, pooled=pooled)
+
+    @classmethod
+    @asynccontextmanager
+    async def opened(cls, settings: Settings) -> AsyncIterator[Self]:
+        """The same for a block: at its end all connections are closed."""
+        db = cls.from_settings(settings)
+        try:
+            yield db
+        finally:
+            await db.close()
 
     def beside_gate(self) -> "Database":
         """The same pool, whatever the gate says."""
-        return Database(self._engine, pooled=self._pooled)
+        return Database(self._lending, pooled=self._pooled)
 
     async def rows(
         self,
@@ -130,16 +139,18 @@ class Database:
         """Run one statement as its own transaction; the number of rows it touched."""
         return (await self._one(statement, parameters)).touched
 
-    async def together(self, *statements: tuple[TextClause, Parameters]) -> Sequence[Answer]:
+    async def together(
+        self, *statements: tuple[TextClause, Parameters], binary: bool = False
+    ) -> Sequence[Answer]:
         """Run statements as one transaction, in one round trip; what each of them gave.
 
         Each sees what was committed until it begins. None can depend on what the client makes of
-        the one before it: a statement reads that from the tables.
+        the one before it: a statement reads that from the tables. `binary` as of `rows`.
         """
         texts = [(statement.text, parameters) for statement, parameters in statements]
         if self._pooled:
-            return (await self._exchange([(SET_LIMITS, {}), *texts]))[1:]
-        return await self._exchange(texts)
+            return (await self._exchange([(SET_LIMITS, {}), *texts], binary=binary))[1:]
+        return await self._exchange(texts, binary=binary)
 
     async def _one(
         self, statement: TextClause, parameters: Parameters | None, *, binary: bool = False
@@ -149,31 +160,25 @@ class Database:
     async def _exchange(
         self, statements: Sequence[tuple[str, Parameters]], *, binary: bool = False
     ) -> list[Answer]:
-        async with _translated(), self._connection() as connection:
-            lent = await connection.get_raw_connection()
-            driver = lent.driver_connection
-            assert isinstance(driver, Connection)
+        async with self._lent() as lent:
             try:
-                return await exchange(driver, statements, binary=binary)
+                return await exchange(lent.driver, statements, binary=binary)
             except psycopg.Error as error:
-                raise await self._failed(connection, error, statements[-1][0]) from error
+                raise await self._failed(lent, error, statements[-1][0]) from error
             except asyncio.CancelledError:
                 # The request to stop what runs may come late, and hit what would be next here.
-                await connection.invalidate()
+                await lent.connection.invalidate()
                 raise
 
-    async def _failed(
-        self, connection: AsyncConnection, error: psycopg.Error, statement: str
-    ) -> Exception:
+    async def _failed(self, lent: Lent, error: psycopg.Error, statement: str) -> Exception:
         """The error as SQLAlchemy raises it; a connection that is gone takes all others along."""
-        lent = await connection.get_raw_connection()
-        driver = lent.driver_connection
-        assert isinstance(driver, Connection)
-        if gone := driver.closed:
-            self._engine.sync_engine.pool._invalidate(lent, error, _checkin=False)  # noqa: SLF001 - as the engine does it, for which it has no public name
+        if gone := lent.driver.closed:
+            checked_out = await lent.connection.get_raw_connection()
+            self._lending.engine.sync_engine.pool._invalidate(checked_out, error, _checkin=False)  # noqa: SLF001 - as the engine does it, for which it has no public name
+            await self._lending.put_away()
         # What the driver says by itself leaves the connection in doubt.
         if gone or (isinstance(error, psycopg.OperationalError) and error.sqlstate is None):
-            await connection.invalidate(error)
+            await lent.connection.invalidate(error)
         return DBAPIError.instance(
             statement,
             None,
@@ -186,33 +191,34 @@ class Database:
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
         """Several statements that hold together; commits at the end of the block."""
-        async with _translated(), self._engine.begin() as connection:
-            self.gate.check()
-            await connection.exec_driver_sql(self._begin)
-            yield connection
+        async with self._lent() as lent, lent.connection.begin():
+            await lent.connection.exec_driver_sql(self._begin)
+            yield lent.connection
 
     @asynccontextmanager
     async def raw(self) -> AsyncIterator[RawConnection]:
         """The driver's own connection; it is closed where anything goes wrong on it."""
-        async with _translated(), self._connection() as connection:
+        async with self._lent() as lent:
             try:
-                lent = (await connection.get_raw_connection()).driver_connection
-                assert isinstance(lent, psycopg.AsyncConnection)
-                yield lent
+                yield lent.driver
             except psycopg.Error as error:
-                await connection.invalidate()
+                await lent.connection.invalidate()
                 reason = " ".join(str(error).split())
                 raise StoreUnavailable(f"Postgres is not available: {reason}") from error
 
     @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[AsyncConnection]:
-        async with self._engine.connect() as connection:
-            self.gate.check()  # now, for a new connection may have closed it
-            yield connection
+    async def _lent(self) -> AsyncIterator[Lent]:
+        with _translated():
+            lent = await self._lending.take()
+            try:
+                self.gate.check()  # now, for a new connection may have closed it
+                yield lent
+            finally:
+                await self._lending.give_back(lent)
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._engine.dispose()
+        await self._lending.close()
 
     async def check_writable(self) -> None:
         """Raise StoreUnavailable where Postgres does not answer, or takes no writes: it is a
@@ -251,8 +257,8 @@ async def _inspected(
     return connection
 
 
-@asynccontextmanager
-async def _translated() -> AsyncIterator[None]:
+@contextmanager
+def _translated() -> Iterator[None]:
     try:
         yield
     except PoolTimeout as error:

@@ -2,12 +2,16 @@
 
 First all of the user's sessions are fenced off at once: their open tasks go, and no worker that
 runs one can write any more. What there is much of is deleted a little at a time. One transaction
-at the end takes the rest, under the locks of all sessions.
+at the end takes the rest, the API keys with it, under the locks of all sessions: whoever can still
+come back with a key can repeat it, and what has gone leaves nobody behind who could not.
+
+What stands outside of the tables is cleared after that. A row keeps what it is told by until then.
 """
 
+import contextlib
 from dataclasses import dataclass, field
 from functools import cache
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from sqlalchemy import TextClause, text
 from sqlalchemy.exc import IntegrityError
@@ -16,12 +20,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from shared.errors import SessionBusy
 from shared.store.database import Database
 from shared.store.owned import ALL, API_KEYS, CHARACTERS, OF_SESSIONS, OF_USERS, SESSIONS, Owned
+from shared.store.traces import Traces, note, owner_of
 from shared.store.usage import forget
 
 ROWS_AT_ONCE = 5_000
 SESSIONS_AT_ONCE = 200
 ROUNDS = 5
 """How often what has come meanwhile is deleted as well, before the user must stop first."""
+
+_GOES_ON = "the user goes on making sessions or actions; stop that first"
 
 _COUNTED = {"tasks", "early_cancels"}
 """Tables of which a session's row counts some rows: they go with it."""
@@ -67,6 +74,7 @@ class Erased:
 
     `open` are tasks that were waiting or running, as (session, task); `running` says that a
     worker may be busy with one of them. `recent` are the sessions that may still be hinted at.
+    `cleared` says that nothing is left outside of the tables either; else somebody sees to it.
     """
 
     rows: dict[str, int] = field(default_factory=dict)
@@ -75,6 +83,12 @@ class Erased:
     recent: set[UUID] = field(default_factory=set)
     open: list[tuple[UUID, UUID]] = field(default_factory=list)
     running: bool = False
+    cleared: bool = False
+    id: UUID = field(default_factory=uuid4)
+
+    def traces(self, user_id: str) -> Traces:
+        """What it left outside of the tables."""
+        return Traces(self.id, owner_of(user_id), self.sessions | self.tasks, set(self.recent))
 
     def count(self, table: str, rows: int) -> None:
         """Count deleted rows."""
@@ -98,8 +112,14 @@ async def fence(db: Database, user_id: str, erased: Erased) -> None:
         erased.count("tasks", (await connection.execute(_OPEN_TASKS, of_user)).rowcount)
 
 
-async def erase(db: Database, user_id: str, erased: Erased) -> None:
+async def erase(db: Database, user_id: str, erased: Erased, *, settle_seconds: float = 0.0) -> None:
     """Delete all rows of the user, who may be busy making more.
+
+    With the last of them what is left outside of the tables is noted, for who clears that may
+    not get to it.
+
+    Args:
+        settle_seconds: before that nothing can be cleared for good.
 
     Raises:
         SessionBusy: there are still some; the user has not stopped.
@@ -108,25 +128,28 @@ async def erase(db: Database, user_id: str, erased: Erased) -> None:
     for _ in range(ROUNDS):
         await fence(db, user_id, erased)
         await _thin_out(db, user_id, erased)
-        try:
-            async with db.transaction() as connection:
-                await _delete_the_rest(connection, user_id, erased)
-        except IntegrityError:
-            continue  # a session was made of a character just now
-        if not await left(db, user_id, erased.sessions):
+        # A session may have been made of a character just now, or something else of the user's.
+        with contextlib.suppress(IntegrityError, SessionBusy):
+            await _end(db, user_id, erased, settle_seconds)
             return
-    raise SessionBusy("the user goes on making sessions or actions; stop that first")
+    raise SessionBusy(_GOES_ON)
 
 
 async def left(db: Database, user_id: str, sessions: set[UUID]) -> dict[str, int]:
     """How many rows each table still has of the user, or of sessions that were the user's."""
+    async with db.transaction() as connection:
+        return await _left_within(connection, user_id, sessions)
+
+
+async def _left_within(
+    connection: AsyncConnection, user_id: str, sessions: set[UUID]
+) -> dict[str, int]:
+    parameters = {"user": user_id, "ids": list(sessions)}
     found = {}
     for table in ALL:
-        parameters = {"user": user_id, "ids": list(sessions)}
-        row = await db.row(_left(table), parameters)
-        assert row is not None
-        if row[0]:
-            found[table.name] = int(row[0])
+        rows = (await connection.execute(_left(table), parameters)).scalar_one()
+        if rows:
+            found[table.name] = int(rows)
     return found
 
 
@@ -144,8 +167,23 @@ async def _thin_out(db: Database, user_id: str, erased: Erased) -> None:
             erased.count(table.name, rows)
 
 
+async def _end(db: Database, user_id: str, erased: Erased, settle_seconds: float) -> None:
+    rest = Erased()
+    async with db.transaction() as connection:
+        await _delete_the_rest(connection, user_id, rest)
+        erased.sessions |= rest.sessions
+        if await _left_within(connection, user_id, erased.sessions):
+            raise SessionBusy(_GOES_ON)
+        await note(connection, erased.traces(user_id), settle_seconds)
+    for table, rows in rest.rows.items():
+        erased.count(table, rows)
+
+
 async def _delete_the_rest(connection: AsyncConnection, user_id: str, erased: Erased) -> None:
     of_user = {"user": user_id}
+    # Before all else: whoever makes something with a key holds it, and nobody can any more.
+    keys = await connection.execute(_of_user(API_KEYS), of_user)
+    erased.count(API_KEYS.name, keys.rowcount)
     sessions = set((await connection.execute(_LOCK, of_user)).scalars())
     erased.sessions |= sessions
     for table in OF_SESSIONS:
@@ -153,7 +191,7 @@ async def _delete_the_rest(connection: AsyncConnection, user_id: str, erased: Er
         erased.count(
             table.name, (await connection.execute(_of_sessions(table), parameters)).rowcount
         )
-    for table in (*OF_USERS, SESSIONS, CHARACTERS, API_KEYS):
+    for table in (*OF_USERS, SESSIONS, CHARACTERS):
         erased.count(table.name, (await connection.execute(_of_user(table), of_user)).rowcount)
     await forget(connection, user_id)
 

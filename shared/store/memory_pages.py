@@ -8,8 +8,9 @@ from uuid import UUID
 from sqlalchemy import text
 
 from shared.errors import NotFound
-from shared.memories import DEFAULT_LANGUAGE, Memory, MemoryKind, pairs
+from shared.memories import DEFAULT_LANGUAGE, Memory, MemoryKind, words_of
 from shared.store.database import AnyRow, Database
+from shared.unsegmented import asked_signs, spelled
 
 QUERY_CHARACTERS = 500
 _QUERY_WORDS = 32
@@ -43,11 +44,15 @@ _PAGE = text(
     """
 )
 
+# Memories of a language without stems have words as they stand, so they are asked for like that,
+# too; but not those that the query's language leaves out.
 _WORDS = text(
     """/* memories query */
     select array(
         select lexeme from unnest(to_tsvector(cast(:language as regconfig), :text))
-        union all select unnest(cast(:pairs as text[])))
+        union all select lexeme from unnest(to_tsvector('simple', :text))
+            where length(to_tsvector(cast(:language as regconfig), lexeme)) > 0
+        union all select unnest(cast(:signs as text[])))
     """
 )
 
@@ -67,14 +72,23 @@ _ONE = text(
 )
 
 # A vector of other words would find what is not there any more. Until the new one comes, words do.
+# Whoever holds the memory as it was reads it again, for its character has changed; that is locked
+# first, as where it is deleted.
 _CHANGE = text(
     f"""/* memory change */
     with words as materialized (
         select case when cast(:text as text) is not null then
-            to_tsvector(cast(m.language as regconfig), case when m.speaker = ''
-                then cast(:text as text) else m.speaker || ': ' || cast(:text as text) end)
-            || array_to_tsvector(cast(:pairs as text[])) end as new
+            to_tsvector(cast(m.language as regconfig), coalesce(cast(:spelled as text),
+                case when m.speaker = ''
+                then cast(:text as text) else m.speaker || ': ' || cast(:text as text) end))
+            || array_to_tsvector(cast(:signs as text[])) end as new
         from memories m where m.id = :memory and m.user_id = :user
+    ), owner as (
+        update characters c set updated_at = clock_timestamp()
+        from memories m
+        where m.id = :memory and m.user_id = :user and c.id = m.character_id
+            and c.user_id = :user
+        returning c.id
     )
     update memories m set
         text = coalesce(cast(:text as text), m.text),
@@ -89,7 +103,7 @@ _CHANGE = text(
             when cast(:valid as boolean) is null then m.valid_to
             when cast(:valid as boolean) then null
             else greatest(m.valid_from, coalesce(m.valid_to, clock_timestamp())) end
-    from words
+    from words left join owner on true
     where m.id = :memory and m.user_id = :user
     returning {_COLUMNS}
     """
@@ -149,12 +163,14 @@ async def search(
         language: the text search configuration by which the query's words are read.
     """
     asked = query[:QUERY_CHARACTERS]
-    row = await db.row(_WORDS, {"language": language, "text": asked, "pairs": pairs(asked)})
-    words = [] if row is None else [_quoted(word) for word in row[0][:_QUERY_WORDS]]
+    read = {"language": language, "text": spelled(asked), "signs": asked_signs(asked)}
+    row = await db.row(_WORDS, read)
+    found = [] if row is None else list(dict.fromkeys(row[0]))
+    words = [_quoted(word) for word in found[:_QUERY_WORDS]]
     if not words:
         return []
     parameters = wanted.parameters(user_id) | {"limit": limit, "query": " | ".join(words)}
-    return [Memory(*found) for found in await db.rows(_SEARCH, parameters)]
+    return [Memory(*one) for one in await db.rows(_SEARCH, parameters)]
 
 
 async def get(db: Database, user_id: str, memory_id: UUID) -> Memory:
@@ -175,11 +191,13 @@ async def change(
 
     None leaves as it is. Raises NotFound.
     """
+    # Who said it is never changed.
+    speaker = "" if words is None else (await get(db, user_id, memory_id)).speaker
     parameters = {
         "memory": memory_id,
         "user": user_id,
         "text": words,
-        "pairs": pairs(words or ""),
+        **words_of(speaker, words or ""),
         "importance": importance,
         "valid": valid,
     }

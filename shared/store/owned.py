@@ -60,6 +60,7 @@ CHARACTERS = Owned("characters", "user_id", (("id", "uuid"),))
 API_KEYS = Owned("api_keys", "user_id", (("id", "uuid"),), ("sha256",))
 
 OF_USERS = (
+    Owned("consolidation_lines", "user_id", (("id", "uuid"),), ("batch_id", "tokens")),
     Owned("memories", "user_id", (("id", "uuid"),), ("vector", "words", "keys")),
     Owned("crowds", "user_id", (("character_id", "uuid"),)),
 )

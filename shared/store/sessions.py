@@ -13,6 +13,7 @@ from shared.encoding import dumps_text
 from shared.errors import InvalidRequest, NotFound
 from shared.levels import CHORE
 from shared.records import Accepted, Event, Message, NewAction, NewSession, Session
+from shared.store import api_keys
 from shared.store.actions import accept_within
 from shared.store.characters import default_character
 from shared.store.consolidation import hurry
@@ -156,6 +157,7 @@ async def create(
         InvalidRequest: the user has no such character of this agent.
         TooManyTasks: so many of the user's are open already; no session was made.
         BudgetSpent: nothing is left to pay from; no session was made.
+        KeyGone: the API key that it is made with is no more.
     """
     try:
         return await _create(db, user_id, new, character_name, most, rules)
@@ -173,6 +175,7 @@ async def _create(
     rules: BudgetRules | None,
 ) -> tuple[Session, UUID, Accepted | None]:
     async with db.transaction() as connection:
+        await api_keys.hold(connection, user_id, new.key_id)
         character = new.character_id or await default_character(
             connection, user_id, new.agent, character_name
         )

@@ -191,6 +191,37 @@ async def append(db: Database, claim: Claim, entries: Sequence[LedgerEntry]) -> 
         await connection.execute(_APPEND, found)
 
 
+async def append_call(
+    connection: AsyncConnection,
+    user_id: str | None,
+    agent: str,
+    *,
+    session_id: UUID,
+    call_id: UUID,
+    entry: LedgerEntry,
+) -> None:
+    """Enter a call that no task has made, in the caller's transaction.
+
+    Args:
+        user_id: None where nobody knows any more whose it was.
+        call_id: stands in place of the task: what is there already stays as it is.
+    """
+    known = user_id is not None and (
+        (await connection.execute(_USER_EXISTS, {"user": user_id})).first() is not None
+    )
+    found = {
+        "session": session_id,
+        "task": call_id,
+        "attempt": 1,
+        "user": user_id if known else _unknown(),
+        "key_id": "",
+        "agent": agent,
+        "slot": session_id.int % SLOTS,
+        "usage": dumps_text([_row(entry)]),
+    }
+    await connection.execute(_APPEND, found)
+
+
 async def forget(connection: AsyncConnection, user_id: str) -> str:
     """Take a user's name out of the ledger; budgets and what was spent of them go.
 

@@ -12,12 +12,7 @@ from uuid import UUID
 from sqlalchemy import text
 
 from shared.store.database import AnyRow, Database
-
-CROWD = 2_000
-"""From so many memories on a character is found by indexes instead of being read whole."""
-
-LONGEST_INDEXED = 4_000
-"""The most numbers of a vector that pgvector's graph takes."""
+from shared.store.recall import CROWD, LONGEST_INDEXED
 
 _COLUMNS = "id, user_id, character_id, speaker, said_at, text"
 
@@ -83,6 +78,20 @@ _GIVE_KEYS = text(
     where m.id in (
         select id from memories
         where user_id = :user and character_id = :character and keys is null limit :limit)
+    """
+)
+
+# Among the newest, for all others have theirs.
+_GIVE_LATE_KEYS = text(
+    f"""/* crowd late keys */
+    update memories m set keys = {_KEYS}
+    where m.id in (
+        select id from (
+            select id, keys from memories
+            where user_id = :user and character_id = :character
+            order by said_at desc limit :newest) as newest
+        where keys is null)
+        and exists (select from crowds where character_id = :character and user_id = :user)
     """
 )
 
@@ -155,6 +164,14 @@ async def crowd(db: Database, user_id: str, character_id: UUID, *, crowd: int = 
     return True
 
 
+async def tend(db: Database, user_id: str, character_id: UUID) -> None:
+    """See to a character of many memories, whether they have vectors or not: to all of them when
+    there have come to be many, later to the newest."""
+    if not await crowd(db, user_id, character_id):
+        parameters = {"user": user_id, "character": character_id, "newest": CROWD}
+        await db.run(_GIVE_LATE_KEYS, parameters)
+
+
 async def _give_keys(db: Database, user_id: str, character_id: UUID) -> None:
     """In small steps: with its keys a memory enters the graph, at a millisecond or two each."""
     parameters = {"user": user_id, "character": character_id, "limit": 500}
@@ -167,6 +184,11 @@ async def index(db: Database, dimension: int) -> None:
     if not 1 <= dimension <= LONGEST_INDEXED:
         return
     async with db.raw() as connection:
+        known = await connection.execute(
+            f"select from pg_class where relname = 'memories_near_{dimension:d}'"
+        )
+        if known.rowcount:
+            return  # without the lock that would wait for a vacuum
         await connection.execute("set statement_timeout = 0")
         await connection.execute(
             f"create index concurrently if not exists memories_near_{dimension:d} on memories "

@@ -13,6 +13,7 @@ from deploy.local.postgres import EmbeddedPostgres
 from deploy.local.server import ROOT
 from deploy.local.valkey import EmbeddedValkey
 from deploy.models.control import ScriptedModel
+from tests.clients import http_client
 
 
 @pytest.fixture
@@ -84,6 +85,7 @@ def _standing(folder: Path, postgres: str, model: str, **settings: str) -> Itera
             model=model,
             story_folders=f"{folder / 'stories'},{ROOT / 'stories'}",
             consolidate_seconds="0",  # no call of a model but those of the test that has it now
+            response_cache_seconds="0",  # and none that another test has made
             **settings,
         ) as fleet,
     ):
@@ -97,7 +99,7 @@ async def standing(
     standing_fleet: Fleet, scripted_model: ScriptedModel
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the standing fleet, with the model reset."""
-    async with httpx.AsyncClient(base_url=standing_fleet.url, timeout=60) as client:
+    async with http_client(standing_fleet.url, timeout=60) as client:
         yield client
 
 
@@ -106,7 +108,7 @@ async def standing_direct(
     standing_direct_fleet: Fleet, scripted_model: ScriptedModel
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the standing fleet without litellm, with the model reset."""
-    async with httpx.AsyncClient(base_url=standing_direct_fleet.url, timeout=60) as client:
+    async with http_client(standing_direct_fleet.url, timeout=60) as client:
         yield client
 
 
@@ -115,7 +117,7 @@ async def http(fleet: Fleet) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the fleet's first gateway, which is started with one worker."""
     fleet.add_gateway()
     fleet.add_worker()
-    async with httpx.AsyncClient(base_url=fleet.url, timeout=60) as client:
+    async with http_client(fleet.url, timeout=60) as client:
         yield client
 
 

@@ -9,6 +9,8 @@ import httpx
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidMessage
 
+from tests.waiting import until
+
 Frame = dict[str, Any]
 TERMINAL = {"task_completed", "task_failed", "task_cancelled", "task_dead"}
 
@@ -32,12 +34,26 @@ class Player:
 
     async def act(self, action: Frame, key: str | None = None) -> Frame:
         headers = {} if key is None else {"Idempotency-Key": key}
-        answer = await self.http.post(
-            f"/v1/sessions/{self.id}/actions", json=action, headers=headers
-        )
+        answer = await self._post(action, headers)
         assert answer.status_code in {200, 202}, answer.text
         accepted: Frame = answer.json()
         return accepted
+
+    async def act_whatever_happens(self, action: Frame, key: str) -> str:
+        """Send an action until it is accepted, as clients do while Postgres is away; its task."""
+        answers: list[httpx.Response] = []
+
+        async def heard() -> bool:
+            answers.append(await self._post(action, {"Idempotency-Key": key}))
+            return answers[-1].status_code != 503
+
+        await until(heard)
+        assert answers[-1].status_code in {200, 202}, answers[-1].text
+        task: str = answers[-1].json()["task_id"]
+        return task
+
+    async def _post(self, action: Frame, headers: dict[str, str]) -> httpx.Response:
+        return await self.http.post(f"/v1/sessions/{self.id}/actions", json=action, headers=headers)
 
     @asynccontextmanager
     async def socket(self) -> AsyncIterator[ClientConnection]:

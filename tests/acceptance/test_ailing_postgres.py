@@ -3,49 +3,64 @@
 import asyncio
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-import httpx
 import pytest
 
 from deploy.local.fleet import Fleet
 from deploy.local.postgres import NOT_DURABLE, EmbeddedPostgres
+from deploy.local.server import ROOT
 from deploy.models.control import ScriptedModel
 from shared.migrate import migrate
 from tests.acceptance.player import Player, ended
 from tests.ailing import frozen
+from tests.clients import http_client
 from tests.pgbouncer import PgBouncer
 
 HANG = '[[script: {"chunks": ["a ", "b "], "fault": {"kind": "hang", "after": 1}}]]'
 SLOW = '[[script: {"chunks": ["one ", "two ", "three "], "ttft": 0.1, "duration": 0.5}]]'
 
 
+Fleets = Callable[..., AbstractContextManager[Fleet]]
+
+
 @pytest.fixture
-def pooled(
-    tmp_path: Path,
-    postgres_url: str,
-    pgbouncer: PgBouncer,
-    redis_url: str,
-    scripted_model: ScriptedModel,
-) -> Iterator[Fleet]:
+def fleet_on(tmp_path: Path, redis_url: str, scripted_model: ScriptedModel) -> Fleets:
+    """A gateway and a worker on a Postgres of the test's, with settings of the test's."""
+
+    @contextmanager
+    def standing(postgres: str, **settings: str) -> Iterator[Fleet]:
+        with Fleet(
+            tmp_path,
+            postgres=postgres,
+            redis=redis_url,
+            model=scripted_model.url,
+            model_path="direct",
+            **settings,
+        ) as fleet:
+            fleet.add_gateway()
+            fleet.add_worker()
+            yield fleet
+
+    return standing
+
+
+@pytest.fixture
+def pooled(fleet_on: Fleets, postgres_url: str, pgbouncer: PgBouncer) -> Iterator[Fleet]:
     """A fleet that has Postgres through a pooler only."""
-    with Fleet(
-        tmp_path,
-        postgres=pgbouncer.url_of(postgres_url.rpartition("/")[2]),
-        redis=redis_url,
-        model=scripted_model.url,
-        model_path="direct",
+    with fleet_on(
+        pgbouncer.url_of(postgres_url.rpartition("/")[2]),
         database_pooler="transaction",
-        story_folders=str(Path(__file__).parents[2] / "stories"),
+        story_folders=str(ROOT / "stories"),
+        lease_seconds="60",  # a machine that stands still is not what is looked at here
     ) as fleet:
-        fleet.add_gateway()
-        fleet.add_worker()
         yield fleet
 
 
 async def test_a_fleet_behind_a_pooler(pooled: Fleet, pgbouncer: PgBouncer) -> None:
-    async with httpx.AsyncClient(base_url=pooled.url, timeout=60) as http:
+    async with http_client(pooled.url, timeout=60) as http:
         players = await asyncio.gather(
             *(Player.begin(http, agent="companion") for _ in range(5)),
             *(Player.begin(http, agent="story") for _ in range(3)),
@@ -54,14 +69,15 @@ async def test_a_fleet_behind_a_pooler(pooled: Fleet, pgbouncer: PgBouncer) -> N
         async def play(player: Player) -> None:
             await player.until_ended(player.opening)
             tasks = [
-                (await player.act({"type": "say", "text": SLOW}, key=f"say-{no}"))["task_id"]
+                await player.act_whatever_happens({"type": "say", "text": SLOW}, f"say-{no}")
                 for no in range(4)
             ]
             await player.until_ended(*tasks)
 
         playing = asyncio.gather(*(play(player) for player in players))
-        await asyncio.sleep(1.0)  # while they play
-        await asyncio.to_thread(pgbouncer.restart)
+        for _ in range(3):
+            await asyncio.sleep(0.5)  # while they play
+            await asyncio.to_thread(pgbouncer.restart)
         await playing
 
     for player in players:
@@ -72,24 +88,15 @@ async def test_a_fleet_behind_a_pooler(pooled: Fleet, pgbouncer: PgBouncer) -> N
 
 
 async def test_a_worker_ends_in_time_though_postgres_stands_still(
-    tmp_path: Path,
+    fleet_on: Fleets,
     postgres_server: EmbeddedPostgres,
     postgres_url: str,
-    redis_url: str,
     scripted_model: ScriptedModel,
 ) -> None:
     drain = 1.0
-    with Fleet(
-        tmp_path,
-        postgres=postgres_url,
-        redis=redis_url,
-        model=scripted_model.url,
-        model_path="direct",
-        drain_seconds=str(drain),
-    ) as fleet:
-        fleet.add_gateway()
-        worker = fleet.add_worker()
-        async with httpx.AsyncClient(base_url=fleet.url, timeout=60) as http:
+    with fleet_on(postgres_url, drain_seconds=str(drain)) as fleet:
+        worker = fleet.workers[0]
+        async with http_client(fleet.url, timeout=60) as http:
             player = await Player.begin(http, agent="companion")
             task = (await player.act({"type": "say", "text": HANG}))["task_id"]
             await player.follow_until(
@@ -112,9 +119,8 @@ async def test_a_worker_ends_in_time_though_postgres_stands_still(
 
 @pytest.mark.parametrize("later", [0.0, 0.3])
 async def test_a_worker_ends_in_order_though_postgres_is_gone(
-    tmp_path: Path,
+    fleet_on: Fleets,
     tmp_path_factory: pytest.TempPathFactory,
-    redis_url: str,
     scripted_model: ScriptedModel,
     later: float,
 ) -> None:
@@ -123,17 +129,9 @@ async def test_a_worker_ends_in_order_though_postgres_is_gone(
     folder = tmp_path_factory.mktemp("own") / "postgres"
     with EmbeddedPostgres(folder, settings=NOT_DURABLE) as postgres:
         migrate(url := postgres.create_database("gone"))
-        with Fleet(
-            tmp_path,
-            postgres=url,
-            redis=redis_url,
-            model=scripted_model.url,
-            model_path="direct",
-            drain_seconds=str(drain),
-        ) as fleet:
-            fleet.add_gateway()
-            worker = fleet.add_worker()
-            async with httpx.AsyncClient(base_url=fleet.url, timeout=60) as http:
+        with fleet_on(url, drain_seconds=str(drain)) as fleet:
+            worker = fleet.workers[0]
+            async with http_client(fleet.url, timeout=60) as http:
                 players = [await Player.begin(http, agent="companion") for _ in range(count)]
                 hanging = [
                     (await player.act({"type": "say", "text": HANG}))["task_id"]

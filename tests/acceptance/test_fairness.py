@@ -15,6 +15,7 @@ from deploy.models.control import ScriptedModel
 from shared.settings import Settings
 from shared.store import api_keys
 from shared.store.database import Database
+from tests.clients import http_client
 
 BACKLOG = 60
 WAY_OF_A_HINT = 0.2
@@ -63,7 +64,7 @@ class Town:
     async def user(self, name: str) -> User:
         _, key = await api_keys.create(self.db, name, "")
         headers = {"Authorization": f"Bearer {key}"}
-        http = httpx.AsyncClient(base_url=self.fleet.url, headers=headers, timeout=60)
+        http = http_client(self.fleet.url, headers=headers, timeout=60)
         return User(await self._stack.enter_async_context(http))
 
     async def begun_meanwhile(self, task: str, of: str) -> int:

@@ -16,6 +16,7 @@ from deploy.models.control import ScriptedModel
 from shared.encoding import dumps
 from shared.queue import envelope
 from tests.acceptance.player import Player, ended
+from tests.clients import http_client
 from tests.waiting import PATIENCE, until
 
 QUEUE = "fireside"
@@ -53,7 +54,7 @@ def patient(
 async def test_forged_doubled_and_malformed_hints_change_nothing(
     patient: Fleet, postgres_url: str, redis_url: str
 ) -> None:
-    async with httpx.AsyncClient(base_url=patient.url, timeout=60) as http:
+    async with http_client(patient.url, timeout=60) as http:
         await forge(patient, http, postgres_url, redis_url)
 
 

@@ -14,6 +14,7 @@ from shared.settings import load_settings
 from shared.store import api_keys
 from shared.store.database import Database
 from tests.acceptance.player import Player
+from tests.clients import http_client
 from tests.waiting import until
 
 CANARY = "Xanthippe-canary"
@@ -39,7 +40,7 @@ async def anna(
     _, key = await api_keys.create(db, USER, CANARY)
     await db.close()
     headers = {"Authorization": f"Bearer {key}"}
-    async with httpx.AsyncClient(base_url=fleet.url, headers=headers, timeout=60) as client:
+    async with http_client(fleet.url, headers=headers, timeout=60) as client:
         yield client
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from deploy.local.fleet import Fleet
 from tests.acceptance.player import Frame, Player, ended
+from tests.clients import http_client
 from tests.ink.test_intercept import PICKS, Seen, by_inkjs
 from tests.story.test_endings import ENDINGS, TO_THE_QUAY
 from worker.ink.compiler import compile_story
@@ -26,7 +27,7 @@ def intercept(shared_data: Path, stories: Path) -> str:
 async def browser(intercept: str, fleet: Fleet) -> AsyncIterator[httpx.AsyncClient]:
     fleet.add_gateway()
     fleet.add_worker()
-    async with httpx.AsyncClient(base_url=fleet.url, timeout=60) as client:
+    async with http_client(fleet.url, timeout=60) as client:
         yield client
 
 

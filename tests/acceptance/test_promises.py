@@ -9,6 +9,7 @@ from websockets.exceptions import ConnectionClosed
 
 from deploy.local.fleet import Fleet
 from tests.acceptance.player import Player, ended
+from tests.clients import http_client
 
 SESSIONS = 50
 ACTIONS = 4
@@ -22,7 +23,7 @@ async def test_no_action_is_lost_doubled_or_out_of_order_while_the_worker_is_kil
     players = await asyncio.gather(
         *(Player.begin(http, agent="companion") for _ in range(SESSIONS))
     )
-    async with httpx.AsyncClient(base_url=fleet.url, timeout=60) as other:
+    async with http_client(fleet.url, timeout=60) as other:
         sent = asyncio.ensure_future(
             asyncio.gather(*(send_twice(player, other) for player in players))
         )

@@ -5,7 +5,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
 import pytest
 from redis.asyncio import Redis
 
@@ -13,6 +12,7 @@ from deploy.local.fleet import Fleet
 from deploy.models.control import ScriptedModel
 from shared.events import JOIN_CHANNEL
 from tests.acceptance.player import Frame, Player, ended
+from tests.clients import http_client
 from tests.waiting import PATIENCE
 
 HANGS = {"kind": "hang"}
@@ -80,7 +80,7 @@ def told(message: Frame) -> str:
 @asynccontextmanager
 async def staged(fleet: Fleet, model: ScriptedModel) -> AsyncIterator[Stage]:
     async with (
-        httpx.AsyncClient(base_url=fleet.url, timeout=60) as http,
+        http_client(fleet.url, timeout=60) as http,
         Redis.from_url(fleet.env["REDIS_URL"]) as redis,
     ):
         # A character of the test's own, who remembers nothing of other tests.

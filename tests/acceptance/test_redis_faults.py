@@ -21,13 +21,18 @@ from deploy.local.postgres import EmbeddedPostgres
 from deploy.local.valkey import EmbeddedValkey
 from deploy.models.control import ScriptedModel
 from tests.acceptance.player import Player, ended
+from tests.clients import http_client
 from tests.links import SlowLink
 from tests.waiting import PATIENCE, until
 
 PLAYERS = 20
 QUICK = '[[script: {"chunks": ["one ", "two"], "duration": 0.2}]]'
-ACCEPT_SECONDS = 0.5
+HELD = '[[script: {"chunks": ["a", "b", "c"], "fault": {"kind": "hang", "after": 1}}]]'
+ACCEPT_SECONDS = 1.0
 """How long accepting an action may take for most; a commit takes a few milliseconds."""
+
+ROUNDS = 3
+"""How often all act: a machine that pauses once delays one round, a wait for Redis all of them."""
 
 
 class Stand:
@@ -62,7 +67,7 @@ class Stand:
                     await asyncio.to_thread(fleet.add_gateway)
                     for _ in range(2):
                         await asyncio.to_thread(fleet.add_worker)
-                    async with httpx.AsyncClient(base_url=fleet.url, timeout=60) as http:
+                    async with http_client(fleet.url, timeout=60) as http:
                         made = cls(fleet, valkey, link, http)
                         await made.seat(PLAYERS)
                         yield made
@@ -84,7 +89,7 @@ class Stand:
                 player.take(json.loads(await socket.recv()))
 
     async def act(self, text: str) -> tuple[list[str], list[float]]:
-        """Each player acts; the tasks, and the seconds that the answers took, sorted."""
+        """Each player acts; the tasks, and the seconds that the answers took."""
 
         async def timed(player: Player) -> tuple[str, float]:
             began = time.monotonic()
@@ -92,7 +97,15 @@ class Stand:
             return task, time.monotonic() - began
 
         acted = await asyncio.gather(*map(timed, self.players))
-        return [task for task, _ in acted], sorted(seconds for _, seconds in acted)
+        return [task for task, _ in acted], [seconds for _, seconds in acted]
+
+    async def act_in_rounds(self, text: str) -> tuple[list[str], float]:
+        """All act, time after time; the tasks of the last time, and the median of all answers."""
+        answers = []
+        for _ in range(ROUNDS):
+            tasks, seconds = await self.act(text)
+            answers += seconds
+        return tasks, median(answers)
 
     async def until_ended(self, tasks: list[str], seconds: float) -> float:
         """Wait until the open sockets have told that these have ended; how long it took."""
@@ -196,21 +209,21 @@ async def away(stand: Stand) -> AsyncIterator[None]:
 async def test_nobody_waits_for_redis(
     stand: Stand, scripted_model: ScriptedModel, fault: Fault
 ) -> None:
-    running, _ = await stand.act('[[script: {"chunks": ["a", "b", "c"], "duration": 2.0}]]')
+    running, _ = await stand.act(HELD)
     await scripted_model.until(in_flight=PLAYERS)
     async with fault(stand):
+        scripted_model.release()
         took = await stand.until_ended(running, PATIENCE)
-        tasks, answers = await stand.act(QUICK)
+        tasks, answer = await stand.act_in_rounds(QUICK)
         later = await stand.until_ended(tasks, PATIENCE)
-        print(f"What ran had ended {took:.2f} s later, the slowest answer took")
-        print(f"{answers[-1]:.3f} s, what was accepted meanwhile had ended {later:.2f} s later")
-        # If anything waited for Redis all would: on a busy machine some may be late by themselves.
-        assert median(answers) < ACCEPT_SECONDS
+        print(f"What ran had ended {took:.2f} s later, an answer took")
+        print(f"{answer:.3f} s, what was accepted meanwhile had ended {later:.2f} s later")
+        assert answer < ACCEPT_SECONDS
         assert stand.sockets_stand()
 
     tasks, answers = await stand.act(QUICK)
     again = await stand.until_ended(tasks, PATIENCE)
-    print(f"afterwards {answers[-1]:.3f} s and {again:.2f} s")
+    print(f"afterwards {median(answers):.3f} s and {again:.2f} s")
     assert stand.sockets_stand()
     for player in stand.players:
         assert [event["seq"] for event in player.events] == list(range(1, len(player.events) + 1))
@@ -228,20 +241,21 @@ async def test_a_restart_repeats_no_running_task(
     It comes back empty, with neither hints nor subscriptions.
     """
     before = len(scripted_model.calls())
-    running, _ = await stand.act('[[script: {"chunks": ["a", "b", "c"], "duration": 3.0}]]')
+    running, _ = await stand.act(HELD)
     await scripted_model.until(in_flight=PLAYERS)
 
     await asyncio.to_thread(end, stand.valkey)
     try:
-        meanwhile, answers = await stand.act(QUICK)
-        assert median(answers) < ACCEPT_SECONDS
+        scripted_model.release()
+        meanwhile, answer = await stand.act_in_rounds(QUICK)
+        assert answer < ACCEPT_SECONDS
     finally:
         await asyncio.to_thread(stand.valkey.start)
     afterwards, _ = await stand.act(QUICK)
 
     for tasks in (running, meanwhile, afterwards):
         await stand.until_ended(tasks, PATIENCE)
-    assert len(scripted_model.calls()) - before == 3 * PLAYERS
+    assert len(scripted_model.calls()) - before == (2 + ROUNDS) * PLAYERS
     with psycopg.connect(stand.fleet.env["DATABASE_URL"]) as connection:
         starts = connection.execute(
             "select distinct claims, attempts from tasks where id = any(cast(%s as uuid[]))",
@@ -257,7 +271,7 @@ async def test_processes_stop_although_redis_does_not_answer(
     own_stand: Stand, scripted_model: ScriptedModel, fault: Fault
 ) -> None:
     stand = own_stand
-    await stand.act('[[script: {"chunks": ["a", "b", "c"], "duration": 1.0}]]')
+    await stand.act('[[script: {"chunks": ["a", "b", "c"], "duration": 3.0}]]')
     await scripted_model.until(in_flight=PLAYERS)
     async with fault(stand):
         took = []

@@ -5,7 +5,6 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
 from deploy.local.fleet import Fleet
@@ -14,6 +13,7 @@ from deploy.local.process import Child
 from deploy.models.control import ScriptedModel
 from shared.migrate import migrate
 from tests.acceptance.player import Player, ended
+from tests.clients import http_client
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ async def test_players_go_on_after_a_restore(
         story_folders=str(tmp_path / "stories"),
     ) as fleet:
         gateway, worker = fleet.add_gateway(), fleet.add_worker()
-        async with httpx.AsyncClient(base_url=fleet.url, timeout=60) as http:
+        async with http_client(fleet.url, timeout=60) as http:
             player = await Player.begin(http, agent="companion")
             await player.result(player.opening)
             copy = _copied(own_postgres, gateway, worker)

@@ -8,6 +8,7 @@ import psycopg
 
 from deploy.local.fleet import Fleet
 from tests.acceptance.player import Player, ended
+from tests.clients import http_client
 
 PLAYERS = 8
 SLOW = '[[script: {"chunks": ["one ", "two ", "three "], "ttft": 0.1, "duration": 0.6}]]'
@@ -52,7 +53,7 @@ class Crowd:
 async def test_a_rolling_restart_loses_and_doubles_nothing(fleet: Fleet, postgres_url: str) -> None:
     for add in (fleet.add_gateway, fleet.add_gateway, fleet.add_worker, fleet.add_worker):
         await asyncio.to_thread(add)
-    async with httpx.AsyncClient(base_url=fleet.url, timeout=60) as http:
+    async with http_client(fleet.url, timeout=60) as http:
         players = await asyncio.gather(
             *(Player.begin(http, agent="companion") for _ in range(PLAYERS))
         )

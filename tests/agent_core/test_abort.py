@@ -22,6 +22,17 @@ async def test_what_is_awaited_ends_with_the_signal() -> None:
     assert task.cancelling() == 0
 
 
+async def test_all_who_wait_for_a_signal_hear_of_it() -> None:
+    signal = AbortSignal()
+    waits = [asyncio.create_task(signal.wait()) for _ in range(3)]
+    await asyncio.sleep(0)
+    waits.pop().cancel()
+    signal.set()
+
+    assert await asyncio.gather(*waits) == [True, True]
+    assert await signal.wait()
+
+
 async def test_a_signal_that_is_set_lets_nothing_begin() -> None:
     signal = AbortSignal()
     signal.set()

@@ -110,6 +110,27 @@ async def test_a_limited_call_is_tried_as_often_as_the_model_or_the_caller_says(
         assert len(limiter.calls) == tries
 
 
+async def test_refusals_for_a_stated_time_are_waited_out_more_often_than_failures() -> None:
+    refused = ProviderError("no", status=429, retry_after=0.001, retryable=True)
+    for asked_for, tries in ((None, 6), (2, 6), (1, 1)):
+        limiter = Watching()
+        last = await streamed(
+            limited(Failing(*[refused] * 5), limiter, "u"), max_attempts=asked_for
+        )
+        assert isinstance(last, StreamDone) is (tries == 6)
+        assert len(limiter.calls) == tries
+
+
+async def test_refusals_are_not_waited_out_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent_core.limiter.REFUSED_SECONDS", 0.05)
+    refused = ProviderError("no", status=429, retry_after=0.001, retryable=True)
+    limiter = Watching()
+    last = await streamed(limited(Failing(*[refused] * 500), limiter, "u"))
+
+    assert isinstance(last, StreamError)
+    assert 3 <= len(limiter.calls) < 20
+
+
 @pytest.mark.parametrize(
     "inner",
     [

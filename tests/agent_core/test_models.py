@@ -94,6 +94,23 @@ def test_litellm_is_imported_without_calling_home() -> None:
     assert said == "False True True\nPRODUCTION\n"
 
 
+def test_two_threads_may_ask_for_litellm_at_once() -> None:
+    said = import_in_a_process(
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "from threading import Barrier\n"
+        "from agent_core.litellm_package import litellm, rehearse\n"
+        "both = Barrier(2)\n"
+        "def load(_):\n"
+        "    both.wait()\n"
+        "    rehearse()\n"
+        "    return litellm()\n"
+        "one, other = ThreadPoolExecutor(2).map(load, range(2))\n"
+        "print(one is other)"
+    )
+
+    assert said == "True\n"
+
+
 def test_the_first_call_finds_all_of_litellm_in_place() -> None:
     said = import_in_a_process(
         "import asyncio, sys\n"
@@ -111,10 +128,12 @@ def test_the_first_call_finds_all_of_litellm_in_place() -> None:
         "print(*asyncio.run(call()))\n"
         "tokenizer = 'litellm.litellm_core_utils.default_encoding'\n"
         "print(tokenizer in sys.modules)\n"
-        "print(len(litellm().main.encoding.encode('Hello')), tokenizer in sys.modules)"
+        "print(len(litellm().main.encoding.encode('Hello')), tokenizer in sys.modules)\n"
+        "claude = litellm().rust_bridge.tokenizer.anthropic()\n"
+        "print(claude.encode('Hello, world').tokens)"
     )
 
-    assert said == "done set()\nFalse\n1 True\n"
+    assert said == "done set()\nFalse\n1 True\n['Hello', ',', 'Ġworld']\n"
 
 
 # Requests

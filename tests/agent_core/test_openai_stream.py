@@ -6,7 +6,7 @@ import pytest
 
 from agent_core import LlmContext, Model, StreamError, StreamOptions, UserMessage, stream_model
 from agent_core.http_connections import close_connections, http_session
-from agent_core.openai_stream import _headers, _refusal, _request
+from agent_core.openai_stream import _request, refusal, request_headers
 from tests.agent_core.chat_server import Refusal, chunk, serving
 
 CONTEXT = LlmContext("", [UserMessage("hi")])
@@ -43,11 +43,11 @@ def test_keys_come_from_the_call_or_the_environment(monkeypatch: pytest.MonkeyPa
     model = Model("m", "mine", headers={"X": "1"})
     monkeypatch.delenv("MINE_API_KEY", raising=False)
 
-    assert "Authorization" not in _headers(model, StreamOptions())
-    assert _headers(model, StreamOptions())["X"] == "1"
+    assert "Authorization" not in request_headers(model, None)
+    assert request_headers(model, None)["X"] == "1"
     monkeypatch.setenv("MINE_API_KEY", "from-environment")
-    assert _headers(model, StreamOptions())["Authorization"] == "Bearer from-environment"
-    assert _headers(model, StreamOptions(api_key="k"))["Authorization"] == "Bearer k"
+    assert request_headers(model, None)["Authorization"] == "Bearer from-environment"
+    assert request_headers(model, "k")["Authorization"] == "Bearer k"
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_keys_come_from_the_call_or_the_environment(monkeypatch: pytest.MonkeyPa
     ],
 )
 def test_refusals_are_told_whatever_their_form(body: bytes, text: str) -> None:
-    assert str(_refusal(502, {}, body)) == f"502: {text}"
+    assert str(refusal(502, {}, body)) == f"502: {text}"
 
 
 async def test_a_failure_tells_status_and_wait() -> None:

@@ -262,6 +262,25 @@ async def test_what_is_sampled_is_cached_only_if_asked(
     assert len(model.requests) == requests
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"base_url": "http://127.0.0.1:9"},
+        {"api": "openai"},
+        {"headers": {"X-Group": "b"}},
+        {"extra": {"seed": 7}},
+    ],
+)
+async def test_another_place_or_form_is_another_request(changed: dict[str, Any]) -> None:
+    model = ScriptedModel(["one", "two"])
+    stream_fn = cached(model, MemoryCache())
+
+    await final(stream_fn, SCRIPTED_MODEL, use_cache=True)
+    await final(stream_fn, replace(SCRIPTED_MODEL, **changed), use_cache=True)
+
+    assert len(model.requests) == 2
+
+
 async def test_a_failure_is_not_cached() -> None:
     model = ScriptedModel([failure("E"), "fine"])
     stream_fn = cached(model, MemoryCache())

@@ -103,6 +103,7 @@ FAULTS: dict[str, dict[str, Any]] = {
     "a page that says it is JSON": {"kind": "content_type", "value": "application/json"},
     "no [DONE]": {"kind": "no_done"},
     "no finish": {"kind": "no_finish"},
+    "no usage": {"kind": "no_usage"},
     "nothing": {"kind": "empty"},
     "nothing, once": {"kind": "empty", "times": 1},
 }
@@ -148,7 +149,7 @@ async def asked(server: ScriptedModel, api: Api, reply: dict[str, Any]) -> tuple
     context = LlmContext("Be brief.", [UserMessage("hi")], [ok])
     options = StreamOptions(api_key="secret-key-1234", temperature=0.5)
     events = [event async for event in stream_completion(model, context, options)]
-    told = [_plain(event.to_dict()) for event in events]
+    told = _said_together([_plain(event.to_dict()) for event in events])
     sent = [seen.body for seen in server.requests()]
     return Told(told, _failure(events[-1]), sent), _text(events[-1])
 
@@ -161,6 +162,17 @@ def _failure(last: AssistantMessageEvent) -> tuple[int | None, float | None, boo
 
 def _text(last: AssistantMessageEvent) -> str:
     return (last.error.error_message or "") if isinstance(last, StreamError) else ""
+
+
+def _said_together(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The events, text that follows text as one: into how many pieces it is cut nobody promises."""
+    joined: list[dict[str, Any]] = []
+    for event in events:
+        if joined and event["type"] == joined[-1]["type"] == "text_delta":
+            joined[-1] = event | {"delta": joined[-1]["delta"] + event["delta"]}
+        else:
+            joined.append(event)
+    return joined
 
 
 def _plain(value: Any) -> Any:

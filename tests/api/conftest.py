@@ -27,6 +27,7 @@ from shared.store.database import Database
 from tests.api.clients import Client
 from tests.api.processes import Gateway, Start
 from tests.api.worker import FakeWorker
+from tests.clients import http_client
 
 CATALOG = (
     CatalogEntry("agent", "companion", "A companion", "Listens."),
@@ -98,7 +99,7 @@ async def url(settings: Settings, db: Database) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def http(url: str) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=url, timeout=40) as client:
+    async with http_client(url, timeout=40) as client:
         yield client
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import httpx
 import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
@@ -23,6 +22,7 @@ from shared.store.database import Database
 from tests.api.clients import Client, Socket
 from tests.api.conftest import serving
 from tests.api.tokens import AUDIENCE, ISSUER, Issuer
+from tests.clients import http_client
 
 ISSUER_OF_TESTS = Issuer()
 
@@ -55,7 +55,7 @@ def bearer(token: str) -> dict[str, str]:
 
 @asynccontextmanager
 async def client_of(base: str, token: str) -> AsyncIterator[Client]:
-    async with httpx.AsyncClient(base_url=base, headers=bearer(token)) as http:
+    async with http_client(base, headers=bearer(token)) as http:
         yield Client(http, base)
 
 
@@ -106,7 +106,7 @@ NO_TOKENS = [
 
 
 async def test_without_a_good_token_nothing_is_told(base: str) -> None:
-    async with httpx.AsyncClient(base_url=base) as http:
+    async with http_client(base) as http:
         for path in ("/v1/agents", "/v1/sessions", "/api/story/status/x", "/v1/x", "/v1/"):
             for headers in NO_TOKENS:
                 response = await http.get(path, headers=headers)
@@ -116,7 +116,7 @@ async def test_without_a_good_token_nothing_is_told(base: str) -> None:
 
 
 async def test_the_token_is_checked_before_the_body_is_read(base: str) -> None:
-    async with httpx.AsyncClient(base_url=base) as http:
+    async with http_client(base) as http:
         response = await http.post("/v1/sessions", content=b"{no json")
 
     assert response.status_code == 401
@@ -414,7 +414,7 @@ async def test_an_allowed_page_may(ann: Client) -> None:
         "/v1/sessions", headers=headers | {"Access-Control-Request-Method": "POST"}
     )
     missing = await ann.http.get(f"/v1/sessions/{uuid4()}", headers=headers)
-    async with httpx.AsyncClient(base_url=ann.url) as stranger:
+    async with http_client(ann.url) as stranger:
         refused = await stranger.get("/v1/sessions", headers=headers)
     async with socket_of(
         ann, session["id"], posted.json()["ticket"], additional_headers=headers
@@ -483,7 +483,7 @@ async def test_every_name_of_loopback_is_answered(client: Client) -> None:
 
 
 async def test_metrics_need_loopback_or_a_token(ann: Client, base: str) -> None:
-    async with httpx.AsyncClient(base_url=base) as http:
+    async with http_client(base) as http:
         near = await http.get("/metrics")
         far = await http.get("/metrics", headers={"Host": "fireside.example"})
         behind_a_proxy = await http.get("/metrics", headers={"X-Forwarded-For": "203.0.113.9"})

@@ -20,6 +20,7 @@ from shared.store.database import Database
 from tests.ailing import frozen, full_disk, read_only
 from tests.api.clients import Client
 from tests.api.conftest import CATALOG, serving
+from tests.clients import http_client
 from tests.waiting import until
 
 
@@ -147,17 +148,25 @@ async def test_a_postgres_that_stands_still_for_long(
 
 
 class _Crowd(AbstractContextManager["_Crowd"]):
-    """Strangers that hold every connection that a server has left."""
+    """Strangers that hold every connection that a server has, those of our own included."""
 
     def __init__(self, url: str) -> None:
         self._url = url
         self._held: list[psycopg.Connection[Any]] = []
 
     def __enter__(self) -> "_Crowd":
+        self._hold_what_is_left()
+        self._held[0].execute(
+            "select pg_terminate_backend(pid, 5000) from pg_stat_activity"
+            " where application_name = 'fireside'"
+        )
+        self._hold_what_is_left()
+        return self
+
+    def _hold_what_is_left(self) -> None:
         with suppress(psycopg.OperationalError):
             while True:
                 self._held.append(psycopg.connect(self._url))
-        return self
 
     def __exit__(self, *_: object) -> None:
         for one in self._held:
@@ -182,7 +191,7 @@ async def crowded(settings: Settings, small_postgres: EmbeddedPostgres) -> Async
     db = Database.from_settings(changed)
     await catalog.announce(db, CATALOG)
     await db.close()
-    async with serving(changed) as base, httpx.AsyncClient(base_url=base, timeout=40) as http:
+    async with serving(changed) as base, http_client(base, timeout=40) as http:
         yield Client(http, base)
 
 

@@ -21,6 +21,7 @@ from shared.store.database import Database
 from tests.api.clients import Client
 from tests.api.conftest import serving
 from tests.api.worker import FakeWorker
+from tests.clients import http_client
 from tests.shared.sessions import new_session
 from tests.shared.tables import dump
 
@@ -39,7 +40,7 @@ async def serving_users(
         for name in names:
             _, key = await api_keys.create(db, name)
             headers = {"Authorization": f"Bearer {key}"}
-            http = httpx.AsyncClient(base_url=url, headers=headers)
+            http = http_client(url, headers=headers)
             clients.append(Client(await stack.enter_async_context(http), url))
         yield clients
 

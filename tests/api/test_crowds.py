@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
-import httpx
 import pytest
 import redis
 
@@ -17,6 +16,7 @@ from shared.settings import Settings
 from tests.api.clients import Client
 from tests.api.processes import Gateway, Start
 from tests.api.worker import FakeWorker
+from tests.clients import http_client
 from tests.waiting import until
 
 SILENT = 1000
@@ -35,7 +35,7 @@ def many_files() -> Iterator[None]:
 
 @asynccontextmanager
 async def client_of(gateway: Gateway) -> AsyncIterator[Client]:
-    async with httpx.AsyncClient(base_url=gateway.url, timeout=30) as http:
+    async with http_client(gateway.url, timeout=30) as http:
         yield Client(http, gateway.url)
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import httpx
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import text
@@ -28,6 +27,7 @@ from tests.api.clients import TERMINAL, Client
 from tests.api.conftest import CATALOG, serving
 from tests.api.test_events import stream_of
 from tests.api.worker import FakeWorker
+from tests.clients import http_client
 from tests.waiting import until
 
 AGE = timedelta(days=30)
@@ -233,7 +233,7 @@ async def test_a_client_of_a_lost_future_goes_on_behind_a_gap(
     await catalog.announce(db, CATALOG)
     async with (
         serving(own) as url,
-        httpx.AsyncClient(base_url=url, timeout=10) as http,
+        http_client(url, timeout=10) as http,
         FakeWorker.connected(own, db) as worker,
     ):
         client = Client(http, url)

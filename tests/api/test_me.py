@@ -2,12 +2,15 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import httpx
 import pytest
 from redis.asyncio import Redis
 
+from deploy.local.valkey import EmbeddedValkey
 from shared.errors import LeaseLost
+from shared.events import KEYS_CHANNEL
 from shared.records import NewEvent
 from shared.redis_pool import connect_redis
 from shared.settings import Settings
@@ -16,7 +19,9 @@ from shared.store.database import Database
 from tests.api.clients import Client
 from tests.api.conftest import serving
 from tests.api.worker import FakeWorker
+from tests.clients import http_client
 from tests.shared.traces import keys_with, tables_with
+from tests.waiting import until
 
 CANARY = "canary-word"
 
@@ -58,7 +63,7 @@ async def test_an_erased_user_is_gone_whatever_runs(
     _, others_key = await api_keys.create(db, "bert")
     mine, others = ({"Authorization": f"Bearer {one}"} for one in (key, others_key))
     guarded = settings.model_copy(update={"auth": "required", "lease_seconds": 0.5})
-    async with serving(guarded) as url, httpx.AsyncClient(base_url=url) as http:
+    async with serving(guarded) as url, http_client(url) as http:
         theirs = Client(http, url)
         http.headers.update(others)
         kept = await theirs.session(title="kept")
@@ -95,3 +100,68 @@ async def test_an_erased_user_is_gone_whatever_runs(
         http.headers.update(others)
         assert (await http.get(f"/v1/sessions/{kept['id']}")).status_code == 200
         assert (await http.delete("/v1/me")).json()["erased"]["sessions"] == 1
+
+
+@asynccontextmanager
+async def two_gateways(
+    settings: Settings, key: str
+) -> AsyncIterator[tuple[httpx.AsyncClient, httpx.AsyncClient]]:
+    """A client of each of two gateways that both know the key."""
+    guarded = settings.model_copy(update={"auth": "required", "lease_seconds": 0.5})
+    headers = {"Authorization": f"Bearer {key}"}
+    async with (
+        serving(guarded) as one,
+        serving(guarded) as two,
+        http_client(one, headers=headers, timeout=30) as here,
+        http_client(two, headers=headers, timeout=30) as there,
+    ):
+        await Client(here, one).session(title=CANARY)
+        assert (await there.get("/v1/sessions")).status_code == 200
+        yield here, there
+
+
+async def test_a_gateway_that_knows_an_erased_key_makes_nothing_by_it(
+    settings: Settings, db: Database, redis: Redis
+) -> None:
+    _, key = await api_keys.create(db, "anna", CANARY)
+    async with two_gateways(settings, key) as (here, there):
+        await until(lambda: _both_listen(redis))
+
+        erased = await here.delete("/v1/me")
+
+        assert erased.status_code == 200, erased.text
+        for http in (here, there):
+            for path, body in {
+                "/v1/sessions": {"agent": "companion"},
+                "/v1/characters": {"agent": "companion", "name": "Ash"},
+                "/api/story/action": {"session_id": "mine", "user_input": "hello"},
+            }.items():
+                made = await http.post(path, json=body)
+                assert (made.status_code, made.json()["code"]) == (401, "unauthorized")
+        assert (await here.get("/v1/sessions")).status_code == 401
+        await until(lambda: _is_refused(there))
+        assert await tables_with(db, ["anna", CANARY]) == set()
+
+
+async def _both_listen(redis: Redis) -> bool:
+    ((_, count),) = await redis.pubsub_numsub(KEYS_CHANNEL)
+    return int(count) == 2
+
+
+async def _is_refused(http: httpx.AsyncClient) -> bool:
+    return (await http.get("/v1/sessions")).status_code == 401
+
+
+async def test_by_a_key_that_is_gone_nothing_is_made_where_no_notice_comes(
+    frail: Settings, own_valkey: EmbeddedValkey, db: Database
+) -> None:
+    _, key = await api_keys.create(db, "anna", CANARY)
+    async with two_gateways(frail, key) as (here, there):
+        await asyncio.to_thread(own_valkey.kill)
+
+        erased = await here.delete("/v1/me")
+
+        assert (erased.status_code, erased.json()["erased"]["sessions"]) == (202, 1)
+        made = await there.post("/v1/sessions", json={"agent": "companion"})
+        assert (made.status_code, made.json()["code"]) == (401, "unauthorized")
+        assert await tables_with(db, ["anna", CANARY]) == set()

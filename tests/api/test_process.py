@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-import httpx
 import pytest
 from websockets.asyncio.client import connect
 
@@ -21,12 +20,13 @@ from shared.settings import get_settings
 from tests.api.clients import Client, Socket
 from tests.api.processes import Start
 from tests.api.worker import FakeWorker
+from tests.clients import http_client
 
 
 @pytest.mark.parametrize("how", ["api", "uvicorn"])
 async def test_a_stop_lets_everyone_go(start: Start, how: str, worker: FakeWorker) -> None:
     gateway = start(how)
-    async with httpx.AsyncClient(base_url=gateway.url, timeout=30) as http:
+    async with http_client(gateway.url, timeout=30) as http:
         client = Client(http, gateway.url)
         session = await client.session()
         events = f"/v1/sessions/{session['id']}/events"
@@ -59,7 +59,7 @@ async def test_a_stop_lets_everyone_go(start: Start, how: str, worker: FakeWorke
 @pytest.mark.parametrize("how", ["api", "uvicorn"])
 async def test_the_limit_of_frames_holds_however_it_is_started(start: Start, how: str) -> None:
     gateway = start(how)
-    async with httpx.AsyncClient(base_url=gateway.url) as http:
+    async with http_client(gateway.url) as http:
         session = await Client(http, gateway.url).session()
     address = f"{gateway.url.replace('http', 'ws', 1)}/ws/sessions/{session['id']}"
     for content in ("x" * (MAX_FRAME + 1), "ü" * (MAX_FRAME // 2 + 1)):
@@ -79,7 +79,7 @@ async def test_a_request_that_hangs_does_not_hold_up_the_stop(start: Start) -> N
         b"Content-Length: 100\r\n\r\n{"
     )
     await writer.drain()
-    async with httpx.AsyncClient(base_url=gateway.url) as http:
+    async with http_client(gateway.url) as http:
         await http.get("/healthz")
     gateway.signal(signal.SIGTERM)
     assert await asyncio.to_thread(gateway.wait, 8)

@@ -5,8 +5,6 @@ import random
 import signal
 from typing import Any
 
-import httpx
-
 from deploy.local.valkey import EmbeddedValkey
 from shared.records import NewEvent
 from shared.settings import Settings
@@ -14,6 +12,7 @@ from shared.store.database import Database
 from tests.api.clients import TERMINAL, Client
 from tests.api.conftest import serving
 from tests.api.worker import FakeWorker
+from tests.clients import http_client
 
 
 async def work(worker: FakeWorker, session_id: str, events: int, go_on: asyncio.Event) -> None:
@@ -87,7 +86,7 @@ async def test_a_killed_redis_loses_no_event(
     killed = asyncio.Event()
     async with (
         serving(frail) as url,
-        httpx.AsyncClient(base_url=url) as http,
+        http_client(url) as http,
         FakeWorker.connected(frail, db) as worker,
     ):
         client = Client(http, url)
@@ -117,7 +116,7 @@ async def test_a_request_does_not_wait_for_a_dead_redis(
 ) -> None:
     async with (
         serving(frail) as url,
-        httpx.AsyncClient(base_url=url) as http,
+        http_client(url) as http,
         FakeWorker.connected(frail, db) as worker,
     ):
         client = Client(http, url)
@@ -141,7 +140,7 @@ async def test_a_request_does_not_wait_for_a_dead_redis(
 async def test_a_frozen_redis_holds_nobody_up(
     frail: Settings, own_valkey: EmbeddedValkey, db: Database
 ) -> None:
-    async with serving(frail) as url, httpx.AsyncClient(base_url=url, timeout=40) as http:
+    async with serving(frail) as url, http_client(url, timeout=40) as http:
         client = Client(http, url)
         session = await client.session()
         own_valkey.signal(signal.SIGSTOP)

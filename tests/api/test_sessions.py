@@ -245,7 +245,6 @@ NO_CHARACTERS: list[Any] = [
     {"agent": "companion", "name": ""},
     {"agent": "companion", "name": "x" * 101},
     {"agent": "companion", "name": "Mo\0mo"},
-    {"agent": "companion", "name": "Momo", "soul": "x" * 20_001},
     {"agent": "companion", "name": "Momo", "soul": 5},
     {"agent": "companion", "name": "Momo", "is_default": True},
 ]
@@ -255,6 +254,27 @@ async def test_a_character_can_not_be_made_of_nonsense(client: Client) -> None:
     for body in NO_CHARACTERS:
         response = await client.http.post("/v1/characters", json=body)
         assert (response.status_code, response.json()["code"]) == REFUSED, body
+
+
+async def test_limits_of_texts_are_told_in_characters(client: Client) -> None:
+    session = await client.session()
+    long_name = {"agent": "companion", "name": "x" * 101}
+    large_soul = {"agent": "companion", "name": "Momo", "soul": "x" * 20_001}
+    told = {
+        "/v1/characters": [(long_name, 422, "100"), (large_soul, 413, "20000")],
+        "/v1/sessions": [({"agent": "companion", "title": "x" * 201}, 422, "200")],
+        f"/v1/sessions/{session['id']}/actions": [
+            ({"type": "say", "text": "x" * 16_001}, 413, "16000"),
+            ({"type": "choose", "choice_id": "x" * 501}, 422, "500"),
+        ],
+        "/v1/memories/search": [({"text": "x" * 501}, 422, "500")],
+    }
+    codes = {413: "payload_too_large", 422: "invalid_request"}
+    for path, cases in told.items():
+        for body, status, limit in cases:
+            problem = (await client.http.post(path, json=body)).json()
+            assert (problem["status"], problem["code"]) == (status, codes[status])
+            assert problem["detail"].endswith(f" have at most {limit} characters")
 
 
 NO_PAGES = [

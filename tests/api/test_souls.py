@@ -38,14 +38,16 @@ async def test_a_soul_is_read_edited_and_rolled_back(client: Client) -> None:
 
 async def test_a_soul_that_is_too_large_is_refused(client: Client) -> None:
     path = await soul_path(client)
-    large: list[tuple[str, Any]] = [
-        ("put", {"soul": "x" * 1_000_000, "expected_version": 1}),
-        ("put", {"soul": "x" * 20_001, "expected_version": 1}),
-        ("patch", {"edits": [{"section": "a", "text": "x" * 20_001}]}),
-        ("patch", {"edits": [{"section": "a", "text": "x" * 20_000}]}),
+    character = path.removesuffix("/soul")
+    large: list[tuple[str, str, Any]] = [
+        ("put", path, {"soul": "x" * 1_000_000, "expected_version": 1}),
+        ("put", path, {"soul": "x" * 20_001, "expected_version": 1}),
+        ("patch", path, {"edits": [{"section": "a", "text": "x" * 20_001}]}),
+        ("patch", path, {"edits": [{"section": "a", "text": "x" * 20_000}]}),
+        ("patch", character, {"soul": "x" * 20_001}),
     ]
-    for method, body in large:
-        response = await client.http.request(method, path, json=body)
+    for method, url, body in large:
+        response = await client.http.request(method, url, json=body)
         assert (response.status_code, response.json()["code"]) == (413, "payload_too_large")
     assert (await client.http.get(path)).json()["version"] == 1
 
@@ -55,6 +57,8 @@ async def test_nonsense_is_refused(client: Client) -> None:
     nonsense: list[tuple[str, str, Any]] = [
         ("put", path, {"soul": "x"}),
         ("put", path, {"soul": "x", "expected_version": 0}),
+        ("put", path, {"soul": "x", "expected_version": True}),
+        ("put", path, {"soul": "x", "expected_version": "1"}),
         ("put", path, {"soul": "x", "expected_version": 2**63}),
         ("put", path, {"soul": "a\0b", "expected_version": 1}),
         ("put", path, {"soul": None, "expected_version": 1}),

@@ -3,7 +3,6 @@
 from typing import Any
 from uuid import UUID
 
-import httpx
 from sqlalchemy import text
 
 from shared.settings import Settings
@@ -11,6 +10,7 @@ from shared.store.database import Database
 from tests.api.clients import Client
 from tests.api.conftest import serving
 from tests.api.worker import FakeWorker
+from tests.clients import http_client
 
 RESULT = {
     "text": "You go in.",
@@ -86,7 +86,7 @@ async def test_an_id_of_nobody_is_a_name_like_any_other(client: Client) -> None:
 async def test_the_default_story_is_a_setting(settings: Settings, db: Database) -> None:
     async with (
         serving(settings.model_copy(update={"default_story": "sea"})) as url,
-        httpx.AsyncClient(base_url=url) as http,
+        http_client(url) as http,
     ):
         await tell(Client(http, url), "mine")
         session = (await http.get("/v1/sessions")).json()["sessions"][0]

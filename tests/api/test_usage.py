@@ -17,6 +17,7 @@ from shared.store import api_keys, budgets, claims, leases
 from shared.store.database import Database
 from tests.api.clients import Client
 from tests.api.conftest import serving
+from tests.clients import http_client
 from tests.shared.sessions import completed
 
 ENTRY = LedgerEntry(
@@ -150,7 +151,7 @@ async def client_of(db: Database, guarded: str) -> AsyncIterator[Clients]:
         async def make(user: str) -> tuple[str, Client]:
             key_id, key = await api_keys.create(db, user)
             headers = {"Authorization": f"Bearer {key}"}
-            http = httpx.AsyncClient(base_url=guarded, headers=headers)
+            http = http_client(guarded, headers=headers)
             return str(key_id), Client(await opened.enter_async_context(http), guarded)
 
         yield make

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from bench import capacity, report
+from bench.growth import KEPT
 from bench.simulation import (
     GATEWAY,
     PARTS,
@@ -151,8 +152,14 @@ PUSHED: dict[str, Any] = {
     "pg_transactions_turn": 5.4,
     "redis_commands_turn": 18.5,
 }
+MAKING = row(
+    "fireside-vectors",
+    app_split={"gateway": 4.6, "worker": 14.0, "embed": 20.0},
+    idle_split={"gateway": 4.0, "worker": 16.0, "embed": 2.0, "pg": 8.0, "redis": 2.0},
+    idle_pss_mb={"gateway": 90, "worker": 100, "embed": 260, "pg": 60, "redis": 10},
+)
 WEIGHTS: list[dict[str, Any]] = [
-    {"kind": "cost", "kept_kb_turn": {"events": 3.0, "messages": 1.0}},
+    {"kind": "cost", "kept_kb_turn": dict.fromkeys(KEPT, 0.5) | {"events": 3.0}},
     {"kind": "idle sockets", "each_kb": 41.0, "idle_cpu_ms_s": 54.0, "count": 5000},
     {"kind": "in flight", "each_kb": 48.0},
     {"kind": "in flight", "each_kb": 90.0},
@@ -160,7 +167,7 @@ WEIGHTS: list[dict[str, Any]] = [
 
 
 def test_figures_come_from_our_rows_and_the_weights() -> None:
-    rows = [row("naive"), row(), row(**PUSHED)]
+    rows = [row("naive"), row(), row(**PUSHED), MAKING]
 
     figures = capacity.figures_from(rows, WEIGHTS)
 
@@ -171,11 +178,37 @@ def test_figures_come_from_our_rows_and_the_weights() -> None:
     assert figures.transactions == Cost(5.4, 0.0)
     assert (figures.gap, figures.socket_kb, figures.task_kb) == (0.1, 41.0, 48.0)
     assert figures.socket_cpu == pytest.approx(0.00001)
-    assert figures.kept_kb == {"events": 3.0, "messages": 1.0}
+    assert set(figures.kept_kb) == {*KEPT, "vectors"}
+    assert figures.kept_kb["vectors"] == pytest.approx(1.552)
+    # 20.0 - 2 * 7.5 / 200 ms.
+    assert figures.vectors == pytest.approx(0.019925)
+    assert (figures.vectors_idle, figures.vectors_mb) == (0.002, 260)
+
+
+def test_vectors_need_processes_connections_and_memory() -> None:
+    figures = replace(FIGURES, vectors=0.02, vectors_idle=0.002, vectors_mb=260.0)
+
+    small, large = (capacity.need(figures, HABITS, users) for users in (1_000, 1_000_000))
+
+    assert (small.vectors, small.connections) == (1, 3 * capacity.POOL)
+    # 347 replies a second of 20 ms each, none busier than 70 %.
+    assert large.vectors == 10
+    plan = large.plan
+    assert large.connections == (plan.gateway + plan.worker + 10) * capacity.POOL
+    without = capacity.need(FIGURES, HABITS, 1_000_000)
+    assert large.nodes - without.nodes == 5
+    assert without.vectors == 0
+
+
+def test_what_a_reply_leaves_is_told_of_every_table() -> None:
+    weights = [{"kind": "cost", "kept_kb_turn": {"events": 3.0}}, *WEIGHTS[1:]]
+
+    with pytest.raises(capacity.FiguresMissingError, match="have no size of sessions"):
+        capacity.figures_from([row(), row(**PUSHED), MAKING], weights)
 
 
 def test_a_longer_reply_never_costs_less() -> None:
-    rows = [row(), row(**PUSHED | {"cpu_split": {"pg": 9.0, "redis": 9.0}})]
+    rows = [MAKING, row(), row(**PUSHED | {"cpu_split": {"pg": 9.0, "redis": 9.0}})]
 
     figures = capacity.figures_from(rows, WEIGHTS)
 
@@ -190,6 +223,7 @@ def test_a_longer_reply_never_costs_less() -> None:
         [row("naive"), row("naive", **PUSHED)],
         [row(ok=0), row(**PUSHED)],
         [row()],
+        [row(), row(**PUSHED)],
         [{name: one for name, one in row().items() if name != "idle_split"}, row(**PUSHED)],
     ],
 )
@@ -203,11 +237,11 @@ def test_no_weights_are_made_up(left_out: str) -> None:
     weights = [one for one in WEIGHTS if one["kind"] != left_out]
 
     with pytest.raises(capacity.FiguresMissingError, match=left_out):
-        capacity.figures_from([row(), row(**PUSHED)], weights)
+        capacity.figures_from([row(), row(**PUSHED), MAKING], weights)
 
 
 def test_the_document_is_written(tmp_path: Path) -> None:
-    report.write_rows(tmp_path / "rows.jsonl", [row(), row(**PUSHED)])
+    report.write_rows(tmp_path / "rows.jsonl", [row(), row(**PUSHED), MAKING])
     report.write_rows(tmp_path / "weights.jsonl", WEIGHTS)
     (tmp_path / "scaling.md").write_text("<!-- capacity: begin -->\n<!-- capacity: end -->")
     files = ["--figures", str(tmp_path / "rows.jsonl")]
@@ -217,7 +251,7 @@ def test_the_document_is_written(tmp_path: Path) -> None:
 
     text = (tmp_path / "scaling.md").read_text()
     assert code == 0
-    assert "| 1,000 | 1 | 1 | 1 | 1 | 1 | 18 |" in text
+    assert "| 1,000 | 1 | 1 | 1 | 1 | 1 | 60 | 1 | 18 |" in text
     assert "| 50,000 |" in text
     assert "(50 pieces)" in text
 

@@ -20,6 +20,7 @@ from bench.stalls import PROBE, Stalls
 from bench.workloads import UnknownNameError, Workload
 from deploy.local.model import ScriptedModelProcess
 from deploy.local.server import ROOT
+from worker.minilm import missing_package
 
 
 @pytest.mark.parametrize("names", ["nobody", "fireside,nobody", "", ","])
@@ -202,7 +203,8 @@ uvloop.run(main())
 
 def test_a_blocked_loop_is_seen(tmp_path: Path) -> None:
     stalls = Stalls(tmp_path)
-    process = subprocess.Popen([sys.executable, "-c", BLOCKED], env=stalls.env)
+    env = stalls.env | {"BENCH_STALLS_WATCHED": "1"}
+    process = subprocess.Popen([sys.executable, "-c", BLOCKED], env=env)
     assert process.wait(timeout=30) == 0
 
     worst = stalls.worst([process.pid])
@@ -211,10 +213,21 @@ def test_a_blocked_loop_is_seen(tmp_path: Path) -> None:
     assert worst.late >= 85
     assert worst.busy >= 95
     assert 0 < worst.collecting < worst.late
-    stalls.reset()
+    stalls.watch()
     again = stalls.worst([process.pid])
     assert again is not None
     assert (again.late, again.busy, again.collecting) == (0.0, 0.0, 0.0)
+
+
+def test_a_process_that_nobody_watches_keeps_no_figures(tmp_path: Path) -> None:
+    stalls = Stalls(tmp_path)
+    process = subprocess.Popen([sys.executable, "-c", BLOCKED], env=stalls.env)
+    assert process.wait(timeout=30) == 0
+
+    worst = stalls.worst([process.pid])
+
+    assert worst is not None
+    assert (worst.late, worst.busy, worst.collecting) == (0.0, 0.0, 0.0)
 
 
 def test_a_process_without_the_probe_has_no_stall(tmp_path: Path) -> None:
@@ -247,20 +260,24 @@ def test_idle_sockets_are_weighed() -> None:
     assert found["empty_mb"] > 10
 
 
-def test_a_cell_of_growth_is_measured(tmp_path: Path) -> None:
+def test_cells_of_growth_are_measured(tmp_path: Path) -> None:
     out = tmp_path / "growth.jsonl"
     argv = [sys.executable, "-m", "bench.growth", "--out", str(out), "--players", "2"]
-    argv += ["--workers", "1", "--sessions", "10", "--history", "4", "--batches", "1"]
+    argv += ["--workers", "1", "--sessions", "10", "--history", "4,6", "--batches", "1"]
     argv += ["--sockets", "0", "--in-flight", "0"]
 
     ran = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    found = json.loads(out.read_text())
-    phases = {phase: (found[phase]["turns"], found[phase]["errors"]) for phase in PHASES}
-    assert phases == {"first": (2, 0), "again": (2 * AGAIN, 0), "pushed": (2 * AGAIN, 0)}
-    assert found["again"]["round_trips"] > 1
-    assert set(KEPT) == set(found["kept_kb_turn"])
+    base, longer = map(json.loads, out.read_text().splitlines())
+    for found in (base, longer):
+        phases = {phase: (found[phase]["turns"], found[phase]["errors"]) for phase in PHASES}
+        assert phases == {"first": (2, 0), "again": (2 * AGAIN, 0), "pushed": (2 * AGAIN, 0)}
+        assert found["again"]["round_trips"] > 1
+        assert set(KEPT) == set(found["kept_kb_turn"])
+    assert (base["history"], base["against_base"]) == (4, 1.0)
+    assert longer["history"] == 6
+    assert longer["against_base"] > 0
 
 
 @pytest.mark.parametrize("arguments", [["--count", "0"], ["--idle", "0"], ["--count", "many"]])
@@ -271,19 +288,34 @@ def test_impossible_sockets_are_refused(arguments: list[str]) -> None:
     assert ended.value.code == 2
 
 
+def row_of(target: str, folder: Path) -> dict[str, Any]:
+    """What a comparison of one target writes."""
+    out = folder / "rows.jsonl"
+    argv = [sys.executable, "-m", "bench", "--targets", target, "--workloads", "S"]
+    argv += ["--repeat", "1", "--idle", "0", "--out", str(out)]
+    ran = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    row: dict[str, Any] = json.loads(out.read_text())
+    return row
+
+
 def test_a_comparison_writes_its_rows(tmp_path: Path) -> None:
     """The whole way: our real processes, four players."""
-    out = tmp_path / "rows.jsonl"
-    argv = [sys.executable, "-m", "bench", "--targets", "fireside", "--workloads", "S"]
-    argv += ["--repeat", "1", "--idle", "0", "--out", str(out)]
+    ours = row_of("fireside", tmp_path)
 
-    ran = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=300)
-
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    ours = json.loads(out.read_text())
     assert (ours["target"], ours["workload"], ours["rounds"]) == ("fireside", "S", 1)
     assert (ours["ok"], ours["errors"]) == (8, 0)
     assert {"app", "pg", "redis", "llm", "driver"} == set(ours["cpu_split"])
     assert {"gateway", "worker"} == set(ours["app_split"]) == set(ours["longest_stall_ms"])
     assert ours["pg_transactions_turn"] > 1
     assert 4 <= ours["conc_peak"] < 8  # a player may go on before the model has closed its call
+
+
+@pytest.mark.skipif(missing_package() is not None, reason="needs the extra `embeddings`")
+def test_vectors_have_a_part_of_their_own(tmp_path: Path) -> None:
+    """Every turn's memories have their vectors before the CPU is read."""
+    ours = row_of("fireside-vectors", tmp_path)
+
+    assert (ours["ok"], ours["errors"]) == (8, 0)
+    assert set(ours["app_split"]) == {"gateway", "worker", "embed"}
+    assert ours["app_split"]["embed"] > 1  # two texts and a cue a turn, milliseconds each

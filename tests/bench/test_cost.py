@@ -21,6 +21,7 @@ from bench.cost import (
     Prices,
     Replies,
     ask,
+    by_turns,
     chained,
     main,
     measure,
@@ -320,6 +321,32 @@ def test_three_turns_chained_as_long_as_asked(
     assert result["shows"]["coverage"] == 1
     assert result["chained"][OURS]["input_at_200"] is None
     assert result["shows"]["flat"] is None
+    (only,) = result["chained"][OURS]["input_by_turns"]
+    assert only["to"] == 250
+    assert 1_000 < only["mean"] <= only["max"] < 2_700
+    assert result["chained"][OURS]["over_goal"] == 0.0
+
+
+def test_inputs_are_told_by_so_many_turns() -> None:
+    replies = Replies(
+        warm=[Usage(total_tokens=tokens) for tokens in (100, 300, 700, 900)],
+        turns=[1, 250, 251, 900],
+    )
+
+    assert by_turns(replies) == [
+        {"to": 250, "mean": 200, "max": 300},
+        {"to": 500, "mean": 700, "max": 700},
+        {"to": 1000, "mean": 900, "max": 900},
+    ]
+
+
+def test_texts_that_no_database_takes_are_cleaned(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    odd = entry(3, [ASKED | {"question": "What\0 is \ud83d it?"}])
+    odd["conversation"]["session_1"][0]["text"] = "I have \0 a dog, \ud83d."
+
+    assert run(monkeypatch, tmp_path, [odd], "--turns", "6") == 0
 
 
 def test_without_questions_nothing_is_said_of_evidence(

@@ -1,3 +1,6 @@
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -5,16 +8,19 @@ import pytest
 
 from bench import figures, goals, report
 from bench.goals import GOALS, Measured
+from deploy.local.server import ROOT
 from tests.bench.test_report import row
 
 
-def cell(cpu: float, *, sessions: int = 100, history: int = 10, workers: int = 1) -> dict[str, Any]:
+def cell(
+    ratio: float, *, sessions: int = 100, history: int = 10, workers: int = 1
+) -> dict[str, Any]:
     return {
         "kind": "cost",
         "workers": workers,
         "sessions": sessions,
         "history": history,
-        "again": {"cpu_ms_net": cpu},
+        "against_base": ratio,
     }
 
 
@@ -26,11 +32,11 @@ ROWS = [
     row("naive", turns_s=3.3, cpu_ms_turn=90.0, peak_pss_mb=1200),
 ]
 WEIGHTS = [
-    cell(10.0),
-    cell(10.5, sessions=1000),
-    cell(12.0, sessions=10_000),
-    cell(11.0, history=100),
-    cell(30.0, workers=4),
+    cell(1.0),
+    cell(1.05, sessions=1000),
+    cell(1.2, sessions=10_000),
+    cell(1.1, history=100),
+    cell(3.0, workers=4),
     {"kind": "idle sockets", "count": 5000, "each_kb": 35.0},
     {"kind": "in flight", "model_path": "direct", "count": 1000, "total_mb": 160},
 ]
@@ -58,6 +64,11 @@ def test_each_goal_is_compared_with_what_was_measured() -> None:
     assert found["CPU a turn, longest history against shortest"] == ["<= 1.15", "1.1", "yes"]
     assert found["each of them, KB (PSS)"] == ["<= 40", "35", "yes"]
     assert found["the same, the direct way, MB (PSS)"] == ["-", "160", "-"]
+    memory = "A: memory with Postgres and Valkey, MB (PSS); LangGraph, no stores"
+    assert found[memory] == ["<= 240", "400", "**no**"]
+    assert found["the same; ADK"] == ["<= 460", "400", "yes"]
+    assert found["of it before the load: Postgres"] == ["-", "60", "-"]
+    assert found["beside it with vectors: their process"] == ["-", "not measured", "-"]
 
 
 def test_each_workload_counts() -> None:
@@ -85,7 +96,18 @@ def test_what_other_programs_found_is_compared_too() -> None:
         [],
         {
             "memory": {"recall": {"10": 0.7668, "20": 0.8}, "coverage": {"500": 0.7636}},
-            "cost": {"shows": {"to_sliding": 0.35, "to_whole": 0.082, "chained_coverage": None}},
+            "cost": {
+                "shows": {
+                    "to_sliding": 0.35,
+                    "to_whole": 0.082,
+                    "input_to_whole": 0.059,
+                    "chained_coverage": None,
+                }
+            },
+            "memory_scale": {
+                "ms": {"p95": 3.7},
+                "beside_fleet": {"ms": {"p95": 25.3}, "turns_s": 31.2},
+            },
             "ledger": {"workers_live": {"provider_tokens": 100, "ledger_tokens": 99}},
         },
     )
@@ -93,10 +115,16 @@ def test_what_other_programs_found_is_compared_too() -> None:
     assert found["recall: R@10, %"] == [">= 74", "76.7", "yes"]
     assert found["recall: R@20, %"] == [">= 81", "80", "**no**"]
     assert found["recall: R@10 of multi-hop, %"][1] == "not measured"
-    assert found["chained user: warm cost, of the whole history"] == ["<= 0.06", "0.082", "**no**"]
+    of_input = "chained user: warm cost of the input, of the whole history"
+    assert found[of_input] == ["<= 0.06", "0.059", "yes"]
+    with_answers = "the same with the answers, whose price no context changes"
+    assert found[with_answers] == ["<= 0.06", "0.082", "**no**"]
     assert found["evidence at that cost, %"][1] == "not measured"
     assert found["ledger: tokens apart from the provider, with faults"] == ["<= 0", "1", "**no**"]
-    assert found["recall among a million memories, p95, ms"][1] == "not measured"
+    assert found["recall among a million memories, p95, ms"] == ["<= 20", "3.7", "yes"]
+    beside = "the same beside a fleet on the same Postgres, p95, ms"
+    assert found[beside] == ["<= 20", "25.3", "**no**"]
+    assert found["turns/s of that fleet"] == ["-", "31.2", "-"]
 
 
 def test_what_was_not_measured_is_no_success() -> None:
@@ -135,15 +163,74 @@ def test_the_plan_of_all_figures_says_how_long_it_takes(
     assert figures.main(["--plan"]) == 0
 
     said = capsys.readouterr().out
-    assert "4 steps, about 20 minutes" in said
-    assert "python -m bench.growth" in said
+    assert f"{len(figures.STEPS) - 3} steps, about 50 minutes" in said
+    assert "python -m bench.growth --batches 2  (with idle sockets and tasks in flight)" in said
+    assert "python -m bench.budgets --out bench/results/budgets.json" in said
+    for module, option in (("memory", "data"), ("cost", "data"), ("statements", "against")):
+        assert f"left out: bench.{module} needs --{option}" in said
+
+
+def test_steps_are_left_out_and_get_what_they_need(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    data = tmp_path / "talk.json"
+    argv = ["--plan", "--data", str(data), "--without", "bench", "--without", "bench.growth"]
+
+    assert figures.main(argv) == 0
+
+    said = capsys.readouterr().out
+    assert "python -m bench --targets" not in said
+    assert "python -m bench.growth" not in said
+    assert f"python -m bench.cost --out bench/results/cost.json --data {data}" in said
+
+
+ASK = """
+import contextlib, io, json, runpy, sys
+for argv in json.load(sys.stdin):
+    said, code = io.StringIO(), None
+    sys.argv = argv
+    with contextlib.redirect_stderr(said):
+        try:
+            runpy.run_module(argv[0], run_name="__main__", alter_sys=True)
+        except SystemExit as end:
+            code = end.code
+    print(json.dumps([code, said.getvalue()]))
+"""
+
+
+def test_every_step_is_a_program_that_knows_its_options() -> None:
+    """Asked with one more option that there is not, each complains of that one alone."""
+    asked = [
+        [
+            step.module,
+            *step.arguments,
+            *([f"--{step.needs}", "none"] if step.needs else []),
+            *(["--docs", "none"] if step.documented else []),
+            "--no-such-option",
+        ]
+        for step in figures.STEPS
+    ]
+
+    ran = subprocess.run(
+        [sys.executable, "-c", ASK],
+        cwd=ROOT,
+        input=json.dumps(asked),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    answers = [json.loads(line) for line in ran.stdout.splitlines()]
+    for argv, (code, said) in zip(asked, answers, strict=True):
+        assert code == 2, argv
+        assert said.endswith("error: unrecognized arguments: --no-such-option\n"), argv
 
 
 def test_other_servers_take_longer(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert figures.main(["--plan", "--peers", str(tmp_path), "--only", "bench"]) == 0
 
     said = capsys.readouterr().out
-    assert "1 steps, about 33 minutes" in said
+    assert "1 steps, about 36 minutes" in said
     assert f"agno-queue,adk --repeat 3 --long 100 --peers {tmp_path}" in said
 
 

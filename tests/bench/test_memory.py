@@ -3,13 +3,21 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
-from bench.locomo import DataError, Question, read
-from bench.memory import run, table
+from bench.cost import languages_of, texts_of
+from bench.locomo import DataError, Question, date_of, read
+from bench.memory import replay, run, table
+from bench.recalling import Read, read_all, worded
+from shared.settings import Settings
+from shared.store.database import Database
+from shared.store.recall import Cue, recall
 from worker.embedders import HashingEmbedder
 
 ROOT = Path(__file__).parents[2]
@@ -124,7 +132,123 @@ def test_nothing_to_measure_is_no_figure(
     )
 
     assert (ran.returncode, ran.stdout) == (1, "")
-    assert ran.stderr.startswith(f"bench.memory: empty.json {problem}")
+    assert ran.stderr.splitlines()[-1].startswith(f"bench.memory: empty.json {problem}")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "1:56 pm on 8 May, 2023",
+        "1:56 p.m. on 8 may 2023",
+        "13:56 on 8 May, 2023",
+        "8 May, 2023 1:56 pm",
+        "May 8, 2023 at 13:56",
+        "1:56 PM on Monday, May 8th, 2023",
+        "2023-05-08T13:56:00",
+        "2023-05-08 13:56",
+        "2023-05-08T13:56:00+02:00",
+        "2023-05-08T13:56:00Z",
+        "2023/05/08 13:56",
+    ],
+)
+def test_dates_are_read_in_many_forms(said: str) -> None:
+    assert date_of(said) == datetime(2023, 5, 8, 13, 56, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("said", "day"),
+    [
+        ("May 8, 2023", 8),
+        ("2023/05/08", 8),
+        ("8.5.2023", 8),
+        ("2023年5月8日", 8),
+        ("Sun 7 May 2023", 7),
+    ],
+)
+def test_a_date_may_have_no_time(said: str, day: int) -> None:
+    assert date_of(said) == datetime(2023, 5, day, tzinfo=UTC)
+
+
+def test_midnight_and_noon_are_twelve() -> None:
+    assert date_of("12:09 am on 13 September, 2023") == datetime(2023, 9, 13, 0, 9, tzinfo=UTC)
+    assert date_of("12:09 pm on 13 September, 2023") == datetime(2023, 9, 13, 12, 9, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["", "soon", "13:56", "25:00 on 8 May, 2023", "13:00 pm on 8 May, 2023", "05/08/2023",
+     "1714741500", "2023-13-08", "31 February, 2023", "8 May, 20230"],
+)  # fmt: skip
+def test_what_is_no_date_is_none(said: str) -> None:
+    assert date_of(said) is None
+
+
+@pytest.mark.parametrize("said", [None, 1714741500, "no date", ["x"], {}])
+def test_a_date_that_cannot_be_read_is_the_day_after_the_one_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], said: object
+) -> None:
+    one = conversation()
+    one["conversation"]["session_2_date_time"] = said
+
+    (found,) = read(written(tmp_path, one))
+
+    assert [sitting.at for sitting in found.sittings] == [
+        datetime(2024, 3, 3, 13, 5, tzinfo=UTC),
+        datetime(2024, 3, 4, 13, 5, tzinfo=UTC),
+    ]
+    assert capsys.readouterr().err == (
+        "odd.json: dates that can't be read, taken as the day after the one before: 1\n"
+    )
+
+
+def test_one_odd_field_costs_no_more_than_itself(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, two, three = conversation("one"), conversation("two"), conversation("three")
+    said = one["conversation"]
+    said |= {"session_1": None, "session_3": {"a": 1}, "session_2_date_time": "2024-05-03"}
+    del said["session_2"][1]["dia_id"], said["speaker_a"], said["speaker_b"]
+    said["session_2"] += [7, {"speaker": "Ada", "dia_id": 12, "text": ["a"]}, {}]
+    for question in one["qa"]:
+        question["category"] = str(question["category"])
+    del one["qa"][3]["question"]
+    one["qa"] += [None, {"question": "What?", "category": "x"}, {"question": "Who?"}]
+    two["qa"] = None
+    three["conversation"] = None
+
+    first, second = read(written(tmp_path, [one, two, three, "foo", {}]))
+
+    assert [turn.id for turn in first.turns] == ["D2:1", "D2:2", "D2:4", "D2:5"]
+    assert first.turns[1].text == "My cello teacher moved to Linz."
+    assert first.speakers == ("Ben", "Ada")
+    assert first.questions == [
+        Question("What became of Ben's kayak?", 1, frozenset({"D2:1"})),
+        Question("Where did Ada's teacher go?", 2, frozenset({"D2:2"})),
+    ]
+    assert (second.id, second.questions) == ("two", [])
+    assert capsys.readouterr().err == (
+        "odd.json: conversations that are none, left out: 3, "
+        "dates that can't be read, taken as the day after the one before: 1, "
+        "questions without a text or a category, left out: 4, "
+        "sittings that are no lists, left out: 1, turns that are none, left out: 1\n"
+    )
+
+
+def test_texts_are_such_as_a_database_takes(tmp_path: Path) -> None:
+    one = conversation()
+    one["conversation"]["session_1"][1]["text"] = "a red\0 \ud83d kayak"
+    one["qa"][0]["question"] = "What\0 became \udc00of it?"
+
+    (found,) = read(written(tmp_path, one))
+
+    assert found.turns[1].text == "a red \ufffd kayak"
+    assert found.questions[0].text == "What became \ufffdof it?"
+
+
+def written(folder: Path, content: object) -> Path:
+    path = folder / "odd.json"
+    path.write_text(json.dumps(content))
+    return path
 
 
 async def test_a_file_that_it_has_not_seen(data: Path, postgres_url: str) -> None:
@@ -148,3 +272,60 @@ async def test_one_conversation_alone(tmp_path: Path, postgres_url: str) -> None
 
     assert "fitted" not in result
     assert result["recall"]["5"] == 1.0
+
+
+def chinese() -> dict[str, Any]:
+    """One that is found by what stands within its words alone."""
+    said = ["我昨天买了iPhone手机", "我养了一只猫", *(f"今天天气很好{no}" for no in range(40))]
+    turns = [
+        {"speaker": "王小明", "dia_id": f"D1:{no}", "text": one} for no, one in enumerate(said)
+    ]
+    asked = [
+        {"question": "iPhone?", "evidence": ["D1:0"], "category": 4},
+        {"question": "猫?", "evidence": ["D1:1"], "category": 4},
+    ]
+    return {
+        "conversation": {"speaker_a": "王小明", "speaker_b": "Ben", "session_1": turns},
+        "qa": asked,
+    }
+
+
+async def test_a_conversation_without_blanks(tmp_path: Path, postgres_url: str) -> None:
+    path = tmp_path / "chinese.json"
+    path.write_text(json.dumps([chinese(), conversation()]))
+    one, other = read(path)
+    assert (one.language, other.language) == ("simple", "english")
+    assert replace(other, sittings=[]).language == "english"
+
+    result = await run([one], postgres_url, HashingEmbedder())
+
+    assert result["recall"]["5"] == 1.0
+
+
+async def test_a_replay_asks_by_the_words_that_the_store_asks_by(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    path = tmp_path / "chinese.json"
+    path.write_text(json.dumps([chinese(), conversation()]))
+    both = read(path)
+    reader = await read_all(*texts_of(both), postgres_url, HashingEmbedder(), languages_of(both))
+    db = Database.from_settings(Settings(database_url=SecretStr(postgres_url)))
+    try:
+        for one in both:
+            replayed = await replay(db, one)
+            for cue in texts_of([one])[1]:
+                asked = Cue(replayed.user, replayed.character, cue, one.language)
+                stored = (await recall(db, asked, None)).standings
+                assert {row.text: (set(row.hits or ()), row.length) for row in stored.rows()} == {
+                    turn.text: _read(reader[cue], reader[worded(turn)])
+                    for turn in one.turns
+                    if turn.text
+                }
+    finally:
+        await db.close()
+
+
+def _read(cue: Read, said: Read) -> tuple[set[str], int]:
+    """Which words of a cue a turn has, and how many in all."""
+    asked = cue.words if cue.asked is None else cue.asked
+    return set(asked & said.words), len(said.words)

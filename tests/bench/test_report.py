@@ -79,7 +79,7 @@ def test_a_target_that_never_worked_has_a_line() -> None:
 
     text = report.comparison([report.medians([broken])])
 
-    assert "| B | naive | failed: no / port left | 400 |" in text
+    assert "| B | naive | 1 | failed: no / port left | 400 |" in text
 
 
 def test_percentiles() -> None:
@@ -137,10 +137,22 @@ def test_documents_are_written(tmp_path: Path) -> None:
     write_documents(tmp_path, rows)
 
     text = (tmp_path / "performance.md").read_text()
-    assert text.count("| A | naive | **33.1** | 0 of 200 | 3.5 / 9.1 |") == 1
+    assert text.count("| A | naive | 1 | **33.1** | 0 of 200 | 3.5 / 9.1 |") == 1
     assert "gateway 4.6, worker 14.0, pg 2.9, redis 1.0" in text
     assert (tmp_path / "images" / "throughput.svg").read_text().count(">33.1<") == 3
     assert (tmp_path / "images" / "cpu.svg").read_text().count(">22.5<") == 2
+
+
+def test_rows_of_fewer_rounds_are_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "performance.md").write_text("<!-- comparison: begin -->\n<!-- comparison: end -->")
+    rows = [report.medians([row()] * 3), report.medians([row("naive", "B")])]
+
+    write_documents(tmp_path, rows)
+
+    text = (tmp_path / "performance.md").read_text()
+    assert "Medians of 3 interleaved rounds, of fewer where a round took too long" in text
+    assert "| A | fireside | 3 | **33.1** |" in text
+    assert "| B | naive | 1 | **33.1** |" in text
 
 
 def test_bars_are_as_long_as_their_values() -> None:

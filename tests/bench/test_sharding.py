@@ -35,12 +35,14 @@ APART = {
     "api_keys",
     "catalog",
     # What looks after one whole Postgres, and is run on each.
+    "batches",
     "clock",
     "dead_tasks",
     "lineage",
     "quarantine",
     "retention",
     "sweeps",
+    "traces",
 }
 """Modules whose statements are about a part of the fleet, not about a session."""
 
@@ -66,6 +68,8 @@ EXCEPTIONS = {
     "vectors stale",
     "vectors sample",
     "vectors put",
+    "words page",
+    "words anew",
     # These read no table.
     "memories query",
     "recall wander",

@@ -89,7 +89,8 @@ def start(
     def start(**settings: str) -> Fleet:
         script(scripted_model)
         servers = {"postgres": postgres_url, "redis": redis_url, "model": scripted_model.url}
-        return Fleet(tmp_path, **servers, story_folders=str(STORIES), **settings)
+        ours = {"story_folders": str(STORIES), "model_path": "direct", **settings}
+        return Fleet(tmp_path, **servers, **ours)
 
     return start
 

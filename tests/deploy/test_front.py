@@ -1,28 +1,26 @@
 """nginx in front of two real gateways: what passes through it, and what happens when one dies."""
 
 import contextlib
-import inspect
 import json
 import re
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
 import pytest
-import uvicorn
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Origin
 
+from api.__main__ import KEEP_ALIVE_SECONDS
 from api.limits import MAX_BODY
 from deploy.local.fleet import Fleet, Gateway
 from deploy.local.process import run
-from deploy.local.server import ROOT
 from deploy.models.control import ScriptedModel
 from shared.settings import Settings
+from shared.store import api_keys
+from shared.store.database import Database
 from tests.acceptance.player import Frame, Player, ended
 from tests.deploy.container_files import CONTAINER, seconds
 from tests.deploy.front import Front
@@ -47,7 +45,12 @@ def fleet(
 ) -> Iterator[Fleet]:
     """Two gateways that ask for keys, as in the compose file."""
     with Fleet(
-        tmp_path, postgres=postgres_url, redis=redis_url, model=scripted_model.url, auth="required"
+        tmp_path,
+        postgres=postgres_url,
+        redis=redis_url,
+        model=scripted_model.url,
+        model_path="direct",
+        auth="required",
     ) as fleet:
         fleet.add_gateway()
         fleet.add_gateway()
@@ -61,25 +64,13 @@ def front(fleet: Fleet, tmp_path: Path) -> Iterator[Front]:
 
 
 @pytest.fixture
-async def http(front: Front, fleet: Fleet) -> AsyncIterator[httpx.AsyncClient]:
-    headers = {"Authorization": f"Bearer {make_key(fleet)}", "Origin": front.url}
+async def http(front: Front, db: Database) -> AsyncIterator[httpx.AsyncClient]:
+    _, key = await api_keys.create(db, "ada")
+    headers = {"Authorization": f"Bearer {key}", "Origin": front.url}
     async with httpx.AsyncClient(
         base_url=front.url, headers=headers, timeout=30, trust_env=False
     ) as client:
         yield client
-
-
-def make_key(fleet: Fleet) -> str:
-    shown = subprocess.run(
-        [sys.executable, "-m", "api.keys", "create", "ada"],
-        cwd=ROOT,
-        env=fleet.gateways[0].command.env,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    (key,) = re.findall(r"^key +(\S+)", shown, re.MULTILINE)
-    return str(key)
 
 
 async def holder_of_the_stream(fleet: Fleet) -> Gateway:
@@ -110,14 +101,13 @@ def test_its_times_fit_the_gateway() -> None:
     text = (CONTAINER / "nginx.conf").read_text()
     (kept,) = re.findall(r"^\s+keepalive_timeout (\S+);", text, re.MULTILINE)
     (read,) = re.findall(r"proxy_read_timeout (\S+);", text)
-    closes = inspect.signature(uvicorn.Config).parameters["timeout_keep_alive"].default
     longest_silence = max(
         bound
         for one in Settings.model_fields["ping_seconds"].metadata
         if (bound := getattr(one, "le", None)) is not None
     )
 
-    assert seconds(kept) < closes
+    assert seconds(kept) < KEEP_ALIVE_SECONDS
     assert seconds(read) > longest_silence
     assert re.findall(r"client_max_body_size (\d+)m", text) == [str(MAX_BODY * 4 // 2**20)]
 

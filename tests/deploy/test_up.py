@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from pydantic import JsonValue
 
-from deploy.local.ports import free_port
 from deploy.local.server import ROOT
+from tests.ports import promised_port
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def address(home: Path) -> Iterator[str]:
     """The URL that a launcher with the scripted model prints when it is ready."""
     environment = {
         **os.environ,
-        "PORT": str(free_port()),
+        "PORT": str(promised_port()),
         "FIRESIDE_HOME": str(home),
         "FIRESIDE_LLM": "scripted",
         "FIRESIDE_EMBEDDINGS": "hashing",

@@ -31,6 +31,7 @@ from shared.settings import Settings, load_settings
 from shared.store import actions, claims, sessions
 from shared.store.database import AnyRow, Database, Rows
 from tests.acceptance.player import Frame, Player, ended
+from tests.clients import http_client
 from tests.failpoints.effects_agent import EFFECTS
 from tests.failpoints.effects_recorder import Recorder
 from tests.failpoints.nursery import Newborn, Nursery
@@ -178,7 +179,7 @@ class Stage:
         db, redis = Database.from_settings(settings), connect_redis(settings)
         try:
             async with (
-                httpx.AsyncClient(base_url=fleet.url, timeout=60) as http,
+                http_client(fleet.url, timeout=60) as http,
                 Nursery.open() as nursery,
                 Recorder.open() as recorder,
             ):

@@ -181,8 +181,8 @@ MUTANTS: list[Mutant] = [
         (
             Change(
                 "shared/store/database.py",
-                "return await self._exchange(texts)",
-                "return [(await self._exchange([one]))[0] for one in texts]",
+                "return await self._exchange(texts, binary=binary)",
+                "return [(await self._exchange([one], binary=binary))[0] for one in texts]",
             ),
         ),
         ("tests/shared/test_database.py sent_together",),
@@ -332,8 +332,8 @@ MUTANTS: list[Mutant] = [
         (
             Change(
                 TASK_LOG,
-                "# this one had been made.\n                    raise self._lose(error)",
-                "# this one had been made.\n                    raise AttemptLostError(str(error))",
+                "# this one had been made.\n                raise self._lose(error)",
+                "# this one had been made.\n                raise AttemptLostError(str(error))",
             ),
         ),
         ("tests/worker/test_task_log.py",),

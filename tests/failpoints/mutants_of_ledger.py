@@ -66,9 +66,8 @@ OF_LEDGER = [
         (
             Change(
                 "worker/task_log.py",
-                "                    self._enter_late(ledger)\n"
-                "                    # The store has tried",
-                "                    # The store has tried",
+                "                self._enter_late(ledger)\n                # The store has tried",
+                "                # The store has tried",
             ),
         ),
         (f"{METER_TESTS} write_that_failed",),
@@ -151,6 +150,25 @@ OF_LEDGER = [
             ),
         ),
         (f"{BUDGET_TESTS} then_settled",),
+    ),
+    Mutant(
+        "a session is made with a key that is gone",
+        (
+            Change(
+                "shared/store/sessions.py",
+                "        await api_keys.hold(connection, user_id, new.key_id)\n",
+                "",
+            ),
+        ),
+        (
+            "tests/shared/test_erasure.py nothing_is_made",
+            "tests/api/test_me.py no_notice_comes",
+        ),
+    ),
+    Mutant(
+        "a key is looked for and not held",
+        (Change("shared/store/api_keys.py", "\n    for key share\n", "\n"),),
+        ("tests/shared/test_erasure.py stopped_by_the_erasure",),
     ),
     Mutant(
         "an erasure leaves the user's name in the ledger",

@@ -7,7 +7,12 @@ CONSOLIDATION = "shared/store/consolidation.py"
 EXTRACTION = "worker/extraction.py"
 LEASES = "shared/store/leases.py"
 MEMORIES = "shared/store/memories.py"
+RECALL = "shared/store/recall.py"
 MEMORY_TESTS = "tests/shared/test_memories.py"
+HELD = "shared/store/held_memories.py"
+HELD_TESTS = "tests/shared/test_held_memories.py"
+PAGES = "shared/store/memory_pages.py"
+BATCH_TESTS = "tests/shared/test_batches.py"
 READING_TESTS = "tests/shared/test_consolidation.py"
 GATE_TESTS = "tests/worker/test_extraction.py"
 
@@ -43,9 +48,9 @@ OF_MEMORIES = [
         "another user's memories are recalled",
         (
             Change(
-                MEMORIES,
-                "crowd.crowded and m.user_id = :user and m.character_id = :character",
-                "crowd.crowded and m.character_id = :character",
+                RECALL,
+                "not (select crowded from crowd) and user_id = :user and character_id = :character",
+                "not (select crowded from crowd) and character_id = :character",
             ),
         ),
         (f"{MEMORY_TESTS} two_characters",),
@@ -54,9 +59,9 @@ OF_MEMORIES = [
         "another character's memories are recalled",
         (
             Change(
-                MEMORIES,
-                "crowd.crowded and m.user_id = :user and m.character_id = :character",
-                "crowd.crowded and m.user_id = :user",
+                RECALL,
+                "not (select crowded from crowd) and user_id = :user and character_id = :character",
+                "not (select crowded from crowd) and user_id = :user",
             ),
         ),
         (f"{MEMORY_TESTS} two_characters",),
@@ -65,21 +70,42 @@ OF_MEMORIES = [
         "a crowded character is told of others",
         (
             Change(
-                MEMORIES,
-                "select id from memories\n            where keys is not null\n"
-                "                and keys @> array[hashtextextended(:character_name || word, 0)]",
-                "select id from memories\n"
-                "            where words @@ plainto_tsquery('simple', word)",
+                RECALL,
+                "where keys is not null\n                    "
+                "and keys @> array[hashtextextended(:character_name || word, 0)]",
+                "where words @@ plainto_tsquery('simple', word)",
             ),
-            Change(MEMORIES, "where {_OF_OWNER} and {_RECALLABLE}", "where {_RECALLABLE}"),
+            Change(RECALL, "where {_OF_OWNER} and {_RECALLABLE}", "where {_RECALLABLE}"),
         ),
         (f"{MEMORY_TESTS} crowded_character_is_found",),
+    ),
+    Mutant(
+        "a memory whose words were changed is told as it was",
+        (
+            Change(
+                PAGES,
+                "update characters c set updated_at = clock_timestamp()",
+                "update characters c set name = c.name",
+            ),
+        ),
+        (f"{HELD_TESTS} changed_words",),
+    ),
+    Mutant(
+        "a memory that is committed late is never held",
+        (
+            Change(
+                HELD,
+                "[self._places[key] for key in split_keys(keys)]",
+                "[self._places[key] for key in split_keys(keys) if key in self._places]",
+            ),
+        ),
+        (f"{HELD_TESTS} committed_later",),
     ),
     Mutant(
         "what was undone is recalled",
         (
             Change(
-                MEMORIES,
+                RECALL,
                 "or m.no <= (select s.head_message",
                 "or true or m.no <= (select s.head_message",
             ),
@@ -101,7 +127,7 @@ OF_MEMORIES = [
         "what is not true any more is recalled",
         (
             Change(
-                MEMORIES,
+                RECALL,
                 "\n            and (m.valid_to is null or m.valid_to > clock_timestamp())",
                 "",
             ),
@@ -208,5 +234,46 @@ OF_MEMORIES = [
             ),
         ),
         ("tests/worker/test_consolidation.py what_the_first_one_asked",),
+    ),
+    Mutant(
+        "messages that were taken back are learned from a batch",
+        (
+            Change(
+                CONSOLIDATION,
+                'line.state == "answered" and line.on_branch',
+                'line.state == "answered"',
+            ),
+        ),
+        (f"{BATCH_TESTS} taken_back",),
+    ),
+    Mutant(
+        "a range goes with a batch again and again",
+        (Change(CONSOLIDATION, "if line is None and batched and", "if batched and"),),
+        (f"{BATCH_TESTS} without_an_answer",),
+    ),
+    Mutant(
+        "a batch that comes to nothing keeps its ranges",
+        (
+            Change(
+                "shared/store/batches.py",
+                "returning session_id, user_id, first\n    ), due as (",
+                "returning session_id, user_id, first + 1 as first\n    ), due as (",
+            ),
+        ),
+        ("tests/worker/test_batches.py comes_to_nothing",),
+    ),
+    Mutant(
+        "a batch is made again without looking for it",
+        (
+            Change(
+                "worker/batches.py", "if batch.sends and (begun", "if batch.model == '' and (begun"
+            ),
+        ),
+        ("tests/worker/test_batches.py made_twice",),
+    ),
+    Mutant(
+        "what was learned since a batch was asked is learned again",
+        (Change(EXTRACTION, "(*material.known, *since)", "material.known"),),
+        ("tests/worker/test_batches.py learned_meanwhile",),
     ),
 ]

@@ -3,10 +3,14 @@ session is claimed in one exchange, and what of the servers' troubles a worker k
 
 from tests.failpoints.mutant import Change, Mutant
 
+BEGINNINGS = "shared/store/beginnings.py"
 CACHE = "worker/agent_cache.py"
+SHELF = "worker/shelf.py"
 CLAIMS = "shared/store/claims.py"
 HOMES = "shared/homes.py"
 HOST = "worker/host.py"
+ROTA = "worker/rota.py"
+RUNS = "worker/runs.py"
 CACHE_TESTS = "tests/worker/test_agent_cache.py"
 WARM_TESTS = "tests/worker/test_warm_sessions.py"
 
@@ -50,8 +54,11 @@ OF_WARM_SESSIONS = [
         (
             Change(
                 CACHE,
-                "        self._drop(session_id)\n        return entry.transcript",
-                "        return entry.transcript",
+                "        return self._sessions.take(session_id)",
+                "        held = self._sessions.take(session_id)\n"
+                "        if held is not None:\n"
+                "            self.keep(session_id, held)\n"
+                "        return held",
             ),
         ),
         (f"{CACHE_TESTS} taken_out", f"{WARM_TESTS} lost_leaves_nothing"),
@@ -60,7 +67,7 @@ OF_WARM_SESSIONS = [
         "what a lost attempt said is kept in memory",
         (
             Change(
-                HOST,
+                RUNS,
                 _LOST,
                 "            told = transcript.ended(claim, task_log.told)\n"
                 "            self._cache.keep(claim.fence.session_id, told)\n" + _LOST,
@@ -72,16 +79,22 @@ OF_WARM_SESSIONS = [
         "the session that was used last goes first",
         (
             Change(
-                CACHE,
-                "self._drop(next(iter(self._entries)))",
-                "self._drop(next(reversed(self._entries)))",
+                SHELF,
+                "self.take(next(iter(self._entries)))",
+                "self.take(next(reversed(self._entries)))",
             ),
         ),
         (f"{CACHE_TESTS} least_recently",),
     ),
     Mutant(
         "the cache takes as much memory as it likes",
-        (Change(CACHE, "while self.bytes > self._most_bytes:", "while self.bytes < 0:"),),
+        (
+            Change(
+                CACHE,
+                "self._sessions.fit(self._most, self._most_bytes - self._characters.bytes)",
+                "self._sessions.fit(self._most, self._most_bytes * 99)",
+            ),
+        ),
         (f"{CACHE_TESTS} bytes_are_bounded",),
     ),
     Mutant(
@@ -120,10 +133,10 @@ OF_WARM_SESSIONS = [
         "a full worker keeps the hints that come to it",
         (
             Change(
-                HOST,
-                "            self._begin(session_id)\n        else:\n"
+                ROTA,
+                "            self.begin(session_id)\n        else:\n"
                 "            self._do_beside(self._hint({session_id: level}))",
-                "            self._begin(session_id)",
+                "            self.begin(session_id)",
             ),
         ),
         (f"{WARM_TESTS} full_leaves",),
@@ -167,6 +180,25 @@ OF_WARM_SESSIONS = [
         ),
     ),
     Mutant(
+        "a claim whose answer was lost is not looked for",
+        (Change(CLAIMS, "if again and (made", "if history < 0 and (made"),),
+        (
+            "tests/shared/test_claims_made.py one_claim",
+            "tests/worker/test_lost_answers.py one_cut",
+        ),
+    ),
+    Mutant(
+        "an attempt is lost to what its agent could not read at once",
+        (
+            Change(
+                "worker/outage.py",
+                "await self.outlast(lambda: read(*args, **kwargs))",
+                "await read(*args, **kwargs)",
+            ),
+        ),
+        ("tests/worker/test_lost_answers.py asked_for_again",),
+    ),
+    Mutant(
         "a claim in one exchange counts no attempt",
         (
             Change(
@@ -197,7 +229,7 @@ OF_WARM_SESSIONS = [
         "a task of a newer release is taken",
         (
             Change(
-                CLAIMS,
+                BEGINNINGS,
                 "if found.steps > STEP_VERSION or found.events > EVENT_VERSION:",
                 "if found is None:",
             ),

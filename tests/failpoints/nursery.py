@@ -177,7 +177,7 @@ def _work(only: UUID, *, patient: bool) -> None:
     signal.signal(signal.SIGUSR1, lambda *_: _tell_all(host))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
     until = time.monotonic() + IDLE_SECONDS
-    while patient and host._advancing and time.monotonic() < until:
+    while patient and host._rota.advancing and time.monotonic() < until:
         time.sleep(0.01)
     host.drain()
 

@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 import hiredis
 
 from shared.events import decode_lines
+from tests.links import close_ends
 
 SSL_REQUEST, GSS_REQUEST, CANCEL_REQUEST = 80877103, 80877104, 80877102
 CHUNK = 1 << 16
@@ -99,6 +100,7 @@ class Proxy:
         self.passed: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self.url = ""
         self.pairs: set[asyncio.Task[None]] = set()
+        self._writers: list[StreamWriter] = []
 
     @asynccontextmanager
     async def listening(self) -> AsyncIterator["Proxy"]:
@@ -114,8 +116,10 @@ class Proxy:
             for pair in self.pairs:
                 pair.cancel()
             await asyncio.gather(*self.pairs, return_exceptions=True)
+            await close_ends(self._writers)
 
     def _take(self, reader: StreamReader, writer: StreamWriter) -> None:
+        self._writers.append(writer)
         pair = asyncio.ensure_future(self._connect(reader, writer))
         self.pairs.add(pair)
         pair.add_done_callback(self.pairs.discard)
@@ -123,6 +127,7 @@ class Proxy:
     async def _connect(self, reader: StreamReader, writer: StreamWriter) -> None:
         with contextlib.suppress(OSError):
             there, to_there = await asyncio.open_connection(*self._server)
+            self._writers.append(to_there)
             pumps = [
                 asyncio.ensure_future(_until_cut(pump))
                 for pump in self._pumps(reader, to_there, there, writer)
@@ -134,8 +139,7 @@ class Proxy:
                     pump.cancel()
                 writer.close()
                 to_there.close()
-                ends = [writer.wait_closed(), to_there.wait_closed()]
-                await asyncio.gather(*pumps, *ends, return_exceptions=True)
+                await asyncio.gather(*pumps, return_exceptions=True)
 
     def _pumps(
         self, worker: StreamReader, to_server: StreamWriter, server: StreamReader, to: StreamWriter

@@ -19,6 +19,7 @@ from deploy.local.postgres import EmbeddedPostgres
 from deploy.local.valkey import EmbeddedValkey
 from deploy.models.control import ScriptedModel
 from tests.acceptance.player import Player, ended
+from tests.clients import http_client
 from tests.failpoints.failpoints import CASES, SETTINGS, Case, Fault, Played, Stage
 from tests.failpoints.proxy import Moment, PostgresProxy, RedisProxy, Trap
 
@@ -141,7 +142,7 @@ async def test_a_gateway_that_dies_around_an_acceptance(
     async with (
         PostgresProxy(fleet.env["DATABASE_URL"], trap).listening() as postgres,
         RedisProxy(fleet.env["REDIS_URL"], trap).listening() as redis,
-        httpx.AsyncClient(base_url=fleet.url, timeout=60) as http,
+        http_client(fleet.url, timeout=60) as http,
     ):
         player = await Player.begin(http, agent="effects")
         await player.until_ended(player.opening)
@@ -151,7 +152,7 @@ async def test_a_gateway_that_dies_around_an_acceptance(
         await asyncio.to_thread(doomed.start)
         redis.passed.clear()
         try:
-            async with httpx.AsyncClient(base_url=doomed.url, timeout=30) as client:
+            async with http_client(doomed.url, timeout=30) as client:
                 with pytest.raises(httpx.TransportError):
                     await Player(client, player.session).act(action, "once")
         finally:
@@ -218,7 +219,7 @@ async def test_how_soon_a_task_goes_on_with_the_lease_as_it_comes(
                 asyncio.to_thread(doomed.start),
             )
             successor.signal(signal.SIGSTOP)
-            async with httpx.AsyncClient(base_url=gateway.url, timeout=60) as http:
+            async with http_client(gateway.url, timeout=60) as http:
                 player = await Player.begin(http, agent="effects")
                 await player.until_ended(player.opening)
             doomed.kill()

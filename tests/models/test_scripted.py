@@ -330,6 +330,20 @@ async def test_faults_within_a_whole_stream(
     assert page.startswith(b"<!doctype html>")
 
 
+async def test_a_stream_without_the_usage_that_was_asked_for(
+    http: aiohttp.ClientSession, scripted_model: ScriptedModel
+) -> None:
+    scripted_model.script({"reply": {"text": "Yes.", "fault": {"kind": "no_usage"}}})
+
+    async with ask(http, scripted_model, stream_options={"include_usage": True}) as response:
+        data = await events(response)
+
+    assert texts(data) == ["Yes."]
+    assert '"finish_reason":"stop"' in data[-2]
+    assert data[-1] == "[DONE]"
+    assert not any("usage" in entry for entry in data)
+
+
 async def test_a_stream_hangs_until_released(
     http: aiohttp.ClientSession, scripted_model: ScriptedModel
 ) -> None:

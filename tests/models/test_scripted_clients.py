@@ -8,7 +8,7 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletionToolParam
 
-from deploy.models.control import ScriptedModel
+from deploy.models.control import ControlError, ScriptedModel
 
 # Read at import: without it litellm fetches its price list from the network.
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
@@ -167,3 +167,47 @@ async def test_litellm_half_a_stream(scripted_model: ScriptedModel) -> None:
 
     with pytest.raises(litellm.exceptions.MidStreamFallbackError):
         await streamed(scripted_model)
+
+
+async def test_openai_has_a_batch_answered(
+    client: openai.AsyncOpenAI, scripted_model: ScriptedModel
+) -> None:
+    scripted_model.script({"reply": {"text": "A quiet room."}})
+    scripted_model.batches(polls=1, failed_lines=1)
+    body = {"model": "scripted", "messages": [{"role": "user", "content": "look"}]}
+    lines = [
+        {"custom_id": name, "method": "POST", "url": "/v1/chat/completions", "body": body}
+        for name in ("one", "two")
+    ]
+    content = "\n".join(json.dumps(line) for line in lines).encode()
+
+    file = await client.files.create(file=("in.jsonl", content), purpose="batch")
+    made = await client.batches.create(
+        input_file_id=file.id,
+        endpoint="/v1/chat/completions",
+        completion_window="24h",
+        metadata={"name": "ours"},
+    )
+    statuses = [(await client.batches.retrieve(made.id)).status for _ in range(2)]
+    done = await client.batches.retrieve(made.id)
+
+    assert [one.id async for one in client.batches.list()] == [made.id]
+    assert (statuses, done.metadata) == (["in_progress", "completed"], {"name": "ours"})
+    assert done.output_file_id is not None
+    assert done.error_file_id is not None
+    answered = json.loads((await client.files.content(done.output_file_id)).text)
+    failed = json.loads((await client.files.content(done.error_file_id)).text)
+    assert answered["custom_id"] == "two"
+    assert "A quiet room." in str(answered["response"]["body"]["choices"])
+    assert (failed["custom_id"], failed["response"]) == ("one", None)
+    assert (await client.files.delete(file.id)).deleted
+    with pytest.raises(openai.NotFoundError):
+        await client.files.content(file.id)
+
+
+@pytest.mark.parametrize("wrong", [{"ends": "never mind"}, {"polls": -1}, {"refuse": {"tea": 418}}])
+async def test_a_broken_script_of_batches_is_refused(
+    scripted_model: ScriptedModel, wrong: dict[str, object]
+) -> None:
+    with pytest.raises(ControlError):
+        scripted_model.batches(**wrong)

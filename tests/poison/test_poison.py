@@ -12,6 +12,7 @@ import pytest
 
 from deploy.local.fleet import Fleet, Worker
 from tests.acceptance.player import Player, ended
+from tests.clients import http_client
 
 WORKERS = 2
 INNOCENTS = 20
@@ -52,7 +53,7 @@ async def ward(fleet: Fleet, tmp_path: Path) -> AsyncIterator[Ward]:
     await asyncio.to_thread(fleet.add_gateway)
     for _ in range(WORKERS):
         await asyncio.to_thread(fleet.add_worker)
-    async with httpx.AsyncClient(base_url=fleet.url, timeout=60) as http:
+    async with http_client(fleet.url, timeout=60) as http:
         ward = Ward(fleet, http, tmp_path / "notes")
         nurses = [asyncio.create_task(ward.start_again(worker)) for worker in fleet.workers]
         yield ward

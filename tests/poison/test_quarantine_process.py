@@ -16,20 +16,11 @@ from sqlalchemy import text
 from deploy.local.fleet import Fleet
 from deploy.local.server import ROOT
 from shared.records import NewSession
-from shared.settings import load_settings
 from shared.store import claims, sessions
 from shared.store.database import Database
 from tests.shared.invariants import broken
 from tests.shared.sessions import ME, claimed, finish, say
 from tests.waiting import PATIENCE, until, within
-
-
-@pytest.fixture
-async def db(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Database]:
-    monkeypatch.setenv("DATABASE_URL", postgres_url)
-    database = Database.from_settings(load_settings())
-    yield database
-    await database.close()
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from shared.redis_pool import connect_redis
 from shared.settings import Settings, load_settings
 from shared.store.database import Database
 from tests.shared.tables import empty
+from tests.wire import Wire
 
 
 @pytest.fixture(scope="session")
@@ -43,17 +44,17 @@ async def redis(settings: Settings) -> AsyncIterator[Redis]:
 
 
 @pytest.fixture
-async def db(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Database]:
-    """A pool on the test's database."""
-    monkeypatch.setenv("DATABASE_URL", postgres_url)
-    database = Database.from_settings(load_settings())
-    yield database
-    await database.close()
-
-
-@pytest.fixture
 async def watcher(postgres_url: str) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
     """A connection beside the pool, to look at it from the server's side."""
     connection = await psycopg.AsyncConnection.connect(postgres_url, autocommit=True)
     yield connection
     await connection.close()
+
+
+@pytest.fixture
+async def cut_db(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Database]:
+    """A pool over the line that can be cut."""
+    monkeypatch.setenv("DATABASE_URL", wire.url)
+    database = Database.from_settings(load_settings())
+    yield database
+    await database.close()

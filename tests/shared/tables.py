@@ -9,6 +9,9 @@ from sqlalchemy import text
 from shared.store.database import Database
 
 TABLES = (
+    "consolidation_lines",
+    "consolidation_batches",
+    "erasures",
     "crowds",
     "memories",
     "lineage",

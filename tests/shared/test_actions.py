@@ -12,7 +12,7 @@ from sqlalchemy import text
 from shared.errors import IdempotencyConflict, NotFound, SessionBusy
 from shared.records import Accepted, Event, NewAction, Outcome, Task
 from shared.records import NewEvent as New
-from shared.store import actions, claims, leases, sessions
+from shared.store import actions, cancels, claims, leases, sessions
 from shared.store.database import Database
 from tests.shared.invariants import broken
 from tests.shared.locks import lock_waiters
@@ -257,7 +257,7 @@ async def test_cancel_of_a_waiting_task_ends_it(db: Database) -> None:
     task = await say(db, session)
     (*_, newest) = await log(db, session)
 
-    found, events = await actions.cancel_task(db, ME, task)
+    found, events = await cancels.cancel_task(db, ME, task)
 
     assert found == session
     assert events == await log(db, session, after=newest.seq)
@@ -274,7 +274,7 @@ async def test_cancel_of_a_running_task_asks_its_worker(db: Database) -> None:
     session = await new_session(db)
     claim = await claimed(db, session)
 
-    assert await actions.cancel_task(db, ME, claim.task_id) == (session, [])
+    assert await cancels.cancel_task(db, ME, claim.task_id) == (session, [])
 
     assert await status(db, claim.task_id) == "running"
     assert await leases.heartbeat(db, [claim.fence], lease_seconds=9) == leases.Pulse(
@@ -289,11 +289,11 @@ async def test_cancel_of_a_task_that_is_over_changes_nothing(db: Database) -> No
     claim = await claimed(db, session)
     await finish(db, claim)
     waiting = await say(db, session)
-    await actions.cancel_task(db, ME, waiting)
+    await cancels.cancel_task(db, ME, waiting)
     before = await dump(db)
 
-    assert await actions.cancel_task(db, ME, claim.task_id) == (session, [])
-    assert await actions.cancel_task(db, ME, waiting) == (session, [])
+    assert await cancels.cancel_task(db, ME, claim.task_id) == (session, [])
+    assert await cancels.cancel_task(db, ME, waiting) == (session, [])
 
     assert await dump(db) == before
 
@@ -302,7 +302,7 @@ async def test_a_cancel_twenty_times_at_once_is_one_event(db: Database) -> None:
     session = await new_session(db)
     task = await say(db, session)
 
-    found = await asyncio.gather(*(actions.cancel_task(db, ME, task) for _ in range(20)))
+    found = await asyncio.gather(*(cancels.cancel_task(db, ME, task) for _ in range(20)))
 
     assert sorted(len(events) for _, events in found) == [0] * 19 + [1]
     assert await broken(db) == []
@@ -321,7 +321,7 @@ async def test_a_cancel_and_a_claim_at_once(
             both[name] = asyncio.create_task(
                 claims.claim(db, session, lease_seconds=9, history=1)
                 if name == "claim"
-                else actions.cancel_task(db, ME, task)
+                else cancels.cancel_task(db, ME, task)
             )
             await lock_waiters(watcher, count + 1)
 
@@ -339,18 +339,18 @@ async def test_cancel_by_the_clients_own_id(db: Database) -> None:
     session = await new_session(db)
     accepted = await actions.accept(db, ME, session, replace(SAY, client_action_id="k"))
 
-    task, events = await actions.cancel_action(db, ME, session, "k")
+    task, events = await cancels.cancel_action(db, ME, session, "k")
 
     assert task == accepted.task_id
     assert [one.type for one in events] == ["task_cancelled"]
-    assert await actions.cancel_action(db, ME, session, "k") == (task, [])
+    assert await cancels.cancel_action(db, ME, session, "k") == (task, [])
     assert await broken(db) == []
 
 
 async def test_a_cancel_that_comes_before_its_action(db: Database) -> None:
     session = await new_session(db, started=True)
     for _ in range(3):
-        assert await actions.cancel_action(db, ME, session, "k") == (None, [])
+        assert await cancels.cancel_action(db, ME, session, "k") == (None, [])
     assert await broken(db) == []
 
     other = await actions.accept(db, ME, session, replace(SAY, client_action_id="other"))
@@ -376,7 +376,7 @@ async def test_a_cancel_that_comes_before_its_action(db: Database) -> None:
 async def test_an_interrupt_that_was_cancelled_before_interrupts_nothing(db: Database) -> None:
     session = await new_session(db)
     claim = await claimed(db, session)
-    await actions.cancel_action(db, ME, session, "k")
+    await cancels.cancel_action(db, ME, session, "k")
 
     accepted = await actions.accept(
         db, ME, session, NewAction(SAY.action, "interrupt", client_action_id="k")
@@ -394,7 +394,7 @@ async def test_an_early_cancel_and_its_action_at_once(db: Database) -> None:
 
         accepted, (task, events) = await asyncio.gather(
             actions.accept(db, ME, session, new),
-            actions.cancel_action(db, ME, session, str(number)),
+            cancels.cancel_action(db, ME, session, str(number)),
         )
 
         assert await status(db, accepted.task_id) == "cancelled"
@@ -413,9 +413,9 @@ async def test_a_stranger_finds_nothing(db: Database) -> None:
     with pytest.raises(NotFound, match=r"^no such session$"):
         await actions.accept(db, "stranger", session, replace(SAY, on_busy="reject"))
     with pytest.raises(NotFound, match=r"^no such session$"):
-        await actions.cancel_action(db, "stranger", session, "k")
+        await cancels.cancel_action(db, "stranger", session, "k")
     with pytest.raises(NotFound, match=r"^no such task$"):
-        await actions.cancel_task(db, "stranger", task)
+        await cancels.cancel_task(db, "stranger", task)
     with pytest.raises(NotFound, match=r"^no such task$"):
         await actions.get_task(db, "stranger", task)
     with pytest.raises(NotFound, match=r"^no such task$"):
@@ -434,9 +434,9 @@ async def test_a_deleted_session(db: Database) -> None:
         with pytest.raises(NotFound):
             await actions.accept(db, ME, session, replace(new, on_busy=on_busy))
     with pytest.raises(NotFound):
-        await actions.cancel_action(db, ME, session, "k")
+        await cancels.cancel_action(db, ME, session, "k")
     with pytest.raises(NotFound):
-        await actions.cancel_task(db, ME, task)
+        await cancels.cancel_task(db, ME, task)
 
 
 async def test_a_session_that_is_deleted_while_actions_arrive(db: Database) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy import text
 from shared.allowance import NO_RULES, Budget, BudgetRules, read_budget
 from shared.errors import BudgetSpent, SettingsError
 from shared.records import Claim, LedgerEntry, NewAction, NewSession
-from shared.store import actions, budgets, claims, leases, sessions
+from shared.store import actions, budgets, cancels, claims, leases, sessions
 from shared.store.database import Database
 from tests.shared.sessions import LEASE, ME, completed, finish, new_session
 
@@ -97,7 +97,7 @@ async def test_open_tasks_are_reserved_for_and_then_settled(db: Database) -> Non
 async def test_a_cancelled_task_gives_its_reservation_back(db: Database) -> None:
     session = await new_session(db, started=True)
     accepted = await actions.accept(db, ME, session, SAY, rules=ONE)
-    await actions.cancel_task(db, ME, accepted.task_id)
+    await cancels.cancel_task(db, ME, accepted.task_id)
 
     (standing,) = await budgets.standings(db, ME, ONE)
 

@@ -6,6 +6,7 @@ import pytest
 from redis.asyncio import Redis
 from sqlalchemy import text
 
+from shared.ending import end_all
 from shared.errors import LeaseLost
 from shared.queue import Hints
 from shared.settings import Settings
@@ -48,9 +49,7 @@ async def test_a_session_that_waits_is_hinted_at_once(
     sweeping = asyncio.create_task(sweep_for_ever(db, Hints(settings, redis), every=0.01))
 
     assert await redis.brpop([settings.queue], timeout=4) is not None
-    sweeping.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await sweeping
+    await end_all([sweeping])
 
 
 async def test_a_worker_that_lives_keeps_its_session(db: Database) -> None:

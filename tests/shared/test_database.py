@@ -47,9 +47,9 @@ async def busy(watcher: psycopg.AsyncConnection[Any]) -> int:
 
 
 def checked_out(db: Database) -> int:
-    pool = db._engine.sync_engine.pool
+    pool = db._lending.engine.sync_engine.pool
     assert isinstance(pool, QueuePool)
-    return pool.checkedout()
+    return pool.checkedout() - len(db._lending._at_hand)
 
 
 async def nothing_left(db: Database, watcher: psycopg.AsyncConnection[Any]) -> None:
@@ -60,18 +60,20 @@ async def nothing_left(db: Database, watcher: psycopg.AsyncConnection[Any]) -> N
 
     await until(quiet)
     await until(lambda: checked_out(db) == 0)
+    assert db._lending._open == len(db._lending._at_hand)
 
 
 SETTINGS = text(
     """
     select current_setting('timezone'), current_setting('idle_in_transaction_session_timeout'),
-        current_setting('lock_timeout'), current_setting('statement_timeout')
+        current_setting('lock_timeout'), current_setting('statement_timeout'),
+        current_setting('jit')
     """
 )
 
 
 async def test_each_connection_has_its_limits(db: Database) -> None:
-    expected = ("UTC", "3s", "5s", "10s")
+    expected = ("UTC", "3s", "5s", "10s", "off")
 
     assert await db.row(SETTINGS) == expected
     async with db.transaction() as connection:
@@ -234,14 +236,25 @@ async def test_a_pool_that_is_exhausted(small: Database) -> None:
     assert await small.row(ONE) == (1,)
 
 
+async def test_whoever_waits_gets_the_next_that_comes_back(small: Database) -> None:
+    async with small.transaction():
+        async with small.transaction():
+            waiting = asyncio.create_task(small.row(ONE))
+            await asyncio.sleep(0)
+
+        assert await waiting == (1,)
+
+
 async def test_a_restart_of_postgres(db: Database, postgres_server: EmbeddedPostgres) -> None:
-    assert await db.row(ONE) == (1,)
+    async with db.transaction(), db.transaction(), db.transaction():
+        pass  # three connections, none of which will be of use
 
     await asyncio.to_thread(postgres_server.restart)
 
     with pytest.raises(StoreUnavailable):
         await db.row(ONE)
-    assert await db.row(ONE) == (1,)
+    for _ in range(4):
+        assert await db.row(ONE) == (1,)
 
 
 async def test_a_connection_that_is_ended(

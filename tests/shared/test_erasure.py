@@ -1,28 +1,35 @@
 """Export and erasure: no table is forgotten, nothing is left, others keep what is theirs."""
 
 import asyncio
+import contextlib
 import json
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
 import pytest
+from pydantic import SecretStr
 from redis.asyncio import Redis
 from sqlalchemy import text
 
+from deploy.local.ports import free_port
 from shared.allowance import Budget
 from shared.encoding import dumps
-from shared.erasure import erase_user
-from shared.errors import LeaseLost, SessionBusy
+from shared.ending import end_all
+from shared.erasure import clear_for_ever, erase_user
+from shared.errors import KeyGone, LeaseLost, SessionBusy
 from shared.events import text_key
+from shared.kept_answers import KeptAnswers
 from shared.levels import LEVELS, key_of
 from shared.queue import Hints, envelope
-from shared.records import Claim, LedgerEntry, NewEvent, Outcome, SoulEdit, Step
+from shared.records import Claim, LedgerEntry, NewEvent, NewSession, Outcome, SoulEdit, Step
+from shared.redis_pool import connect_redis
 from shared.settings import Settings
 from shared.store import (
-    actions,
     api_keys,
+    batches,
     budgets,
+    cancels,
     characters,
     erasure,
     export,
@@ -37,6 +44,7 @@ from shared.store.owned import ALL, BOOKS, OF_CHARACTERS
 from tests.shared.sessions import LEASE, claimed, new_session, say
 from tests.shared.tables import dump
 from tests.shared.traces import keys_with, tables_with
+from tests.waiting import PATIENCE, until
 
 MINE, OTHER = "anna-canary", "bert-canary"
 PAID = Decimal("0.0125")
@@ -77,7 +85,7 @@ async def settled(db: Database, user: str) -> tuple[UUID, Claim]:
     await leases.end(db, done, Outcome("completed", [ended], [message], result={"text": word}))
     await say(db, session, word, user)
     await say(db, session, word, user)
-    await actions.cancel_action(db, user, session, f"key-{user}")
+    await cancels.cancel_action(db, user, session, f"key-{user}")
     running = await claimed(db, session)
     await usage.append(db, running, [LedgerEntry(0, "openai/m", "reply", "done", True, usd=PAID)])
     await budgets.put(db, user, Budget(Decimal(9)))
@@ -87,6 +95,8 @@ async def settled(db: Database, user: str) -> tuple[UUID, Claim]:
         ),
         {"who": who, "user": user},
     )
+    async with db.transaction() as connection:
+        await batches.put(connection, user, session, session, 1, 2)
     return session, running
 
 
@@ -150,11 +160,13 @@ async def test_after_an_erasure_nothing_is_left(
     _, others = await settled(db, OTHER)
     words, others_words = await ids_of(db, MINE), await ids_of(db, OTHER)
     before = await dump(db)
-    hints = Hints(settings, redis)
+    hints, kept = Hints(settings, redis), KeptAnswers(redis, patience=PATIENCE)
     for claim in (running, others):
         session = claim.fence.session_id
         await redis.set(text_key(claim.task_id, 1), "so far")
         await redis.set(f"fireside:ticket:{session}", claim.user_id)
+        answer = {"text": f"word of {claim.user_id}"}
+        await kept.put(claim.user_id, f"hash of {claim.user_id}", answer, 60)
         for level in range(LEVELS):
             hint = dumps(envelope(session, settings.queue, level))
             await redis.lpush(key_of(settings.queue, level), hint)
@@ -164,6 +176,7 @@ async def test_after_an_erasure_nothing_is_left(
 
     assert await tables_with(db, words) == set()
     assert await keys_with(redis, words) == set()
+    assert len(await redis.keys("fireside:answers-of:*")) == 1
     after = await dump(db)
     for table in ALL:
         mine = len(before[table.name]) - len(after[table.name])
@@ -177,7 +190,7 @@ async def test_after_an_erasure_nothing_is_left(
     assert sum(row["usd"] for row in after["usage"]) == float(2 * PAID)
     await leases.write(db, others, [NewEvent("agent_start", {})], lease_seconds=LEASE)
     assert await keys_with(redis, others_words) == others_keys
-    assert len(others_keys) == 2 + LEVELS
+    assert len(others_keys) == 4 + LEVELS  # its text, ticket, answer and the list with its hash
 
 
 async def test_a_running_task_of_an_erased_user_is_fenced_off(db: Database) -> None:
@@ -226,3 +239,91 @@ async def test_a_user_who_goes_on_is_erased_or_told_so(db: Database) -> None:
         await going
     await erasure.erase(db, MINE, Erased())
     assert await tables_with(db, [MINE]) == set()
+
+
+async def test_with_a_key_that_is_gone_nothing_is_made(db: Database) -> None:
+    erased_id, _ = await api_keys.create(db, MINE)
+    revoked_id, _ = await api_keys.create(db, OTHER)
+    kept_id, _ = await api_keys.create(db, OTHER)
+    await erasure.erase(db, MINE, Erased())
+    await api_keys.revoke(db, OTHER, revoked_id)
+
+    for user, key_id in ((MINE, erased_id), (OTHER, revoked_id), (MINE, kept_id)):
+        with_key = NewSession("companion", key_id=str(key_id))
+        with pytest.raises(KeyGone):
+            await sessions.create(db, user, with_key, "Ember")
+        with pytest.raises(KeyGone):
+            await characters.create(db, user, "companion", "Ember", "", key_id=str(key_id))
+
+    assert (await erasure.left(db, MINE, set()), await erasure.left(db, OTHER, set())) == (
+        {},
+        {"api_keys": 2},
+    )
+    await sessions.create(db, OTHER, NewSession("companion", key_id=str(kept_id)), "Ember")
+
+
+async def test_who_goes_on_with_a_key_is_stopped_by_the_erasure(db: Database) -> None:
+    key_id, _ = await api_keys.create(db, MINE)
+    begun = asyncio.Semaphore(0)
+
+    async def go_on() -> int:
+        made = 0
+        with contextlib.suppress(KeyGone):
+            while True:
+                await sessions.create(
+                    db, MINE, NewSession("companion", key_id=str(key_id)), "Ember"
+                )
+                await characters.create(db, MINE, "companion", "Ash", "", key_id=str(key_id))
+                made += 1
+                begun.release()
+        return made
+
+    async with asyncio.TaskGroup() as group:
+        going = [group.create_task(go_on()) for _ in range(3)]
+        for _ in going:
+            await begun.acquire()
+        erased = Erased()
+        await erasure.erase(db, MINE, erased)
+
+    assert erased.rows["sessions"] >= sum(one.result() for one in going) > 0
+    assert await tables_with(db, [MINE, *erased.sessions]) == {"erasures"}
+
+
+async def test_what_redis_has_is_cleared_once_it_is_back(
+    db: Database, redis: Redis, settings: Settings
+) -> None:
+    _, running = await settled(db, MINE)
+    _, others = await settled(db, OTHER)
+    words, others_words = await ids_of(db, MINE), await ids_of(db, OTHER)
+    hints = Hints(settings, redis)
+    for claim in (running, others):
+        session = claim.fence.session_id
+        await redis.set(text_key(claim.task_id, 1), "so far")
+        await redis.set(f"fireside:ticket:{session}", claim.user_id)
+        await redis.lpush(key_of(settings.queue, 0), dumps(envelope(session, settings.queue, 0)))
+    others_keys = await keys_with(redis, others_words)
+    nowhere = SecretStr(f"redis://127.0.0.1:{free_port()}/0")
+    away = connect_redis(settings.model_copy(update={"redis_url": nowhere}))
+
+    erased = await erase_user(db, away, Hints(settings, away), MINE, settle_seconds=0.1)
+
+    await away.aclose()
+    assert not erased.cleared
+    (noted,) = (await dump(db))["erasures"]
+    assert MINE not in str(noted)
+    words = [one for one in words if one != MINE]
+    assert await tables_with(db, [MINE]) == set()
+    assert await tables_with(db, words) == {"erasures"}
+    assert len(await keys_with(redis, words)) == 3
+    clearing = asyncio.create_task(clear_for_ever(db, redis, hints, every=0.01))
+    try:
+        await db.run(text("update erasures set clear_at = clock_timestamp()"))
+        await until(lambda: _is_cleared(db))
+    finally:
+        await end_all([clearing])
+    assert await keys_with(redis, [MINE, *words]) == set()
+    assert await keys_with(redis, others_words) == others_keys
+
+
+async def _is_cleared(db: Database) -> bool:
+    return not (await dump(db))["erasures"]

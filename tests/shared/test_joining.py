@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from shared.errors import LeaseLost
 from shared.records import MAX_SAY, Claim, Fence, Joined, NewAction, NewEvent, OnBusy
-from shared.store import actions, leases, sessions
+from shared.store import actions, cancels, leases, sessions
 from shared.store.database import Database
 from tests.shared.invariants import broken
 from tests.shared.sessions import ME, claimed, completed, finish, new_session
@@ -108,7 +108,7 @@ async def test_a_cancel_and_a_join_at_once_agree(db: Database, session: UUID) ->
     for no in range(1, 11):
         steer = await waiting(db, session, "a", "steer")
         joined, (_, events) = await asyncio.gather(
-            leases.join(db, claim, ["steer"], no), actions.cancel_task(db, ME, steer)
+            leases.join(db, claim, ["steer"], no), cancels.cancel_task(db, ME, steer)
         )
         status = (await actions.get_task(db, ME, steer)).status
         assert (status, len(events)) == (("queued", 0) if joined else ("cancelled", 1))
@@ -150,7 +150,7 @@ async def test_collecting_stops_at_the_length_of_one_say(db: Database, session: 
 async def test_the_tables_stay_sound_after_a_cancelled_collect(db: Database, session: UUID) -> None:
     claim = await running(db, session)
     tasks = [await waiting(db, session, said, "collect") for said in "abc"]
-    await actions.cancel_task(db, ME, tasks[1])
+    await cancels.cancel_task(db, ME, tasks[1])
     await finish(db, claim)
     claim = await claimed(db, session)
 

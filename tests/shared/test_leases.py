@@ -26,7 +26,7 @@ from shared.records import (
     Step,
     Written,
 )
-from shared.store import actions, characters, claims, leases, sessions, sweeps
+from shared.store import actions, cancels, characters, claims, leases, sessions, sweeps
 from shared.store.database import Database
 from tests.shared.invariants import broken
 from tests.shared.locks import lock_waiters
@@ -646,7 +646,7 @@ async def test_a_release_takes_its_attempt_back(db: Database) -> None:
 async def test_a_heartbeat_renews_what_is_held(db: Database) -> None:
     held = [await claimed(db, await new_session(db), lease=1) for _ in range(3)]
     mine, cancelled, lost = held
-    await actions.cancel_task(db, ME, cancelled.task_id)
+    await cancels.cancel_task(db, ME, cancelled.task_id)
     await lapse(db, lost.fence.session_id)
     await claimed(db, lost.fence.session_id, lease=1)
 

@@ -18,15 +18,16 @@ from shared.memories import (
     NewMemory,
     Standing,
     language_of,
-    pairs,
     passages,
     said_in,
 )
 from shared.records import Claim, NewEvent, NewSession, Outcome
 from shared.store import characters, leases, memories, sessions, vectors
 from shared.store.database import Database
-from shared.store.memories import Cue, Vector
+from shared.store.held_memories import HeldMemories
+from shared.store.recall import CROWD, CUE_WORDS, NEWEST, WORDED, Cue, Recalled, Vector, recall
 from tests.shared.sessions import ME, claimed, finish, say
+from tests.shared.statements import statements
 from tests.shared.tables import dump
 from tests.shared.test_leases import taken_over
 from tests.waiting import within
@@ -70,8 +71,8 @@ async def recalled(
     db: Database, character: UUID, cue: str, vector: Vector | None = None, **asked: Any
 ) -> list[Standing]:
     owner = asked.pop("owner", ME)
-    found = await memories.recall(db, Cue(owner, character, cue, **asked), vector)
-    return sorted(found, key=lambda one: (one.said_at, one.no or 0, one.part))
+    found = (await recall(db, Cue(owner, character, cue, **asked), vector)).standings
+    return sorted(found.rows(), key=lambda one: (one.said_at, one.no or 0, one.part))
 
 
 def texts(found: Sequence[Standing]) -> list[str]:
@@ -103,10 +104,10 @@ async def test_a_task_ends_with_memories_of_its_messages(db: Database) -> None:
             1,
             "user",
             "Ada",
-            ["call", "dog"],
+            ("call", "dog"),
             None,
         ),
-        ("Lovely!", "turn", session, 2, "assistant", "Ember", None, None),
+        ("Lovely!", "turn", session, 2, "assistant", "Ember", (), None),
     ]
     (kept,) = (await sessions.messages(db, ME, session, limit=1))[-1:]
     assert {one.said_at for one in found} == {kept.created_at}
@@ -195,7 +196,7 @@ async def test_memories_that_were_learned(db: Database) -> None:
 
     await exchange(db, session, user("one"), answer("two"))
     (found,) = [one for one in await recalled(db, character, "dog") if one.kind == "fact"]
-    assert (found.id, found.importance, found.said_at) == (made, 0.5, said)
+    assert (found.id, found.importance, found.said_at) == (str(made), 0.5, said)
 
 
 async def test_nobody_writes_memories_of_another_users_character(db: Database) -> None:
@@ -359,7 +360,7 @@ async def test_words_are_stemmed_as_the_sessions_language_does(db: Database) -> 
 
     (found,) = await recalled(db, character, "Wo ist die Katze?", language="german")
 
-    assert found.hits == ["katz"]
+    assert found.hits == ("katz",)
 
 
 async def test_one_word_of_many_is_enough(db: Database) -> None:
@@ -384,11 +385,6 @@ async def test_other_scripts(db: Database, words: str, cue: str) -> None:
     await exchange(db, session, user(words), user("Something else."))
 
     assert hits(await recalled(db, character, cue, language="simple")) == [words]
-
-
-def test_pairs_are_of_unsegmented_scripts_only() -> None:
-    assert pairs("去北京 and 茶") == ["去北", "北京", "茶"]
-    assert pairs("plain words, größer, мир") == []
 
 
 @pytest.mark.parametrize(
@@ -536,6 +532,122 @@ async def test_memories_of_a_crowd_that_come_later_are_found(db: Database) -> No
     )
     assert row is not None
     assert row[0] == 1
+
+
+async def numbered(db: Database, count: int) -> UUID:
+    """A character of many memories that no embedding process has seen."""
+    character = await characters.create(db, ME, "companion", "Ash", "")
+    many = [NewMemory("fact", f"Ship number{no} came.", said_at=at(no)) for no in range(count)]
+    for start in range(0, count, 1_000):
+        await memories.add(db, ME, character.id, many[start : start + 1_000])
+    return character.id
+
+
+async def test_no_more_than_the_newest_are_read_of_many_that_nobody_has_counted(
+    db: Database,
+) -> None:
+    character = await numbered(db, CROWD + 10)
+    cue = Cue(ME, character, "What of number3 and number2005?")
+    held = HeldMemories()
+
+    for _ in range(2):  # and again by one who holds them
+        found, grown = told(await recall(db, cue, None, held))
+        assert (len(found), grown) == (CROWD, True)
+        assert hits(found) == ["Ship number2005 came."]
+
+    await vectors.tend(db, ME, character)
+    found, grown = told(await recall(db, cue, None, held))
+    assert len(found) < 500
+    assert not grown
+    assert sorted(hits(found)) == ["Ship number2005 came.", "Ship number3 came."]
+
+
+async def test_of_a_long_cue_each_word_is_told(db: Database) -> None:
+    """The first words are looked at in another way than those behind them."""
+    names = [f"name{no}" for no in range(CUE_WORDS + 2)]
+    character = await characters.create(db, ME, "companion", "Ash", "")
+    said = [" ".join(names[start : start + 5]) for start in range(0, 40, 5)]
+    await memories.add(db, ME, character.id, [NewMemory("fact", one) for one in said])
+
+    for count in (1, 7, 8, 9, 17, len(names)):
+        cue = " ".join(names[:count])
+        found = await recalled(db, character.id, cue, language="simple")
+        asked = set(sorted(names[:count])[:CUE_WORDS])
+        assert {one.text: set(one.hits) for one in found} == {
+            one: set(one.split()) & asked for one in said
+        }
+
+
+def told(recalled: Recalled) -> tuple[list[Standing], bool]:
+    return recalled.standings.rows(), recalled.grown
+
+
+async def test_a_crowded_character_is_not_read_whole_beside(db: Database) -> None:
+    """As a condition of the join it would be: each of its rows, only to be dropped."""
+    character = await numbered(db, 300)
+    await vectors.crowd(db, ME, character, crowd=300)
+    recall = next(one.text for one in statements() if one.name == "recall")
+    asked = {
+        "user": ME,
+        "character": character,
+        "session": None,
+        "shown_from": 1,
+        "cue": "ship",
+        "language": "english",
+        "signs": [],
+        "most_words": 8,
+        "model": None,
+        "dimension": 0,
+        "vector": None,
+        "until": None,
+        "held_since": None,
+    }
+
+    rows = await db.rows(text(f"/* plan */ explain (analyze, buffers off) {recall}"), asked)
+
+    plan = "\n".join(row[0] for row in rows)
+    assert "One-Time Filter: (NOT (InitPlan " in plan
+    assert "Rows Removed" not in plan
+
+
+async def test_new_memories_of_a_crowd_get_keys_without_vectors(db: Database) -> None:
+    character = await numbered(db, 200)
+    await vectors.crowd(db, ME, character, crowd=200)
+    new = [NewMemory("fact", f"Whale number{no} came.") for no in range(NEWEST)]
+    await memories.add(db, ME, character, new)
+    cue = Cue(ME, character, "What of number3?")
+
+    assert (await recall(db, cue, None)).grown
+    await vectors.tend(db, ME, character)
+    found, grown = told(await recall(db, cue, None))
+
+    assert not grown
+    assert sorted(hits(found)) == ["Ship number3 came.", "Whale number3 came."]
+
+
+async def test_rare_words_and_several_of_them_come_before_frequent_ones(db: Database) -> None:
+    character = await characters.create(db, ME, "companion", "Ash", "")
+    many = [NewMemory("fact", f"A ship number{no}.", said_at=at(no)) for no in range(1_500)]
+    many[3] = NewMemory("fact", "A ship with an anchor.", said_at=at(3))
+    many[4:104] = [
+        NewMemory("fact", f"An anchor number{no}.", said_at=at(no)) for no in range(4, 104)
+    ]
+    await memories.add(db, ME, character.id, many)
+    await vectors.crowd(db, ME, character.id, crowd=1_000)
+
+    found = await recalled(db, character.id, "Which ship has an anchor, number1400?")
+
+    assert len(found) <= WORDED + NEWEST
+    assert sum("anchor" in (one.hits or ()) for one in found) == 101
+    assert "A ship with an anchor." in hits(found)
+
+
+async def test_few_memories_are_given_no_keys(db: Database) -> None:
+    character = await numbered(db, 10)
+
+    await vectors.tend(db, ME, character)
+
+    assert await db.row(text("/* keyed */ select from memories where keys is not null")) is None
 
 
 async def test_the_graph_for_another_length_is_built_once(db: Database) -> None:

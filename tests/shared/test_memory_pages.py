@@ -114,7 +114,7 @@ async def test_a_change_is_found_by_its_new_words(db: Database) -> None:
     assert (moved.text, moved.importance) == ("lives in 绿茶 Graz", 0.25)
     assert await memory_pages.get(db, ME, memory) == moved
     (row,) = (await dump(db))["memories"]
-    assert (row["vector"], row["model"], len(row["keys"])) == (None, None, 4)
+    assert (row["vector"], row["model"], len(row["keys"])) == (None, None, 6)
     assert await found(db, "Vienna") == []
     for query in ("graz", "绿茶", "eva"):
         assert await found(db, query) == ["lives in 绿茶 Graz"]

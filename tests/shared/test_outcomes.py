@@ -1,7 +1,6 @@
 """A fenced write whose answer was lost: sent again, it takes effect once."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from uuid import UUID
 
 import psycopg
@@ -9,7 +8,6 @@ import pytest
 
 from shared.errors import LeaseLost, StoreUnavailable
 from shared.records import Claim, Event, NewEvent, Outcome, Step
-from shared.settings import load_settings
 from shared.store import leases, outcomes, sessions
 from shared.store.database import Database
 from shared.store.outcomes import Progress
@@ -20,21 +18,6 @@ from tests.wire import When, Wire
 
 EVENTS = [NewEvent("turn_start", {}), NewEvent("turn_end", {})]
 STEPS = [Step(0, "model", "m", "pure", "hash", "done", {"no": 0})]
-
-
-@pytest.fixture
-async def wire(postgres_url: str) -> AsyncIterator[Wire]:
-    async with Wire(postgres_url) as line:
-        yield line
-
-
-@pytest.fixture
-async def cut_db(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Database]:
-    """A pool over the line that can be cut."""
-    monkeypatch.setenv("DATABASE_URL", wire.url)
-    database = Database.from_settings(load_settings())
-    yield database
-    await database.close()
 
 
 async def log_of(db: Database, session: UUID) -> list[Event]:

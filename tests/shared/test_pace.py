@@ -5,6 +5,7 @@ import asyncio
 from redis.asyncio import Redis
 
 from deploy.local.ports import free_port
+from shared.ending import end_all
 from shared.pace import Pace, ends_per_second
 from tests.waiting import until
 
@@ -21,8 +22,7 @@ async def test_what_all_processes_ended_is_counted_together(redis: Redis) -> Non
         return (await ends_per_second(redis) or 0) >= 60 / 40
 
     await until(both_have_told)
-    for task in telling:
-        task.cancel()
+    await end_all(telling)
 
     assert (await ends_per_second(redis) or 0) <= 60 / 30
     for key in await redis.keys("fireside:ended:*"):
@@ -37,7 +37,7 @@ async def test_without_redis_nobody_knows() -> None:
 
     assert await ends_per_second(away) is None
     assert not telling.done()
-    telling.cancel()
+    await end_all([telling])
     await away.aclose()
 
 
@@ -52,7 +52,7 @@ async def test_what_someone_else_wrote_there_is_not_believed(redis: Redis) -> No
         return bool(keys)
 
     await until(has_told)
-    telling.cancel()
+    await end_all([telling])
     await redis.set(keys[0], "many")
 
     assert await ends_per_second(redis) is None

@@ -16,7 +16,7 @@ from shared.migrate import migrate
 from shared.records import EVENT_VERSION, STEP_VERSION, NewEvent, Step
 from shared.schema import head_revision
 from shared.settings import load_settings
-from shared.store import actions, leases, sweeps
+from shared.store import actions, cancels, leases, sweeps
 from shared.store.database import Database
 from tests.shared.invariants import broken
 from tests.shared.releases import FOLDER, Release
@@ -258,7 +258,7 @@ async def test_what_is_written_says_its_version(db: Database) -> None:
     claim = await claimed(db, session)
     step = Step(0, "tool", "look", "pure", "hash-0", "done", {"text": "seen"})
     await leases.write(db, claim, [NewEvent("task_started", {})], [step], lease_seconds=LEASE)
-    await actions.cancel_task(db, ME, task)
+    await cancels.cancel_task(db, ME, task)
     found: list[Any] = []
     for table in ("events", "steps"):
         found += await db.rows(text(f"select version, count(*) from {table} group by 1"))

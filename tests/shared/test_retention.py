@@ -12,7 +12,7 @@ from sqlalchemy import text
 from shared.records import NewEvent, Step
 from shared.retention import prune, prune_for_ever
 from shared.settings import Settings
-from shared.store import actions, leases, retention, sessions
+from shared.store import cancels, leases, retention, sessions
 from shared.store.database import Database
 from tests.shared.sessions import LEASE, ME, claimed, completed, finish, new_session, say
 from tests.shared.tables import dump
@@ -128,11 +128,11 @@ async def test_the_journal_of_tasks_that_ended_goes(db: Database) -> None:
 
 async def test_cancels_that_nothing_followed_are_forgotten(db: Database) -> None:
     one, other = await new_session(db), await new_session(db)
-    await actions.cancel_action(db, ME, one, "a")
-    await actions.cancel_action(db, ME, one, "b")
-    await actions.cancel_action(db, ME, other, "a")
+    await cancels.cancel_action(db, ME, one, "a")
+    await cancels.cancel_action(db, ME, one, "b")
+    await cancels.cancel_action(db, ME, other, "a")
     await age(db, 2)
-    await actions.cancel_action(db, ME, one, "c")
+    await cancels.cancel_action(db, ME, one, "c")
 
     assert await retention.prune_cancels(db, [one, other]) == 2
     assert await retention.prune_cancels(db, [one, other]) == 0
@@ -145,7 +145,7 @@ async def test_what_somebody_writes_to_is_left_for_later(
     db: Database, watcher: psycopg.AsyncConnection[Any]
 ) -> None:
     session = await new_session(db, started=True)
-    await actions.cancel_action(db, ME, session, "a")
+    await cancels.cancel_action(db, ME, session, "a")
     await age(db, 31)
     before = await dump(db)
     async with watcher.transaction():
@@ -186,7 +186,7 @@ async def test_a_round_as_the_processes_do_it(db: Database, settings: Settings) 
     for _ in range(3):
         session = await new_session(db, started=True)
         await run_task(db, session, events=600)
-    await actions.cancel_action(db, ME, session, "a")
+    await cancels.cancel_action(db, ME, session, "a")
     await age(db, 31)
     kept = await new_session(db, started=True)
     pruning = [asyncio.create_task(prune_for_ever(db, settings, every=0.01)) for _ in range(2)]

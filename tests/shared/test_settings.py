@@ -57,6 +57,8 @@ DEFAULTS: dict[str, Any] = {
     "tool_seconds": 30.0,
     "task_seconds": 300.0,
     "consolidate_seconds": 600.0,
+    "consolidate_batch": "off",
+    "response_cache_seconds": 86_400,
     "agent_modules": ["worker.story", "worker.companion"],
     "story_folders": ["stories"],
     "default_story": None,
@@ -114,6 +116,7 @@ WRONG = [
     ("FIRESIDE_AUTH", SECRET, "Input should be 'required' or 'none'"),
     ("FIRESIDE_LOG_FORMAT", SECRET, "Input should be 'json' or 'text'"),
     ("FIRESIDE_LOG_LEVEL", SECRET, "Input should be 'debug', 'info', 'warning' or 'error'"),
+    ("FIRESIDE_CONSOLIDATE_BATCH", SECRET, "Input should be 'off' or 'openai'"),
     *(
         (
             "FIRESIDE_JWT_ALGORITHMS",
@@ -135,7 +138,8 @@ WRONG = [
                 "DATABASE_POOL TICKET_SECONDS MAX_SOCKETS MAX_SOCKETS_PER_USER MODEL_RETRIES "
                 "MODEL_REQUESTS_PER_MINUTE MODEL_TOKENS_PER_MINUTE MODEL_CONCURRENCY "
                 "MAX_QUEUED_PER_USER MAX_QUEUED MAX_ATTEMPTS QUARANTINE_AFTER MAX_IN_FLIGHT "
-                "EVENT_DAYS STEP_DAYS WORKER_MEMORY CACHE_AGENTS CACHE_BYTES",
+                "EVENT_DAYS STEP_DAYS WORKER_MEMORY CACHE_AGENTS CACHE_BYTES "
+                "RESPONSE_CACHE_SECONDS",
             ),
             (
                 "number",
@@ -178,6 +182,7 @@ WRONG = [
             ("OUTAGE_SECONDS", "-1", "or equal to 0"),
             ("MAX_IN_FLIGHT", "0", "or equal to 1"),
             ("WORKER_MEMORY", "0", "or equal to 1"),
+            ("RESPONSE_CACHE_SECONDS", "-1", "or equal to 0"),
             ("CACHE_AGENTS", "-1", "or equal to 0"),
             ("CACHE_IDLE_SECONDS", "0", "0"),
             ("CACHE_BYTES", "-1", "or equal to 0"),
@@ -205,6 +210,7 @@ WRONG = [
             ("QUARANTINE_AFTER", "101", "100"),
             ("OUTAGE_SECONDS", "601", "600"),
             ("MAX_IN_FLIGHT", "100001", "100000"),
+            ("RESPONSE_CACHE_SECONDS", "604801", "604800"),
             ("CACHE_AGENTS", "1000001", "1000000"),
             ("CACHE_IDLE_SECONDS", "86401", "86400"),
             ("STUCK_SECONDS", "3601", "3600"),
@@ -317,6 +323,8 @@ def test_each_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         "tool_seconds": 3.5,
         "task_seconds": 4.5,
         "consolidate_seconds": 0.0,
+        "consolidate_batch": "openai",
+        "response_cache_seconds": 0,
         "agent_modules": ["parrot"],
         "story_folders": ["a", "b/c"],
         "default_story": "cave",

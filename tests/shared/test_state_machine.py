@@ -30,7 +30,7 @@ from shared.records import (
     TaskStatus,
 )
 from shared.settings import load_settings
-from shared.store import actions, claims, leases, sessions, sweeps
+from shared.store import actions, cancels, claims, leases, sessions, sweeps
 from shared.store.database import Database
 from tests.shared.invariants import broken
 from tests.shared.sessions import ME, new_session
@@ -286,7 +286,7 @@ class OneSession(RuleBasedStateMachine):
         before = len(self.model.events)
         self.model.cancel(task)
 
-        session, events = self.run(actions.cancel_task(self.db, ME, task.id))
+        session, events = self.run(cancels.cancel_task(self.db, ME, task.id))
 
         assert session == self.session
         assert [(one.seq, one.type, one.task_id) for one in events] == [
@@ -301,7 +301,7 @@ class OneSession(RuleBasedStateMachine):
         else:
             self.model.cancel(task)
 
-        found, _ = self.run(actions.cancel_action(self.db, ME, self.session, key))
+        found, _ = self.run(cancels.cancel_action(self.db, ME, self.session, key))
 
         assert found == (None if task is None else task.id)
 

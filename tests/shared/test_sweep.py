@@ -51,9 +51,7 @@ async def test_what_waits_is_hinted_again_and_again(
         await db.run(MAKE_DUE)
         assert await next_hint(redis, settings) == session
 
-    sweeping.cancel()
-    with suppress(asyncio.CancelledError):
-        await sweeping
+    await end_all([sweeping])
     assert await redis.llen(settings.queue) == 0
 
 
@@ -71,17 +69,13 @@ async def test_a_queue_that_is_away_does_not_end_the_sweep(
             return len(logs) > 1
 
         await until(failed_again)
-    sweeping.cancel()
-    with suppress(asyncio.CancelledError):
-        await sweeping
+    await end_all([sweeping])
 
     assert {entry["event"] for entry in logs} == {"sweep failed"}
     back = asyncio.create_task(sweep_for_ever(db, Hints(settings, redis), every=0.01))
     await db.run(MAKE_DUE)
     assert await next_hint(redis, settings) == session
-    back.cancel()
-    with suppress(asyncio.CancelledError):
-        await back
+    await end_all([back])
     await away.aclose()
 
 

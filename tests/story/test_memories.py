@@ -10,6 +10,7 @@ from agent_core.context_notes import ContextNote, note_of
 from agent_core.messages import message_from_dict
 from agent_core.testing import SCRIPTED_MODEL
 from shared.encoding import JsonObject
+from shared.memories import Standings
 from tests.agent_core.agents import text_of
 from tests.story.playing import Table, begun, ruling, scene_of, verdict
 from tests.worker.test_recall import CHARACTER, HOSTILE, Kept, standing, task_with
@@ -80,7 +81,7 @@ async def test_who_takes_over_tells_the_narrator_the_same() -> None:
     kept = Kept(standing(1, "The guard took my lantern."))
     task = task_with(kept)
     first = await context_for(task, rules, "Where is my lantern?")
-    kept.found = [standing(2, "A lantern is lit.", likeness=0.9)]
+    kept.found = Standings.of([standing(2, "A lantern is lit.", likeness=0.9)])
 
     later = replace(task, told=[first.built.said])
     again = await context_for(later, rules, "Where is my lantern?")

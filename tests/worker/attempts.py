@@ -100,7 +100,7 @@ class KeepingStore:
     async def left(self, claim: Claim) -> Decimal | None:
         return self.money
 
-    async def tell(self, claim: Claim, entries: Sequence[Event | Delta]) -> None:
+    def tell(self, claim: Claim, entries: Sequence[Event | Delta]) -> None:
         self.told += entries
 
     @property

@@ -1,7 +1,10 @@
 """What a worker holds of sessions: what a task sees of it, what goes first, how much it takes."""
 
-from collections.abc import Callable
+import tracemalloc
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -9,6 +12,7 @@ import pytest
 from agent_core import AssistantMessage, MalformedDataError, TextContent, UserMessage
 from shared.encoding import JsonObject
 from shared.records import Claim, Known
+from shared.store.held_memories import HeldMemories
 from tests.worker import attempts
 from worker.agent_cache import AgentCache, size_of
 from worker.transcript import HISTORY_MESSAGES, History, Transcript, claimed
@@ -41,6 +45,9 @@ def texts(transcript: Transcript) -> list[object]:
 
 def transcript(head: int, characters: int = 10) -> Transcript:
     return Transcript(Known(1, head), (b"x" * characters,))
+
+
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
 
 
 class Clock:
@@ -227,3 +234,90 @@ def test_a_claim_counts_as_what_it_made_of_an_entry() -> None:
     kept.count(held, after=3, read=0)
 
     assert kept.counts == {"miss": 2, "part": 1, "hit": 1}
+
+
+def memories_of(*words: str, since: datetime | None = NOW) -> HeldMemories:
+    """Held memories as a recall has read them."""
+    held, count = HeldMemories(), len(words)
+    keys = [number.to_bytes(16) for number in range(count)]
+    columns: list[Sequence[Any]] = [
+        *(keys, [str(UUID(bytes=key)) for key in keys], [""] * count, ["fact"] * count),
+        *([0] * count, [0] * count, [""] * count, [""] * count, words),
+        *([0.0] * count, [NOW] * count, [1] * count),
+    ]
+    held.take(since, NOW, columns)
+    return held
+
+
+def test_memories_are_taken_out_and_put_back() -> None:
+    held = cache()
+    held.keep_memories(ONE, memories_of("a lamp", "a letter"))
+    size = held.bytes
+
+    taken = held.take_memories(ONE)
+    assert (taken.since, held.bytes) == (NOW, 0)
+    assert held.take_memories(ONE).since is None, "taken out while they are read"
+    held.keep_memories(ONE, taken)
+    held.keep_memories(ONE, taken)
+    assert (held.bytes, len(held)) == (size, 0)
+
+
+def test_memories_drive_out_no_more_than_half_of_the_sessions() -> None:
+    full = cache(most=99, most_bytes=40_000)
+    sessions = [UUID(int=number) for number in range(50)]
+    for one in sessions:
+        full.keep(one, transcript(1, 100))
+    assert len(full) == 50
+    for one in sessions:
+        full.keep_memories(one, memories_of("a lamp" * 300))
+
+    assert full.bytes <= 40_000
+    assert 20 <= len(full) <= 30
+    assert full.take(sessions[0]) is None, "the least recently used goes"
+    assert full.take(sessions[-1]) is not None
+    assert full.take_memories(sessions[0]).since is None
+    assert full.take_memories(sessions[-1]).since == NOW
+
+
+def test_memories_go_as_sessions_do_when_memory_is_short_or_nobody_asks() -> None:
+    clock = Clock()
+    held = cache(clock=clock)
+    for one in (ONE, TWO):
+        held.keep(one, transcript(1))
+        held.keep_memories(one, memories_of("a lamp"))
+    before = held.bytes
+    held.shrink()
+    assert 0 < held.bytes <= before // 2
+    clock.now += 61
+    held.drop_idle()
+    assert held.bytes == 0
+
+
+def test_memories_of_nothing_known_are_not_held() -> None:
+    held = cache()
+    held.keep_memories(ONE, HeldMemories())
+    held.keep_memories(TWO, memories_of("a lamp", since=None))
+
+    assert held.bytes == 0
+
+
+def test_more_memories_than_their_part_are_not_held() -> None:
+    small = cache(most_bytes=16_000)
+    small.keep_memories(ONE, memories_of("a lamp" * 1_000))
+    small.keep_memories(TWO, memories_of("a lamp"))
+
+    assert small.take_memories(ONE).since is None
+    assert small.take_memories(TWO).since == NOW
+    assert small.counts["evicted_bytes"] == 1
+
+
+def test_a_memory_takes_about_what_it_is_said_to_take() -> None:
+    count = 1_000
+    said = [f"{number}: " + "x" * 150 for number in range(count)]
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    held = memories_of(*[text + "." for text in said])
+    grown = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+
+    assert 0.5 < grown / held.bytes < 1.25

@@ -19,8 +19,8 @@ from agent_core import (
 from agent_core.context_notes import note_of
 from agent_core.testing import SCRIPTED_MODEL, ScriptedModel, ScriptedRequest
 from shared.errors import StoreUnavailable
-from shared.memories import Standing
-from shared.store.memories import Cue
+from shared.memories import Standings
+from shared.store.recall import Cue
 from tests.agent_core.agents import text_of
 from tests.worker.attempts import KeepingStore, claim
 from tests.worker.test_recall import SESSION, Kept, standing, task_with
@@ -139,7 +139,7 @@ async def test_the_sessions_own_summary_stands_before_its_window() -> None:
 
 async def test_without_a_store_and_while_it_is_away_nothing_is_recalled() -> None:
     class Away(Kept):
-        async def recall(self, cue: Cue) -> list[Standing]:
+        async def recall(self, cue: Cue) -> Standings:
             raise StoreUnavailable("away")
 
     for task in (asking(Away()), asking(Kept())):

@@ -21,10 +21,11 @@ from shared.errors import SettingsError
 from shared.memories import NewMemory
 from shared.redis_pool import connect_redis
 from shared.settings import Settings, load_settings
-from shared.store import characters, memories, vectors
+from shared.store import characters, memories, memory_pages, vectors
 from shared.store.database import Database
-from shared.store.memories import Cue
+from shared.store.recall import CROWD, Cue, recall
 from tests.waiting import PATIENCE, until, within
+from worker.agent_cache import AgentCache
 from worker.embed import Answering, Filling, catch_up, check
 from worker.embedders import (
     EmbeddingsAway,
@@ -101,6 +102,54 @@ async def test_filling_gives_a_vector_to_each_memory(db: Database) -> None:
     assert len(embedder.seen) == 70
 
 
+async def test_vectors_of_any_length_have_their_graph(db: Database) -> None:
+    filling = asyncio.create_task(Filling(db, Fickle(7), 7).fill_for_ever())
+
+    async def is_built() -> bool:
+        found = text("/* graph */ select from pg_index where indisvalid "
+                     "and indexrelid = to_regclass('memories_near_7')")  # fmt: skip
+        return await db.row(found) is not None
+
+    await until(is_built)
+    await end_all([filling])
+    await db.run(text("/* drop */ drop index memories_near_7"))
+
+
+async def test_a_worker_sees_to_characters_that_have_grown(db: Database, redis: Redis) -> None:
+    """No embedding process is there to do so."""
+    texts = [f"Ship number{no} came." for no in range(CROWD)]
+    character = await remembered(db, *texts)
+    recollection = Recollection(db, redis, AgentCache(most=9, most_bytes=10**7, idle_seconds=60))
+    tending = asyncio.create_task(recollection.tend_for_ever())
+    found = await recollection.recall(Cue(ME, character, "number7"))
+    assert len(found.ids) == CROWD
+
+    async def is_crowded() -> bool:
+        found = await recollection.recall(Cue(ME, character, "number7"))
+        return len(found.ids) < 200
+
+    await until(is_crowded)
+    found = await recollection.recall(Cue(ME, character, "number7"))
+    assert "Ship number7 came." in [one.text for one in found.rows() if one.hits]
+    await end_all([tending])
+
+
+async def test_a_worker_holds_what_it_has_read_of_a_character(db: Database, redis: Redis) -> None:
+    character = await remembered(db, "Ada has a dog.")
+    cache = AgentCache(most=9, most_bytes=10**7, idle_seconds=60)
+    recollection, cue = Recollection(db, redis, cache), Cue(ME, character, "Who has a dog?")
+
+    first = await recollection.recall(cue)
+    held = cache.take_memories(character)
+    cache.keep_memories(character, held)
+    assert held.bytes > 0
+    assert await recollection.recall(cue) == first
+
+    memory = UUID(first.ids[0])
+    await memory_pages.change(db, ME, memory, words="Ada had a dog.")
+    assert (await recollection.recall(cue)).texts == ("Ada had a dog.",)
+
+
 async def test_memories_wait_for_a_model_that_is_away(
     db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,8 +160,8 @@ async def test_memories_wait_for_a_model_that_is_away(
 
     with pytest.raises(EmbeddingsAway):
         await filling.fill()
-    found = await memories.recall(db, Cue(ME, character, "Who has a dog?"), None)
-    assert [(one.hits, one.likeness) for one in found] == [(["dog"], None)]
+    found = (await recall(db, Cue(ME, character, "Who has a dog?"), None)).standings
+    assert (found.hits, found.likeness) == ([("dog",)], [None])
 
     embedder.away = False
     assert await filling.fill() == 1
@@ -187,6 +236,21 @@ async def test_the_command(db: Database, settings: Settings) -> None:
     assert done == (0, "2 memories embedded by hashing-384\n")
 
 
+async def test_the_command_reads_words_anew_and_makes_no_vector(
+    db: Database, settings: Settings
+) -> None:
+    character = await remembered(db, "我的狗叫Rex。", *(f"plain {no}" for no in range(700)))
+    await db.run(text("update memories set words = to_tsvector('english', text)"))
+
+    for count in (1, 0):
+        done = await asyncio.to_thread(command, settings, "--words", FIRESIDE_EMBEDDINGS="none")
+        assert done == (0, f"{count} memories have other words now\n")
+
+    found = (await recall(db, Cue(ME, character, "Rex"), None)).standings
+    assert [one.text for one in found.rows() if one.hits] == ["我的狗叫Rex。"]
+    assert await without_vector(db) == 701
+
+
 @pytest.mark.parametrize("name", ["nonsense", ""])
 def test_a_wrong_name_of_a_model(name: str, settings: Settings) -> None:
     with pytest.raises(SettingsError, match="must be minilm, hashing or provider/model"):
@@ -210,6 +274,22 @@ async def test_hashing_is_the_same_every_time_and_likes_the_like() -> None:
     assert one == same
     assert dimension_of(one) == 384
     assert product(one, like) > product(one, other)
+
+
+async def test_others_have_the_loop_between_any_two_texts() -> None:
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.create_task(count())
+    await HashingEmbedder().embed(["word " * 200] * 32)
+    await end_all([counting])
+
+    assert turns >= 32
 
 
 def product(one: str, two: str) -> float:
@@ -323,17 +403,15 @@ async def test_recalling_with_and_without_the_process(db: Database, redis: Redis
     character = await remembered(db, "My dog is called Rex.")
     embedder = HashingEmbedder()
     await Filling(db, embedder, 384).fill()
-    recollection = Recollection(db, redis)
+    recollection = Recollection(db, redis, AgentCache(most=9, most_bytes=10**7, idle_seconds=60))
     cue = Cue(ME, character, "Rex the dog")
 
-    (one,) = await recollection.recall(cue)
-    assert one.likeness is None
+    assert (await recollection.recall(cue)).likeness == [None]
     hearing = asyncio.create_task(recollection.hear_for_ever())
     async with answering(redis, embedder):
 
         async def has_likeness() -> bool:
-            (found,) = await recollection.recall(cue)
-            return found.likeness is not None
+            return (await recollection.recall(cue)).likeness != [None]
 
         await until(has_likeness)
     await end_all([hearing])

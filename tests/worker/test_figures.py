@@ -10,6 +10,7 @@ from shared.errors import SettingsError
 from shared.records import Known
 from worker.agent_cache import AgentCache, size_of
 from worker.figures import Figures, show
+from worker.known_answers import Lookups
 from worker.slots import Slots
 from worker.transcript import Transcript
 
@@ -20,7 +21,8 @@ def figures() -> Figures:
         cache.keep(UUID(int=number), Transcript(Known(1, 1), (b"x",)))
     cache.count(None, after=None, read=3)
     slots.take_free()
-    return Figures(cache, slots)
+    answers: Lookups = Lookups({("referee", "hit"): 2, ("judge", "miss"): 1})
+    return Figures(cache, slots, answers)
 
 
 def test_prometheus_is_shown_what_the_cache_does() -> None:
@@ -41,6 +43,10 @@ def test_prometheus_is_shown_what_the_cache_does() -> None:
         'fireside_agent_cache_evictions_total{reason="bytes"} 0.0',
         'fireside_agent_cache_evictions_total{reason="idle"} 0.0',
         'fireside_agent_cache_evictions_total{reason="memory"} 0.0',
+        'fireside_response_cache_lookups_total{purpose="referee",result="hit"} 2.0',
+        'fireside_response_cache_lookups_total{purpose="referee",result="miss"} 0.0',
+        'fireside_response_cache_lookups_total{purpose="judge",result="hit"} 0.0',
+        'fireside_response_cache_lookups_total{purpose="judge",result="miss"} 1.0',
         "fireside_agent_cache_sessions 1.0",
         f"fireside_agent_cache_bytes {size}",
         "fireside_sessions_in_flight 1.0",

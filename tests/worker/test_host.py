@@ -32,7 +32,7 @@ from shared.events import Publisher, channel, decode_lines
 from shared.homes import GONE_SECONDS
 from shared.records import Event, Task
 from shared.redis_pool import connect_redis
-from shared.store import actions, sessions
+from shared.store import actions, cancels, sessions
 from shared.store.database import Database
 from tests.links import SlowLink
 from tests.shared.invariants import broken
@@ -244,7 +244,7 @@ async def cancelled_after(
 
     await until(lambda: has_event(db, session, "agent_start"))
     began = time.monotonic()
-    await actions.cancel_task(db, ME, task)
+    await cancels.cancel_task(db, ME, task)
     if publisher is not None:
         await publisher.cancel(session, task)
     await ended(db, task)

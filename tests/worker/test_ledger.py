@@ -295,8 +295,11 @@ async def test_a_budget_is_overrun_by_no_more_than_one_call_in_flight_per_sessio
     rows = (await dump(stage.db))["usage"]
     spent = sum((Decimal(str(row["usd"])) for row in rows), Decimal(0))
     assert limit <= spent <= limit + each * len(sessions)
+    # A task that came first may have made all of its six calls; no other ended without an error.
     found = await stage.db.rows(text("select error ->> 'code' from tasks where seq > 1"))
-    assert {row[0] for row in found} == {"budget_spent"}
+    ends = Counter(row[0] for row in found)
+    assert ends["budget_spent"] + ends[None] == len(sessions)
+    assert 6 * ends[None] <= len(rows)
     assert await budgets.left(stage.db, "me", NO_RULES) == limit - spent
     more = await asyncio.gather(
         *(stage.act(session, go, "me") for session in sessions),

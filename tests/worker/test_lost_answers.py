@@ -1,13 +1,15 @@
 """An attempt whose connection to Postgres is cut around a commit: it goes on as if nothing was."""
 
 import asyncio
+import contextlib
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
 
 from agent_core import ToolExecutionStart
+from shared.errors import NotFound
 from shared.store import actions, sessions
 from shared.store.database import Database
 from tests.shared.invariants import broken
@@ -28,12 +30,6 @@ async def db(postgres_url: str, redis_url: str) -> AsyncIterator[Database]:
     database = Database.from_settings(Hosts(postgres_url, redis_url).settings)
     yield database
     await database.close()
-
-
-@pytest.fixture
-async def wire(postgres_url: str) -> AsyncIterator[Wire]:
-    async with Wire(postgres_url) as line:
-        yield line
 
 
 @pytest.fixture
@@ -76,7 +72,7 @@ async def in_one_attempt(db: Database, session: Any) -> None:
     assert await broken(db) == []
 
 
-@pytest.mark.parametrize("statement", ["write", "end", "heartbeat", "pulse"])
+@pytest.mark.parametrize("statement", ["claim", "write", "end", "heartbeat", "pulse"])
 @pytest.mark.parametrize("when", ["before", "after"])
 async def test_one_cut(
     hosts: Hosts, db: Database, wire: Wire, when: When, statement: str, logs: list[Any]
@@ -104,14 +100,56 @@ async def test_one_cut(
     assert [e for e in logs if e["event"] == "attempt lost"] == []
 
 
+async def read_story(task: RunningTask) -> object:
+    return await task.resources.read_story("0" * 64)
+
+
+async def read_material(task: RunningTask) -> object:
+    assert task.resources.read_material is not None
+    return await task.resources.read_material(task.user_id, task.session_id, 1, 2)
+
+
+async def read_answer(task: RunningTask) -> object:
+    assert task.resources.read_answer is not None
+    return await task.resources.read_answer(task.user_id, task.task_id)
+
+
+READS: dict[str, Callable[[RunningTask], Awaitable[object]]] = {
+    "story": read_story,
+    "consolidation said": read_material,
+    "batches read": read_answer,
+}
+
+
+@pytest.mark.parametrize("read", READS)
+async def test_what_an_agent_reads_is_asked_for_again(
+    hosts: Hosts, db: Database, wire: Wire, read: str, logs: list[Any]
+) -> None:
+    async def run(task: RunningTask) -> Answer:
+        with contextlib.suppress(NotFound):
+            await READS[read](task)
+        return await work(task)
+
+    session = await new_session(db)
+    wire.cut("before", f"/* {read} */")
+    host = await asyncio.to_thread(hosts.start, run)
+    host.submit(session)
+    await finished(db, session)
+
+    assert wire.cuts_made
+    await in_one_attempt(db, session)
+    assert [e for e in logs if e["event"] == "attempt lost"] == []
+
+
 @pytest.mark.parametrize("seed", range(6))
 async def test_many_cuts(
     hosts: Hosts, db: Database, wire: Wire, seed: int, logs: list[Any]
 ) -> None:
     choice = random.Random(seed)
     session = await new_session(db)
+    wire.cut(choice.choice(["before", "after"]), "/* claim */")
     for _ in range(choice.randint(2, 6)):
-        statement = choice.choice(["write", "write", "write", "outcome of write", "end"])
+        statement = choice.choice(["claim made", "write", "write", "outcome of write", "end"])
         wire.cut(choice.choice(["before", "after"]), f"/* {statement} */")
     host = await asyncio.to_thread(hosts.start, work, lease_seconds=6.0, heartbeat_seconds=0.2)
     host.submit(session)

@@ -342,7 +342,6 @@ async def test_what_is_left_stands_while_postgres_is_away() -> None:
     books = Books(StoreUnavailable("away"), Decimal(0))
     meter = Meter(paid("1"), books, TARIFF)
     stream_fn = meter.guarded(meter.counted(ScriptedModel([answer(), answer(), answer()])))
-    assert stream_fn is not None
 
     await complete(MODEL, CONTEXT, stream_fn=stream_fn)
     await complete(MODEL, CONTEXT, stream_fn=stream_fn)
@@ -362,7 +361,6 @@ async def test_calls_side_by_side_are_not_all_paid_from_the_last_cent() -> None:
     books = Books(*([Decimal("1.5")] * 5))
     meter = Meter(paid("1.5"), books, TARIFF)  # a call is taken to cost 1
     stream_fn = meter.guarded(meter.counted(ScriptedModel([], otherwise=slow)))
-    assert stream_fn is not None
     asked = [asyncio.create_task(complete(MODEL, CONTEXT, stream_fn=stream_fn)) for _ in range(5)]
     done, waiting = await asyncio.wait(asked, timeout=0.1)
     go.set()

@@ -30,6 +30,7 @@ from agent_core import (
 from agent_core.http_connections import close_connections
 from deploy.local.ports import free_port
 from deploy.local.valkey import EmbeddedValkey
+from shared.ending import end_all
 from shared.model_limits import ModelLimits
 from shared.redis_pool import connect_redis
 from shared.settings import load_settings
@@ -313,9 +314,7 @@ async def test_who_gives_up_leaves_no_booking_behind(fleet: Fleet, redis: Redis)
     async with limits.admit(call()):
         waiting = [asyncio.create_task(passes(limits)) for _ in range(3)]
         await asyncio.sleep(0.05)
-        for one in waiting:
-            one.cancel()
-        await asyncio.wait(waiting)
+        await end_all(waiting)
     # And at each moment of asking.
     for steps in range(12):
         one = asyncio.create_task(passes(limits))
@@ -407,10 +406,10 @@ async def test_without_redis_each_process_keeps_to_its_part(
         return all(lane._processes == 2 for one in made for lane in one._lanes.values())
 
     await until(each_has_heard_of_the_other)
-    await asyncio.to_thread(valkey_server.kill)
     waiting = []
     try:
         with capture_logs() as logs:
+            await asyncio.to_thread(valkey_server.kill)
             for limits in made:
                 for _ in range(9):
                     assert await within(passes(limits)) < 10
@@ -428,9 +427,7 @@ async def test_without_redis_each_process_keeps_to_its_part(
 
     await until(booked)
     assert not any(one.done() for one in waiting)
-    for one in waiting:
-        one.cancel()
-    await asyncio.wait(waiting)
+    await end_all(waiting)
 
 
 async def test_a_redis_that_never_was_there_stops_nobody(fleet: Fleet) -> None:

@@ -1,7 +1,6 @@
 """What is recalled for a message: from the real store, the same in every attempt, as data."""
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -16,11 +15,11 @@ from agent_core.context_budget import ContextBudget
 from agent_core.testing import Reply, ScriptedModel, ScriptedRequest, ScriptedStream
 from agent_core.tokens import count_tokens
 from shared.encoding import JsonObject
-from shared.memories import Standing
+from shared.memories import Standing, Standings
 from shared.records import NewSession
 from shared.store import sessions
 from shared.store.database import Database
-from shared.store.memories import Cue
+from shared.store.recall import Cue
 from tests.agent_core.agents import text_of
 from tests.shared.sessions import ME
 from tests.shared.sessions import say as accept
@@ -39,7 +38,7 @@ NOON = datetime(2026, 5, 7, 12, tzinfo=UTC)
 
 def standing(no: int, words: str, **changed: Any) -> Standing:
     one = Standing(
-        id=UUID(int=no),
+        id=str(UUID(int=no)),
         session_id=UUID(int=9),
         kind="turn",
         no=no,
@@ -50,7 +49,7 @@ def standing(no: int, words: str, **changed: Any) -> Standing:
         importance=0.0,
         said_at=NOON,
         length=5,
-        hits=None,
+        hits=(),
         likeness=None,
     )
     return one._replace(**changed)
@@ -60,10 +59,10 @@ class Kept:
     """A store that gives what it is told, and keeps what it was asked."""
 
     def __init__(self, *found: Standing) -> None:
-        self.found: Sequence[Standing] = found
+        self.found = Standings.of(found)
         self.asked: list[Cue] = []
 
-    async def recall(self, cue: Cue) -> Sequence[Standing]:
+    async def recall(self, cue: Cue) -> Standings:
         self.asked.append(cue)
         return self.found
 

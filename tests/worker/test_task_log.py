@@ -97,7 +97,7 @@ async def test_the_first_delta_does_not_wait_for_others() -> None:
     told = asyncio.Event()
 
     class Listening(KeepingStore):
-        async def tell(self, *args: object) -> None:
+        def tell(self, *args: object) -> None:
             told.set()
 
     log = TaskLog(claim(), Listening(), on_lost=never)

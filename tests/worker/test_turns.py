@@ -1,6 +1,7 @@
 """Turns within one worker whose slots are scarce."""
 
 import asyncio
+import threading
 from uuid import UUID
 
 from shared.encoding import loads
@@ -112,6 +113,24 @@ async def test_hints_of_a_session_that_runs_here_need_no_slot(hosts: Hosts, db: 
     agent.nth(2).set()
 
     await agent.begun(2)
+
+
+async def test_nor_do_hints_of_one_that_is_on_its_way_to_the_loop(
+    hosts: Hosts, db: Database
+) -> None:
+    """It would wait for a slot, and get the one that its own session gives to others."""
+    agent = OneByOne()
+    session = await new_session(db)
+    host = hosts.start(agent.run, max_in_flight=1)
+    busy = threading.Event()
+    host._call(busy.wait)  # the loop has something else to do
+    try:
+        for _ in range(3):
+            await within(asyncio.to_thread(host.submit, session))
+    finally:
+        busy.set()
+    await agent.begun(1)
+    agent.nth(1).set()
 
 
 async def test_without_redis_a_hint_that_waited_is_taken_as_it_is(

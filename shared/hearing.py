@@ -1,0 +1,44 @@
+"""Hearing what is published on channels of Redis, which keeps none of it for who was not there."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+log = structlog.get_logger(__name__)
+
+_AGAIN_SECONDS = 1.0
+"""How long it waits before it listens again, after Redis was away."""
+
+
+async def hear_for_ever(
+    redis: Redis,
+    handlers: Mapping[str, Callable[[Mapping[str, Any]], None]],
+    *,
+    unheard: str,
+    hearing: asyncio.Event | None = None,
+) -> None:
+    """Give each message to its channel's handler, until cancelled.
+
+    Args:
+        unheard: what the log says where Redis is away.
+        hearing: set while messages are heard.
+    """
+    hearing = hearing or asyncio.Event()
+    task = asyncio.current_task()
+    # Before Python 3.12 a cancellation that comes just as Redis takes a command is swallowed.
+    while task is None or not task.cancelling():
+        try:
+            async with redis.pubsub() as pubsub:
+                await pubsub.subscribe(**handlers)
+                hearing.set()
+                async for _ in pubsub.listen():
+                    pass  # each message goes to its channel's handler
+        except (RedisError, OSError) as error:
+            log.warning(unheard, error=str(error))
+        finally:
+            hearing.clear()
+        await asyncio.sleep(_AGAIN_SECONDS)
