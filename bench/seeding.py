@@ -6,6 +6,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from agent_core import AssistantMessage, TextContent, UserMessage
+from shared.consolidation import upto_of
 from shared.memories import of_messages
 from shared.store.memories import WORDS
 
@@ -15,7 +16,8 @@ EVENTS_PER_TASK = 4
 QUESTION = "What did the keeper see from the tower on the night of the storm?"
 ANSWER = "Two lanterns far out, and between them nothing that a lantern could hang on. " * 3
 
-# Each has a character of its own, as players have.
+# Each has a character of its own, as players have. What is old was consolidated long ago, as in each
+# session that has lived: else the first turn would bring a reading of all its past.
 _SESSIONS = """
     with made as (
         insert into characters (user_id, agent, name)
@@ -25,9 +27,9 @@ _SESSIONS = """
         insert into souls (character_id, version, soul) select id, 1, '' from made
     )
     insert into sessions (user_id, agent, character_id, title, next_task, next_event,
-        next_message, head_message)
+        next_message, head_message, consolidated)
     select %(user)s, %(agent)s, made.id, 'seeded', %(turns)s + 1, %(turns)s * %(each)s + 1,
-        %(turns)s * 2 + 1, nullif(%(turns)s * 2, 0)
+        %(turns)s * 2 + 1, nullif(%(turns)s * 2, 0), %(consolidated)s
     from made
     returning id
 """
@@ -111,6 +113,7 @@ def seed(url: str, user: str, *, sessions: int, history: int) -> Seeded:
         "name": NAME,
         "sessions": sessions,
         "turns": turns,
+        "consolidated": upto_of(turns * 2),
         "each": EVENTS_PER_TASK,
         "question": QUESTION,
         "question_message": Jsonb(question.to_dict()),

@@ -2,6 +2,7 @@ from typing import Any
 from uuid import UUID
 
 import psycopg
+import pytest
 from pydantic import SecretStr
 
 from agent_core import AssistantMessage, TextContent, UserMessage
@@ -48,6 +49,18 @@ def test_all_that_was_said_is_remembered(postgres_url: str) -> None:
         (4, [4], answer, *same, False),
     ]
     assert [row[7] for row in found] == [True, False, True, False]  # an answer ends in a blank
+
+
+@pytest.mark.parametrize(("history", "read"), [(10, 0), (40, 32)])
+def test_what_is_old_was_consolidated(postgres_url: str, history: int, read: int) -> None:
+    seeded = seed(postgres_url, f"bench-{history}", sessions=1, history=history)
+
+    with psycopg.connect(postgres_url) as connection:
+        found = connection.execute(
+            "select next_message, consolidated, consolidate_at from sessions where id = %s",
+            [seeded.ids[0]],
+        ).fetchone()
+    assert found == (history + 1, read, None)
 
 
 async def test_they_are_as_the_end_of_a_task_writes_them(postgres_url: str) -> None:
