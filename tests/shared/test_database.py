@@ -485,6 +485,8 @@ async def test_cancelled_at_any_moment(db: Database, watcher: psycopg.AsyncConne
         choice.choice(tasks).cancel()
     results = await asyncio.gather(*tasks, return_exceptions=True)
 
-    assert {type(one) for one in results} == {asyncio.CancelledError, type(None)}
+    ended = [one for one in results if not isinstance(one, asyncio.CancelledError)]
+    assert 0 < len(ended) < len(results)
+    assert set(ended) == {None}
     await nothing_left(db, watcher)
     assert await broken(db) == []
