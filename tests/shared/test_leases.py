@@ -26,7 +26,9 @@ from shared.records import (
     Step,
     Written,
 )
+from shared.settings import load_settings
 from shared.store import actions, cancels, characters, claims, leases, sessions, sweeps
+from shared.store.connection import _ON_CONNECT
 from shared.store.database import Database
 from tests.shared.invariants import broken
 from tests.shared.locks import lock_waiters
@@ -684,19 +686,22 @@ async def test_a_heartbeat_passes_over_locked_rows(
 
 
 async def test_a_transaction_that_is_frozen_with_a_session_locked_is_ended(
-    db: Database, watcher: psycopg.AsyncConnection[Any]
+    db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = await new_session(db)
-    frozen = db.transaction()
-    connection = await frozen.__aenter__()
+    with monkeypatch.context() as own:  # the store's own limits, and the tests' wide ones for us
+        own.setattr("shared.store.connection._ON_CONNECT", _ON_CONNECT)
+        other = Database.from_settings(load_settings())
+        frozen = other.transaction()
+        connection = await frozen.__aenter__()
     await connection.execute(text("select from sessions where id = :s for update"), {"s": session})
-    await connection.execute(text("set local idle_in_transaction_session_timeout = '50ms'"))
 
     claim = await within(claimed(db, session))
 
     assert claim.attempt == 1
     with pytest.raises(StoreUnavailable):
         await frozen.__aexit__(None, None, None)
+    await other.close()
     assert await broken(db) == []
 
 
