@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import Phase, settings
+from hypothesis import HealthCheck, Phase, settings
 
 from tests.servers import (
     database_template,
@@ -30,6 +30,10 @@ __all__ = [
     "valkey_server",
     "wire",
 ]
+
+# How long an example takes is up to the machine: a busy one needs seconds for any.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 # For those who only want to know whether something fails, and not by which smallest example.
 settings.register_profile("unshrunk", phases=[Phase.explicit, Phase.reuse, Phase.generate])

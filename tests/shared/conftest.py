@@ -10,9 +10,32 @@ from redis.asyncio import Redis
 from deploy.local.postgres import EmbeddedPostgres
 from shared.redis_pool import connect_redis
 from shared.settings import Settings, load_settings
+from shared.store import connection
 from shared.store.database import Database
 from tests.shared.tables import empty
 from tests.wire import Wire
+
+_WIDE = "; ".join(
+    f"set {name} = '2min'"
+    for name in ("idle_in_transaction_session_timeout", "lock_timeout", "statement_timeout")
+)
+
+
+@pytest.fixture(autouse=True)
+def _wide_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests hold transactions and locks on purpose: on a busy machine for longer than the store's
+    own limits of a few seconds allow."""
+    monkeypatch.setattr(connection, "_ON_CONNECT", f"{connection._ON_CONNECT}; {_WIDE}")
+    monkeypatch.setattr(connection, "ANSWER_SECONDS", 120.0)
+
+
+@pytest.fixture
+async def db(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Database]:
+    """A pool on the test's database, for which a hundred callers at once wait long."""
+    monkeypatch.setenv("DATABASE_URL", postgres_url)
+    database = Database.from_settings(load_settings(), wait_seconds=120.0)
+    yield database
+    await database.close()
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ import gc
 import os
 import random
 import stat
-import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
@@ -16,18 +15,19 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError, ProgrammingError
 from sqlalchemy.pool import QueuePool
 
-from deploy.local.ports import free_port
 from deploy.local.postgres import EmbeddedPostgres
 from shared.errors import InvalidRequest, StoreUnavailable
 from shared.records import NewAction
 from shared.settings import load_settings
 from shared.store import actions, api_keys, claims, leases
+from shared.store.connection import _ON_CONNECT
 from shared.store.database import Database
 from shared.store.exchange import kept
+from tests.ports import promised_port
 from tests.shared.invariants import broken
 from tests.shared.locks import lock_waiters
 from tests.shared.sessions import new_session
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 ONE = text("select 1")
 
@@ -72,7 +72,12 @@ SETTINGS = text(
 )
 
 
-async def test_each_connection_has_its_limits(db: Database) -> None:
+async def test_each_connection_has_its_limits(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "shared.store.connection._ON_CONNECT", _ON_CONNECT
+    )  # not the tests' wide ones
     expected = ("UTC", "3s", "5s", "10s", "off")
 
     assert await db.row(SETTINGS) == expected
@@ -200,7 +205,7 @@ async def test_a_row_has_its_columns_for_attributes(db: Database) -> None:
 
 
 async def test_a_database_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DATABASE_URL", f"postgresql://me:hunter2@127.0.0.1:{free_port()}/none")
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://me:hunter2@127.0.0.1:{promised_port()}/none")
     db = Database.from_settings(load_settings())
 
     for attempt in (db.rows, db.row, db.run):
@@ -216,15 +221,18 @@ async def test_a_database_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def small(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Database]:
-    """A pool of two connections that is soon tired of waiting."""
+    """A pool of two connections, for which callers wait long."""
     monkeypatch.setenv("DATABASE_URL", postgres_url)
     monkeypatch.setenv("FIRESIDE_DATABASE_POOL", "2")
-    database = Database.from_settings(load_settings(), wait_seconds=0.1)
+    database = Database.from_settings(load_settings(), wait_seconds=PATIENCE)
     yield database
     await database.close()
 
 
-async def test_a_pool_that_is_exhausted(small: Database) -> None:
+async def test_a_pool_that_is_exhausted(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", postgres_url)
+    monkeypatch.setenv("FIRESIDE_DATABASE_POOL", "2")
+    small = Database.from_settings(load_settings(), wait_seconds=0.1)
 
     async with small.transaction(), small.transaction():
         with pytest.raises(StoreUnavailable, match="no connection to Postgres became free in time"):
@@ -234,6 +242,7 @@ async def test_a_pool_that_is_exhausted(small: Database) -> None:
                 pass
 
     assert await small.row(ONE) == (1,)
+    await small.close()
 
 
 async def test_whoever_waits_gets_the_next_that_comes_back(small: Database) -> None:
@@ -263,7 +272,7 @@ async def test_a_connection_that_is_ended(
     async def be_ended() -> None:
         async with db.transaction() as connection:
             pid = (await connection.execute(text("select pg_backend_pid()"))).scalar()
-            await watcher.execute("select pg_terminate_backend(%s, 5000)", (pid,))
+            await watcher.execute("select pg_terminate_backend(%s, 30000)", (pid,))
             await connection.execute(ONE)
 
     with pytest.raises(StoreUnavailable):
@@ -352,7 +361,11 @@ async def test_cancelled_while_connecting(db: Database) -> None:
             task = asyncio.create_task(db.row(ONE))
             for _ in range(turns):
                 await asyncio.sleep(0)
-            await cancelled(task)
+            task.cancel()
+            await asyncio.wait([task])
+            if not task.cancelled():  # where turns take long Postgres has answered by then
+                assert task.result() == (1,)
+                await db.close()
             await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}))
             await asyncio.sleep(0)
             assert sockets() - before == set()
@@ -391,23 +404,23 @@ async def test_cancelled_at_each_turn_of_the_loop(
 async def test_cancelled_while_a_statement_runs(
     db: Database, watcher: psycopg.AsyncConnection[Any]
 ) -> None:
-    task = asyncio.create_task(db.row(text("select pg_sleep(20)")))
+    task = asyncio.create_task(db.row(text("select pg_sleep(300)")))
 
     async def runs() -> bool:
         return await busy(watcher) == 1
 
     await until(runs)
-    started = time.monotonic()
     await cancelled(task)
 
     await nothing_left(db, watcher)
-    assert time.monotonic() - started < 8  # the server would end it after 10 s
     assert await db.row(ONE) == (1,)
 
 
 async def test_cancelled_while_waiting_for_a_session(
-    db: Database, watcher: psycopg.AsyncConnection[Any]
+    db: Database, watcher: psycopg.AsyncConnection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Where Postgres is slow to stop it the line is cut, and the claim is made by nobody.
+    monkeypatch.setattr("shared.store.connection.STOP_SECONDS", PATIENCE)
     session = await new_session(db)
     async with watcher.transaction():
         await watcher.execute("select from sessions where id = %s for update", (session,))
@@ -472,6 +485,8 @@ async def test_cancelled_at_any_moment(db: Database, watcher: psycopg.AsyncConne
         choice.choice(tasks).cancel()
     results = await asyncio.gather(*tasks, return_exceptions=True)
 
-    assert {type(one) for one in results} == {asyncio.CancelledError, type(None)}
+    ended = [one for one in results if not isinstance(one, asyncio.CancelledError)]
+    assert 0 < len(ended) < len(results)
+    assert set(ended) == {None}
     await nothing_left(db, watcher)
     assert await broken(db) == []

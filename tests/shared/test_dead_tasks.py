@@ -8,7 +8,6 @@ from uuid import UUID, uuid4
 import pytest
 from redis.asyncio import Redis
 
-from deploy.local.ports import free_port
 from shared.dead_tasks import main
 from shared.encoding import loads
 from shared.errors import InvalidRequest, NotFound
@@ -18,8 +17,10 @@ from shared.records import NewAction, NewEvent, Outcome
 from shared.settings import Settings, get_settings
 from shared.store import actions, claims, dead_tasks, leases, sessions
 from shared.store.database import Database
+from tests.ports import promised_port
 from tests.shared.invariants import broken
 from tests.shared.sessions import ME, claimed, finish, new_session
+from tests.waiting import PATIENCE
 
 ERROR = {"code": "attempts_exhausted", "message": "given up after 5 attempts"}
 DEAD = Outcome("dead", [NewEvent("task_dead", {"error": ERROR})], error=ERROR)
@@ -78,10 +79,10 @@ async def test_a_requeued_task_has_the_same_action_and_leaves_the_dead_one_as_it
 async def listening(redis: Redis, session: UUID) -> AsyncIterator[Callable[[], Awaitable[bytes]]]:
     async with redis.pubsub() as pubsub:
         await pubsub.subscribe(channel(session))
-        await pubsub.get_message(timeout=5)
+        assert await pubsub.get_message(timeout=PATIENCE) is not None  # it stands
 
         async def heard() -> bytes:
-            message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=5)
+            message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=PATIENCE)
             assert message is not None
             return bytes(message["data"])
 
@@ -173,11 +174,11 @@ async def test_redis_and_postgres_may_be_away(
     db: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, task = await dead_task(db)
-    monkeypatch.setenv("REDIS_URL", f"redis://127.0.0.1:{free_port()}/0")
+    monkeypatch.setenv("REDIS_URL", f"redis://127.0.0.1:{promised_port()}/0")
     get_settings.cache_clear()
     assert await command("requeue", task) == 0
     assert "Redis was not told" in capsys.readouterr().err
-    monkeypatch.setenv("DATABASE_URL", f"postgresql://127.0.0.1:{free_port()}/none")
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://127.0.0.1:{promised_port()}/none")
     get_settings.cache_clear()
     assert await command("list") == 1
     assert capsys.readouterr().err.startswith("fireside: Postgres is not available")

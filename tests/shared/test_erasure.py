@@ -12,7 +12,6 @@ from pydantic import SecretStr
 from redis.asyncio import Redis
 from sqlalchemy import text
 
-from deploy.local.ports import free_port
 from shared.allowance import Budget
 from shared.encoding import dumps
 from shared.ending import end_all
@@ -41,6 +40,7 @@ from shared.store import (
 from shared.store.database import Database
 from shared.store.erasure import Erased
 from shared.store.owned import ALL, BOOKS, OF_CHARACTERS
+from tests.ports import promised_port
 from tests.shared.sessions import LEASE, claimed, new_session, say
 from tests.shared.tables import dump
 from tests.shared.traces import keys_with, tables_with
@@ -302,7 +302,7 @@ async def test_what_redis_has_is_cleared_once_it_is_back(
         await redis.set(f"fireside:ticket:{session}", claim.user_id)
         await redis.lpush(key_of(settings.queue, 0), dumps(envelope(session, settings.queue, 0)))
     others_keys = await keys_with(redis, others_words)
-    nowhere = SecretStr(f"redis://127.0.0.1:{free_port()}/0")
+    nowhere = SecretStr(f"redis://127.0.0.1:{promised_port()}/0")
     away = connect_redis(settings.model_copy(update={"redis_url": nowhere}))
 
     erased = await erase_user(db, away, Hints(settings, away), MINE, settle_seconds=0.1)

@@ -10,7 +10,6 @@ import pytest
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
-from deploy.local.ports import free_port
 from shared.encoding import dumps
 from shared.kept_answers import (
     LONGEST_SECONDS,
@@ -20,14 +19,13 @@ from shared.kept_answers import (
     forget_answers,
 )
 from shared.store.traces import owner_of
-from tests.waiting import PATIENCE, within
+from tests.ports import promised_port
+from tests.waiting import PATIENCE, until, within
 
 ANNA, BERT = "anna@home.example", "bert"
 KEY = "f" * 64
 ANSWER = {"text": "the first one"}
 NAME = f"fireside:answer:{KEY}"
-SLACK = 1.5
-"""What a busy machine may add to a time."""
 
 
 async def list_of(redis: Redis) -> bytes:
@@ -53,7 +51,7 @@ async def test_no_answer_is_kept_for_longer_than_the_lists(redis: Redis) -> None
     await KeptAnswers(redis, patience=PATIENCE).put(ANNA, KEY, ANSWER, 10 * LONGEST_SECONDS)
 
     assert await redis.ttl(NAME) <= LONGEST_SECONDS
-    assert await redis.ttl(await list_of(redis)) == pytest.approx(LONGEST_SECONDS, abs=5)
+    assert await redis.ttl(await list_of(redis)) == pytest.approx(LONGEST_SECONDS, abs=60)
 
 
 async def test_keys_name_no_user(redis: Redis) -> None:
@@ -111,8 +109,8 @@ async def test_a_hash_is_on_the_list_of_whoever_uses_it_for_as_long_as_its_answe
     await kept.put(BERT, "other", ANSWER, 6)
 
     for name in [key async for key in redis.scan_iter(match="fireside:answers-of:*")]:
-        until = await redis.zscore(name, KEY)
-        assert until == pytest.approx(time.time() + 6_000, abs=30)
+        kept_until = await redis.zscore(name, KEY)
+        assert kept_until == pytest.approx(time.time() + 6_000, abs=30)
         assert await redis.ttl(name) > 6_000
 
 
@@ -182,7 +180,7 @@ async def test_a_full_redis_keeps_nothing(redis: Redis) -> None:
 
 
 async def test_a_redis_that_is_away_is_none(redis: Redis) -> None:
-    away = Redis(host="127.0.0.1", port=free_port())
+    away = Redis(host="127.0.0.1", port=promised_port())
     kept = KeptAnswers(away)
 
     with capture_logs() as logs:
@@ -213,16 +211,21 @@ async def mute_server() -> AsyncIterator[tuple[int, list[bytes]]]:
         server.close()
 
 
-async def test_a_redis_that_does_not_answer_is_waited_for_once_and_shortly() -> None:
+async def test_a_redis_that_does_not_answer_is_waited_for_once_and_shortly(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("shared.kept_answers.AWAY_SECONDS", 3600)
     async with mute_server() as (port, heard):
         mute = Redis(host="127.0.0.1", port=port)
         kept = KeptAnswers(mute)
         begun = time.monotonic()
 
-        for _ in range(20):
+        for _ in range(40):
             assert await within(kept.get(ANNA, KEY)) is None
-            await kept.put(ANNA, KEY, ANSWER, 60)
+            await within(kept.put(ANNA, KEY, ANSWER, 60))
 
-        assert time.monotonic() - begun < PATIENCE_SECONDS + SLACK
+        # Neither for each of them, nor for ever.
+        assert time.monotonic() - begun < 40 * PATIENCE_SECONDS
+        await until(lambda: bool(heard))
         assert len(heard) == 1
         await mute.aclose()

