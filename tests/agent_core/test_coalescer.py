@@ -19,6 +19,7 @@ from agent_core import (
 )
 from agent_core.testing import answer, call, calls
 from tests.agent_core.agents import Scripted, ok
+from tests.waiting import within
 
 MESSAGE = AssistantMessage([])
 
@@ -77,8 +78,7 @@ async def test_a_few_are_emitted_after_a_delay() -> None:
     relay = Relay()
     coalescer = DeltaCoalescer(relay.emit, max_delay=0.001)
     await coalescer.listen(delta("a"))
-    async with asyncio.timeout(5):
-        await relay.some.wait()
+    await within(relay.some.wait())
 
     assert [piece.text for piece in relay.got] == ["a"]
 
@@ -92,8 +92,7 @@ async def test_a_relay_that_fails_late_is_reported(caplog: pytest.LogCaptureFixt
 
     coalescer = DeltaCoalescer(emit, max_delay=0)
     await coalescer.listen(delta("a"))
-    async with asyncio.timeout(5):
-        await failed.wait()
+    await within(failed.wait())
     await asyncio.sleep(0)
 
     assert "emitting deltas failed" in caplog.text

@@ -28,6 +28,7 @@ from agent_core import (
 from agent_core.mcp_tools import _package
 from tests.agent_core.agents import text_of
 from tests.agent_core.mcp_server import build
+from tests.waiting import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 STDIO = McpStdio(sys.executable, ["-m", "tests.agent_core.mcp_server"], {"PYTHONPATH": str(ROOT)})
@@ -39,7 +40,7 @@ async def run(tools: list[AgentTool], name: str, **arguments: object) -> ToolRes
 
 
 async def test_tools_over_stdio() -> None:
-    async with mcp_tools(STDIO, timeout=20.0) as tools:
+    async with mcp_tools(STDIO, timeout=3 * PATIENCE) as tools:
         by_name = {tool.name: tool for tool in tools}
         assert list(by_name) == ["add", "fail", "hang", "silent", "picture", "look"]
         assert by_name["add"].description == "Add two numbers."

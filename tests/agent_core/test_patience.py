@@ -6,7 +6,8 @@ import time
 import pytest
 import uvloop
 
-from agent_core.patience import Patience
+from agent_core.patience import GRACE_SECONDS, STOOD_STILL_SECONDS, Patience
+from tests.agent_core.clock import LoopClock
 
 
 def _now() -> float:
@@ -24,19 +25,27 @@ async def test_what_comes_too_late_is_ended() -> None:
     await asyncio.sleep(0)  # and nothing of the cancellation is left
 
 
-async def test_one_patience_is_for_many_waits() -> None:
-    patience = Patience()
+async def test_one_patience_is_for_many_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, patience = LoopClock(monkeypatch), Patience()
     for seconds in (5.0, 0.2, 5.0):
         with patience.until(_now() + seconds):
             await asyncio.sleep(0)
-    began = _now()
-    with patience.until(began + 0.4):
-        await asyncio.sleep(0.3)  # the timer of the short wait goes off meanwhile
-    with pytest.raises(TimeoutError), patience.until(_now() + 0.01):
-        await asyncio.Event().wait()
+    with patience.until(_now() + 0.4):
+        await clock.passes(0.3)  # the timer of the short wait goes off meanwhile
+    late = asyncio.create_task(waited(patience, 0.1))
+    for seconds in (0.0, 0.1, GRACE_SECONDS):
+        assert not late.done()
+        await clock.passes(seconds)
+    with pytest.raises(TimeoutError):
+        await late
     with patience.until(_now() + 5.0):
         await asyncio.sleep(0)
     patience.close()
+
+
+async def waited(patience: Patience, seconds: float) -> None:
+    with patience.until(_now() + seconds):
+        await asyncio.Event().wait()
 
 
 def test_a_deadline_that_has_passed_on_the_loop_of_the_servers() -> None:
@@ -53,36 +62,47 @@ def test_a_deadline_that_has_passed_on_the_loop_of_the_servers() -> None:
 
 
 async def test_a_cancellation_from_elsewhere_is_no_time_out() -> None:
-    async def wait() -> None:
-        with Patience().until(_now() + 5.0):
-            await asyncio.Event().wait()
-
-    task = asyncio.create_task(wait())
+    task = asyncio.create_task(waited(Patience(), 5.0))
     await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
 
 
-async def test_a_process_that_stood_still_reads_what_came_meanwhile() -> None:
-    reader = asyncio.StreamReader()
-    with Patience().until(_now() + 0.05):
-        reading = asyncio.create_task(reader.read(1))
-        await asyncio.sleep(0)
-        time.sleep(0.7)  # noqa: ASYNC251 - as a process does that is frozen
-        # A loop may look at its timers before it looks at its sockets.
-        asyncio.get_running_loop().call_later(0.05, reader.feed_data, b"x")
-        assert await reading == b"x"
+async def test_a_process_that_stood_still_reads_what_came_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, reader = LoopClock(monkeypatch), asyncio.StreamReader()
+
+    async def read() -> bytes:
+        with Patience().until(_now() + 0.05):
+            return await reader.read(1)
+
+    reading = asyncio.create_task(read())
+    await clock.passes(0.0)
+    await clock.passes(30.0)
+    await clock.passes(GRACE_SECONDS * 0.9)
+    # A loop may look at its timers before it looks at its sockets.
+    reader.feed_data(b"x")
+
+    assert await reading == b"x"
 
 
-async def test_a_process_that_stands_still_time_and_again_is_still_given_time() -> None:
-    loop = asyncio.get_running_loop()
-    come = asyncio.Event()
-    with Patience().until(_now() + 0.01):
-        loop.call_later(0.0, time.sleep, 0.3)
-        loop.call_later(0.6, time.sleep, 0.5)
-        loop.call_later(1.3, come.set)
-        await come.wait()
+async def test_a_process_that_stands_still_time_and_again_is_still_given_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = LoopClock(monkeypatch)
+    waiting = asyncio.create_task(waited(Patience(), 0.1))
+    await clock.passes(0.0)
+    for _ in range(3):  # each time it stands still to beyond the grace that it had
+        await clock.passes(GRACE_SECONDS + STOOD_STILL_SECONDS + 0.1)
+    await clock.passes(GRACE_SECONDS * 0.9)
+    assert not waiting.done()
+
+    await clock.passes(GRACE_SECONDS * 0.2)  # and now that it runs, its time comes to an end
+
+    with pytest.raises(TimeoutError):
+        await waiting
 
 
 async def test_a_process_that_stood_still_does_not_wait_for_ever() -> None:

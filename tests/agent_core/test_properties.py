@@ -29,6 +29,7 @@ from agent_core import (
 from agent_core.messages import STOP_REASONS, StopReason
 from agent_core.testing import Play, ScriptedRequest, ScriptedStream
 from tests.agent_core.agents import Scripted
+from tests.waiting import PATIENCE
 
 Happening = Literal["nothing", "steer", "follow_up", "abort", "wait"]
 RUNS = {"stop", "tool_use"}
@@ -308,7 +309,7 @@ def test_the_grammar_holds(
             journal=MemoryJournal() if journalled else None,
         )
         scripted = world.scripted
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             await scripted.agent.prompt("hi")
             await asyncio.gather(*world.late)
         Grammar(scripted.events).check()

@@ -31,6 +31,7 @@ from agent_core import (
 )
 from agent_core.testing import SCRIPTED_MODEL, ScriptedModel, failure, streamed
 from tests.agent_core.agents import Scripted, ok
+from tests.waiting import within
 
 CONTEXT = LlmContext("SP", [UserMessage("hi", 1)], [ok])
 
@@ -172,8 +173,7 @@ async def test_abort_goes_through_to_the_model() -> None:
 
         scripted.agent.subscribe(stop)
         await scripted.agent.prompt("hi")
-        async with asyncio.timeout(10):
-            await proxy.gone.wait()
+        await within(proxy.gone.wait())
 
     assert scripted.texts() == ["hi", "Once"]
     assert scripted.agent.state.error == "Request was aborted"

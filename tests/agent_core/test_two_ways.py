@@ -6,7 +6,9 @@ have to agree on the events, the usage, the kind of failure, and on how often th
 
 from __future__ import annotations
 
+import asyncio
 import re
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -20,6 +22,7 @@ from agent_core.streaming import AssistantMessageEvent, LlmContext, StreamError,
 from deploy.models.control import ScriptedModel
 from deploy.models.script import Fault, Reply, StatusFault, ToolCall, Usage
 from tests.agent_core.agents import ok
+from tests.agent_core.clock import Leap
 
 pytestmark = [
     # litellm reads fields of pydantic models from instances: the warning would end its stream.
@@ -130,11 +133,14 @@ def litellm() -> None:
     preload()
 
 
-async def asked(server: ScriptedModel, api: Api, reply: dict[str, Any]) -> tuple[Told, str]:
+async def asked(
+    server: ScriptedModel, api: Api, reply: dict[str, Any], leap: Leap
+) -> tuple[Told, str]:
     """The answer that one way gives to a reply, and its error's text."""
     server.reset()
     server.script({"reply": reply})
-    hanging = reply.get("fault", {}).get("kind") == "hang"
+    fault = reply.get("fault", {})
+    hanging = fault.get("kind") == "hang"
     model = Model(
         "m",
         "local",
@@ -142,16 +148,25 @@ async def asked(server: ScriptedModel, api: Api, reply: dict[str, Any]) -> tuple
         api=api,
         cost=ModelCost(input=1.0, output=2.0, cache_read=0.5),
         retry_delay=0.001,
-        # Long enough for a busy machine, except where the time is what is waited for.
-        first_token_timeout=0.5 if hanging else 20.0,
+        # Long enough for a busy machine, except where the time is what is waited for: a server
+        # that then hangs has sent all that was before in one piece.
+        first_token_timeout=20.0,
         stall_timeout=0.25 if hanging else 20.0,
     )
     context = LlmContext("Be brief.", [UserMessage("hi")], [ok])
     options = StreamOptions(api_key="secret-key-1234", temperature=0.5)
-    events = [event async for event in stream_completion(model, context, options)]
+    asking = asyncio.create_task(_all_of(stream_completion(model, context, options)))
+    if hanging and not fault.get("after"):  # no token ever comes of the first attempt
+        await server.until(in_flight=1)
+        leap.seconds += 21.0
+    events = await asking
     told = _said_together([_plain(event.to_dict()) for event in events])
     sent = [seen.body for seen in server.requests()]
     return Told(told, _failure(events[-1]), sent), _text(events[-1])
+
+
+async def _all_of(events: AsyncIterator[AssistantMessageEvent]) -> list[AssistantMessageEvent]:
+    return [event async for event in events]
 
 
 def _failure(last: AssistantMessageEvent) -> tuple[int | None, float | None, bool] | None:
@@ -203,9 +218,12 @@ def test_the_catalogue_is_whole() -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-async def test_both_ways_tell_the_same(scripted_model: ScriptedModel, case: str) -> None:
-    direct, reason = await asked(scripted_model, "openai", CASES[case])
-    through_litellm, words = await asked(scripted_model, "litellm", CASES[case])
+async def test_both_ways_tell_the_same(
+    scripted_model: ScriptedModel, case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leap = Leap(monkeypatch)
+    direct, reason = await asked(scripted_model, "openai", CASES[case], leap)
+    through_litellm, words = await asked(scripted_model, "litellm", CASES[case], leap)
 
     assert through_litellm.events == direct.events
     assert through_litellm.failure == direct.failure

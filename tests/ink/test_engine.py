@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -390,6 +391,17 @@ class TestBadStories:
             engine.advance(save, "0.c-0")
 
         assert engine.advance(save, "0.c-1").ended
+
+    def test_time_that_the_story_did_not_have_is_none_of_its_budget(self) -> None:
+        story = compile_story(
+            {"story.ink": "EXTERNAL rest()\nOne{rest()}\nTwo{rest()}, {rest()}three.\n-> END\n"}
+        )
+        engine = InkEngine(story.json, budget=Budget(milliseconds=100))
+
+        # Within a line, as a machine does that stands still.
+        turn = engine.advance(functions={"rest": lambda: time.sleep(0.15)})
+
+        assert (turn.text, turn.ended) == ("One\nTwo, three.", True)
 
     def test_an_endless_text_ends_with_the_budget(self, story: Play) -> None:
         with pytest.raises(BudgetExceededError, match="300 lines"):

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import openai
@@ -11,11 +12,14 @@ import pytest
 from deploy.local.errors import StartFailedError
 from deploy.local.model import LocalModelProcess
 from deploy.local.server import ROOT
+from tests.waiting import PATIENCE
 
 
 @pytest.fixture(scope="module")
 def local_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalModelProcess]:
-    with LocalModelProcess(log=tmp_path_factory.mktemp("model") / "model.log") as model:
+    model = LocalModelProcess(log=tmp_path_factory.mktemp("model") / "model.log")
+    model.command = replace(model.command, start_timeout=3 * PATIENCE, stop_timeout=3 * PATIENCE)
+    with model:
         yield model
 
 
@@ -49,7 +53,9 @@ def test_it_ends_when_asked_to(local_model: LocalModelProcess) -> None:
 def test_missing_weights_are_one_clear_line() -> None:
     without_packages = [sys.executable, "-S", "-m", "deploy.models.local", "--port", "1"]
 
-    ended = subprocess.run(without_packages, cwd=ROOT, capture_output=True, text=True, timeout=20)
+    ended = subprocess.run(
+        without_packages, cwd=ROOT, capture_output=True, text=True, timeout=3 * PATIENCE
+    )
 
     assert ended.returncode == 1
     assert ended.stderr == (

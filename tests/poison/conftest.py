@@ -10,8 +10,18 @@ from deploy.models.control import ScriptedModel
 
 
 @pytest.fixture
+def times() -> dict[str, str]:
+    """So long that a machine which stood still costs nobody a lease or a process."""
+    return {"lease_seconds": "6", "stuck_seconds": "30"}
+
+
+@pytest.fixture
 def fleet(
-    tmp_path: Path, postgres_url: str, redis_url: str, scripted_model: ScriptedModel
+    tmp_path: Path,
+    postgres_url: str,
+    redis_url: str,
+    scripted_model: ScriptedModel,
+    times: dict[str, str],
 ) -> Iterator[Fleet]:
     (tmp_path / "stories").mkdir()
     (tmp_path / "notes").touch()
@@ -24,10 +34,9 @@ def fleet(
         story_folders=str(tmp_path / "stories"),
         agent_modules="tests.poison.agents",
         notes=str(tmp_path / "notes"),
-        lease_seconds="1.5",
         heartbeat_seconds="0.5",
         sweep_seconds="0.25",
-        stuck_seconds="5",
+        **times,
     ) as fleet:
         yield fleet
         # An orderly end of a worker takes a second and more.

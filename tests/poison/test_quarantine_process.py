@@ -24,11 +24,15 @@ from tests.waiting import PATIENCE, until, within
 
 
 @pytest.fixture
+def times() -> dict[str, str]:
+    """Leases that no busy machine makes run out."""
+    return {"lease_seconds": "60", "stuck_seconds": "120"}
+
+
+@pytest.fixture
 def hasty(fleet: Fleet) -> Fleet:
-    """The fleet, with processes that wait for nothing when they are told to stop, and whose leases
-    no busy machine makes run out.
-    """
-    fleet.env |= {"FIRESIDE_DRAIN_SECONDS": "0", "FIRESIDE_LEASE_SECONDS": "60"}
+    """The fleet, with processes that wait for nothing when they are told to stop."""
+    fleet.env |= {"FIRESIDE_DRAIN_SECONDS": "0"}
     return fleet
 
 

@@ -21,6 +21,7 @@ from agent_core import (
 from agent_core.litellm_stream import preload
 from agent_core.testing import SCRIPTED_MODEL, Reply, ScriptedModel, ScriptedRequest, ScriptedStream
 from deploy.models.control import ScriptedModel as HttpModel
+from tests.agent_core.clock import Leap
 from tests.story.playing import Table, begun, ruling, verdict
 from tests.worker.attempts import KeepingStore, claim
 from worker.agents import Resources, RunningTask
@@ -30,6 +31,12 @@ from worker.narration import written
 from worker.story import StoryAgent
 from worker.story_calls import StoryCalls
 from worker.task_log import TaskLog
+
+
+@pytest.fixture
+def litellm() -> None:
+    """Its import takes seconds, for which the first call may be given up."""
+    preload()
 
 
 async def hang(stream: ScriptedStream, request: ScriptedRequest) -> None:
@@ -116,6 +123,7 @@ async def test_after_a_failed_call_the_narrator_tries_only_once() -> None:
     assert [request.model.max_attempts for request in model.requests] == [2, 1]
 
 
+@pytest.mark.usefixtures("litellm")
 @pytest.mark.filterwarnings("ignore:Accessing the 'model_:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:Item .* is using the .ReadOnly. qualifier:UserWarning")
 async def test_a_whole_say_over_http(scripted_model: HttpModel) -> None:
@@ -132,9 +140,6 @@ async def test_a_whole_say_over_http(scripted_model: HttpModel) -> None:
         {"match": {"json": False}, "reply": {"text": "He nods at you.", "usage": usage}},
     )
     table = Table()
-    await asyncio.to_thread(
-        preload
-    )  # or else the first call may be given up for the time that this takes
     model = Model("scripted", "openai", base_url=scripted_model.url, max_attempts=1)
     table.runner = InProcess({"story": StoryAgent()}, Resources(model, "key", table.read))
     await table.done("start")
@@ -149,6 +154,7 @@ async def test_a_whole_say_over_http(scripted_model: HttpModel) -> None:
     assert [seen.body["max_tokens"] for seen in scripted_model.requests()] == [300, 1000, 300]
 
 
+@pytest.mark.usefixtures("litellm")
 @pytest.mark.filterwarnings("ignore:Accessing the 'model_:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:Item .* is using the .ReadOnly. qualifier:UserWarning")
 async def test_an_endpoint_that_refuses_the_format_is_asked_again(
@@ -173,20 +179,23 @@ async def test_an_endpoint_that_refuses_the_format_is_asked_again(
     assert len(scripted_model.requests()) == 5
 
 
-async def test_a_call_that_waits_for_its_turn_is_no_call_that_hangs() -> None:
-    task = task_of(MemoryJournal(), "{}")
+async def test_a_call_that_waits_for_its_turn_is_no_call_that_hangs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    task, leap = task_of(MemoryJournal(), "{}"), Leap(monkeypatch)
 
     class Slow:
         @asynccontextmanager
         async def admit(self, call: ModelCall) -> AsyncIterator[CallReport]:
-            await asyncio.sleep(0.8)
+            leap.seconds += 31.0
+            await asyncio.sleep(0.01)  # what is due by then is done
             yield lambda final: None
 
     resources = replace(task.resources, limiter=Slow())
     meter = Meter(claim(), TaskLog(claim(), KeepingStore(), on_lost=lambda: None), resources.tariff)
     waits = replace(task, resources=resources.for_user("user", task.deadlines.stopped, meter))
 
-    assert await StoryCalls(waits, reply_seconds=0.5).ask("referee", "Rule.", "hi", {}) == "{}"
+    assert await StoryCalls(waits, reply_seconds=30.0).ask("referee", "Rule.", "hi", {}) == "{}"
 
 
 async def test_without_money_a_story_is_told_in_its_own_words() -> None:

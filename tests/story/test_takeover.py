@@ -62,7 +62,7 @@ async def attempt(of: Claim, replies: Sequence[Reply], *, written_between: bool)
         {"test": StoryAgent()},
         resources=Resources(SCRIPTED_MODEL, None, read, stream_fn=model),
         signal=AbortSignal(),
-        task_seconds=10,
+        task_seconds=60,
         max_attempts=5,
     )
     return Attempt(store, model)

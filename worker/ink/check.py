@@ -13,6 +13,10 @@ from worker.ink.explore import Exploration
 _SHOWN_PICKS: Final = 12
 
 
+_PLAYED_FOR = 0.75
+"""What of its time the process plays; the rest is for its start and for the findings."""
+
+
 @dataclass(frozen=True)
 class StoryReport:
     """The verdict on one version of a story, with all that led to it.
@@ -57,7 +61,7 @@ def check_story(
         "paths": paths,
         "seed": seed,
         "longest": longest,
-        "seconds": limits.seconds * 0.75,
+        "seconds": limits.seconds * _PLAYED_FOR,
     }
     trail = _Trail()
     try:
