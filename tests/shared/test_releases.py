@@ -29,9 +29,7 @@ SCHEMAS = sorted(folder.name.removeprefix("schema_") for folder in FOLDER.glob("
 
 
 # After so many hints the next one is due half a minute later, and not in the next second.
-MAKE_DUE = text(
-    "update sessions set hints = 5, hint_at = clock_timestamp() - interval '1 s'"
-)
+MAKE_DUE = text("update sessions set hints = 5, hint_at = clock_timestamp() - interval '1 s'")
 
 
 @pytest.fixture(params=SCHEMAS)
