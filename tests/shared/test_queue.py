@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -76,11 +75,13 @@ async def ready(
 ) -> subprocess.Popen[bytes]:
     """The worker, known to take hints."""
     await Hints(queue_settings, redis).send([UUID(int=0)])
-    deadline = time.monotonic() + 2 * PATIENCE
-    while worker.poll() is None and time.monotonic() < deadline:
-        if await redis.brpop([RAN], timeout=4):
-            return worker
-    raise AssertionError("the worker did not start")
+
+    async def runs() -> bool:
+        assert worker.poll() is None, "the worker did not start"
+        return await redis.rpop(RAN) is not None
+
+    await until(runs, 4 * PATIENCE)
+    return worker
 
 
 async def said(redis: Redis) -> list[bytes]:

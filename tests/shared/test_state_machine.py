@@ -488,6 +488,7 @@ class OneSession(RuleBasedStateMachine):
         self.run(sessions.delete(self.db, ME, self.session))
 
 
+@pytest.mark.timeout(900)  # thousands of steps, each of several statements
 def test_any_order_of_steps(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", postgres_url)
     with asyncio.Runner() as runner:
