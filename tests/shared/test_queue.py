@@ -86,7 +86,8 @@ async def ready(
 
 async def said(redis: Redis) -> list[bytes]:
     """All keys but those that the worker beside has for itself."""
-    return [key for key in await redis.keys() if not str(key, "ascii").startswith("_kombu.")]
+    keys = [key for key in await redis.keys() if isinstance(key, bytes)]
+    return [key for key in keys if not key.startswith(b"_kombu.")]
 
 
 async def test_a_celery_worker_runs_each_hint(
