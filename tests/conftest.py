@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
+from tests.ports import closed_port
 from tests.servers import (
     database_template,
     db,
@@ -19,6 +20,7 @@ from tests.servers import (
 )
 
 __all__ = [
+    "closed_port",
     "database_template",
     "db",
     "pgbouncer",
@@ -36,7 +38,11 @@ settings.register_profile("patient", deadline=None, suppress_health_check=[Healt
 settings.load_profile("patient")
 
 # For those who only want to know whether something fails, and not by which smallest example.
-settings.register_profile("unshrunk", phases=[Phase.explicit, Phase.reuse, Phase.generate])
+settings.register_profile(
+    "unshrunk",
+    parent=settings.get_profile("patient"),
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+)
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ class SlowLink:
         parts = urlsplit(url)
         self._host, self._port = parts.hostname or "", parts.port or 0
         self._far_url = url
+        self._accepting: set[asyncio.Task[None]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
         self._ends: list[asyncio.StreamWriter] = []
@@ -38,6 +39,7 @@ class SlowLink:
             yield self
         finally:
             server.close()
+            await asyncio.gather(*self._accepting)  # else their connections come after the end
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -59,6 +61,10 @@ class SlowLink:
         self._writers.clear()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._accepting.add(task)
+        task.add_done_callback(self._accepting.discard)
         self._ends.append(writer)
         if self.refuses:
             self.refused += 1

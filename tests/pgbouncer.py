@@ -40,7 +40,6 @@ class PgBouncer(Server):
             log=folder.parent / f"{folder.name}.log",
             account=unprivileged_account(),
             stop_timeout=5.0,
-            start_timeout=20.0,
         )
         super().__init__(None, command)
 

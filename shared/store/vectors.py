@@ -179,19 +179,30 @@ async def _give_keys(db: Database, user_id: str, character_id: UUID) -> None:
         pass
 
 
+_BUILT = """
+    select i.indisvalid or exists (
+        select from pg_stat_progress_create_index p where p.index_relid = i.indexrelid)
+    from pg_index i join pg_class c on c.oid = i.indexrelid
+    where c.relname = %s and pg_table_is_visible(c.oid)
+"""
+"""Whether an index is there for use, or soon will be; no row where there is none of that name."""
+
+
 async def index(db: Database, dimension: int) -> None:
     """Build the graph for vectors of this length, if there is none; others go on meanwhile."""
     if not 1 <= dimension <= LONGEST_INDEXED:
         return
     async with db.raw() as connection:
-        known = await connection.execute(
-            f"select from pg_class where relname = 'memories_near_{dimension:d}'"
-        )
-        if known.rowcount:
+        name = f"memories_near_{dimension:d}"
+        built = await (await connection.execute(_BUILT, [name])).fetchone()
+        if built is not None and built[0]:
             return  # without the lock that would wait for a vacuum
         await connection.execute("set statement_timeout = 0")
+        if built is not None:
+            # What a build that was broken off left behind: kept up to date, but never used.
+            await connection.execute(f"drop index concurrently if exists {name}")
         await connection.execute(
-            f"create index concurrently if not exists memories_near_{dimension:d} on memories "
+            f"create index concurrently if not exists {name} on memories "
             f"using hnsw ((vector::halfvec({dimension:d})) halfvec_ip_ops) "
             f"where keys is not null and vector_dims(vector) = {dimension:d}"
         )

@@ -662,3 +662,17 @@ async def test_the_graph_for_another_length_is_built_once(db: Database) -> None:
     assert row is not None
     assert row[0] == 1
     await db.run(text("drop index memories_near_12"))
+
+
+async def test_a_graph_whose_build_was_broken_off_is_built_anew(db: Database) -> None:
+    """As a lock that was not to be had in time breaks it off, or the end of the process."""
+    await vectors.index(db, 13)
+    of_graph = "where indexrelid = 'memories_near_13'::regclass"
+    await db.run(text(f"update pg_index set indisvalid = false {of_graph}"))
+
+    await vectors.index(db, 13)
+
+    row = await db.row(text(f"select indisvalid from pg_index {of_graph}"))
+    assert row is not None
+    assert row[0]
+    await db.run(text("drop index memories_near_13"))

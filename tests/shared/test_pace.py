@@ -2,11 +2,13 @@
 
 import asyncio
 
+import pytest
 from redis.asyncio import Redis
 
-from deploy.local.ports import free_port
 from shared.ending import end_all
 from shared.pace import Pace, ends_per_second
+from shared.redis_pool import connect_redis
+from shared.settings import load_settings
 from tests.waiting import until
 
 
@@ -29,13 +31,27 @@ async def test_what_all_processes_ended_is_counted_together(redis: Redis) -> Non
         assert 0 < await redis.ttl(key) <= 60
 
 
-async def test_without_redis_nobody_knows() -> None:
-    away = Redis(host="127.0.0.1", port=free_port())
-    pace = Pace(away)
-    pace.ended()
+class Counting(Pace):
+    """Counts how often it has tried to tell of one more."""
+
+    tried = 0
+
+    async def tell(self) -> None:
+        self.ended()
+        await super().tell()
+        self.tried += 1
+
+
+async def test_without_redis_nobody_knows(
+    closed_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REDIS_URL", f"redis://127.0.0.1:{closed_port}/0")
+    away = connect_redis(load_settings())
+    pace = Counting(away)
     telling = asyncio.create_task(pace.tell_for_ever(every=0.0))
 
     assert await ends_per_second(away) is None
+    await until(lambda: pace.tried > 1 or telling.done())
     assert not telling.done()
     await end_all([telling])
     await away.aclose()

@@ -28,6 +28,10 @@ SCHEMAS = sorted(folder.name.removeprefix("schema_") for folder in FOLDER.glob("
 """The schemas of the releases that may still run beside this one."""
 
 
+# After so many hints the next one is due half a minute later, and not in the next second.
+MAKE_DUE = text("update sessions set hints = 5, hint_at = clock_timestamp() - interval '1 s'")
+
+
 @pytest.fixture(params=SCHEMAS)
 def old(request: pytest.FixtureRequest, db: Database) -> Release:
     return Release(request.param, db)
@@ -107,7 +111,7 @@ async def test_heartbeats_and_sweeps_side_by_side(db: Database, old: Release) ->
     assert old_lost is not None
     await db.run(text("update sessions set lease_until = null where id = :s"), {"s": lost})
     taken = await claimed(db, lost)
-    await db.run(text("update sessions set hint_at = clock_timestamp() - interval '1 s'"))
+    await db.run(MAKE_DUE)
 
     assert await old.heartbeat(old_one, old_lost) == {theirs}
     fences = [mine.fence, taken.fence]
@@ -115,7 +119,7 @@ async def test_heartbeats_and_sweeps_side_by_side(db: Database, old: Release) ->
     swept = [*await sweeps.sweep(db), *await old.sweep()]
     assert swept == [waiting]
     assert await old.release(old_one)
-    await db.run(text("update sessions set hint_at = clock_timestamp() - interval '1 s'"))
+    await db.run(MAKE_DUE)
     swept = [*await old.sweep(), *await sweeps.sweep(db)]
     assert sorted(swept) == sorted([waiting, theirs])
 
@@ -185,17 +189,13 @@ async def test_a_migration_lets_others_pass_while_it_waits(
         reader.execute("select count(*) from sessions")
         migrating = asyncio.create_task(asyncio.to_thread(migrate, unmigrated))
         await _waits_for_a_table(unmigrated)
-        loop = asyncio.get_running_loop()
-        longest = 0.0
         for number in range(10):
-            began = loop.time()
+            # Behind one that waits for the reader this would wait until its time-out.
             await old.accept(session, str(number))
-            longest = max(longest, loop.time() - began)
         assert not migrating.done()
         reader.commit()
     await migrating
 
-    assert longest < 4  # a second for the lock, and a busy machine
     assert await before.revision() == head_revision()
 
 

@@ -204,6 +204,8 @@ async def test_sums_by_day_agent_model_and_purpose(db: Database) -> None:
         ),
     )
     await enter(db, other, ENTRY)
+    noon = datetime.now(UTC).replace(hour=12, minute=0)  # midnight may be just about to come
+    await db.run(text("update usage set at = :noon"), {"noon": noon})
 
     total = (await everything(db)).total
     model_sums = await everything(db, by=["model"])
@@ -232,7 +234,7 @@ async def test_sums_by_day_agent_model_and_purpose(db: Database) -> None:
         ("openai/gpt-5-mini", 3, 2 * price),
         ("openai/unknown", 1, None),
     ]
-    today = datetime.now(UTC).date()
+    today = noon.date()
     assert [(one.day, one.agent, one.model, one.purpose) for one in by_all] == [
         (today, "companion", "openai/gpt-5-mini", "judge"),
         (today, "companion", "openai/gpt-5-mini", "reply"),
