@@ -4,7 +4,6 @@ An attempt never waits for Redis. What can't be told is dropped, and clients fin
 """
 
 import asyncio
-import contextlib
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,6 +12,7 @@ from uuid import UUID
 
 import structlog
 
+from shared.ending import end_all
 from shared.errors import QueueUnavailable
 from shared.events import AttemptNews, Delta, Publisher
 from shared.records import Claim, Event
@@ -64,9 +64,11 @@ class Telling:
 
     async def send_the_rest(self, seconds: float) -> None:
         """Send what waits, for so many seconds at the most."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._send_waiting()
+        sending = asyncio.create_task(self._send_waiting())
+        try:
+            await asyncio.wait({sending}, timeout=seconds)
+        finally:
+            await end_all([sending])  # one cancellation may be swallowed, as it says
 
     async def _send_waiting(self) -> None:
         while self._waiting:

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from agent_core import (
     AssistantMessage,
@@ -41,6 +43,14 @@ from worker.tiers import ModelAccess, ModelTiers
 CONTEXT = LlmContext("You are the referee.", [UserMessage("I greet him.")])
 EXACT = StreamOptions(temperature=0.0, purpose="referee")
 SPARE = Model("spare", "other")
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[Redis]:
+    """Redis alone: nothing here needs a database."""
+    client = Redis.from_url(redis_url)
+    yield client
+    await client.aclose()
 
 
 class Turns:
@@ -275,7 +285,7 @@ async def test_what_is_kept_and_spoilt_is_a_miss_and_replaced(redis: Redis, spoi
 
 
 async def test_without_redis_everything_is_asked() -> None:
-    away = Redis(host="127.0.0.1", port=free_port())
+    away = Redis(host="127.0.0.1", port=free_port(), retry=Retry(NoBackoff(), 0))
     players = Players(away, ruling(1), ruling(2))
 
     assert await players.asks("anna")

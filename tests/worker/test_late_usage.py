@@ -1,20 +1,20 @@
 """Calls that come too late for their attempt are entered as soon as Postgres takes them."""
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 
 import pytest
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
+from shared.ending import end_all
 from shared.records import LedgerEntry
 from shared.settings import load_settings
 from shared.store import claims
 from shared.store.database import Database
 from tests.shared.sessions import new_session
 from tests.shared.tables import dump
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 from worker.late_usage import LateUsage
 
 ENTRY = LedgerEntry(0, "m/m", "reply", "done", reported=True, input=7)
@@ -48,10 +48,8 @@ async def test_they_wait_for_a_postgres_that_is_away(db: Database) -> None:
         return len((await dump(db))["usage"]) == 1
 
     await until(entered)
-    entering.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await entering
-    await late.enter_the_rest(5)
+    await end_all([entering])
+    await late.enter_the_rest(PATIENCE)
     (row,) = (await dump(db))["usage"]
     assert (row["input"], row["user_id"]) == (7, "me")
 

@@ -138,7 +138,7 @@ def test_a_worker_that_can_t_run_anything_does_not_start(postgres_url: str, redi
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
 
     assert worker.returncode == 1

@@ -1,6 +1,7 @@
 """What is recalled for a message: from the real store, the same in every attempt, as data."""
 
 import asyncio
+import threading
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -12,6 +13,7 @@ import pytest
 
 from agent_core import AssistantMessage, MemoryJournal, TextContent, UserMessage
 from agent_core.context_budget import ContextBudget
+from agent_core.recall import best
 from agent_core.testing import Reply, ScriptedModel, ScriptedRequest, ScriptedStream
 from agent_core.tokens import count_tokens
 from shared.encoding import JsonObject
@@ -24,7 +26,7 @@ from tests.agent_core.agents import text_of
 from tests.shared.sessions import ME
 from tests.shared.sessions import say as accept
 from tests.story.test_calls import task_of
-from tests.waiting import until, within
+from tests.waiting import PATIENCE, until, within
 from tests.worker.hosts import Flag, Hosts
 from worker.agents import Answer, RunningTask
 from worker.companion import CompanionAgent
@@ -115,17 +117,21 @@ async def test_a_budget_of_tokens_holds(budget: int) -> None:
     assert sum(count_tokens(line) for line in lines) <= budget
 
 
-async def test_many_candidates_are_ranked_beside_the_loop() -> None:
+async def test_many_candidates_are_ranked_beside_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = Kept(*(standing(no, f"word {no}", hits=["word"]) for no in range(1, 4_000)))
+    began, go = threading.Event(), threading.Event()
+
+    def held(*args: Any) -> list[int]:
+        began.set()
+        assert go.wait(PATIENCE), "the loop does not go on"
+        return best(*args)
+
+    monkeypatch.setattr("worker.context.best", held)
     recalling = asyncio.create_task(told(task_with(kept), "Which word?"))
+    await until(began.is_set)
+    go.set()
 
-    turns = 0
-    while not recalling.done():
-        await asyncio.sleep(0.001)
-        turns += 1
-
-    assert len(await recalling) > 20
-    assert turns > 1
+    assert len(await within(recalling)) > 20
 
 
 @pytest.mark.parametrize(
@@ -217,7 +223,7 @@ class Chatting:
 
 async def test_a_host_recalls_what_another_session_said(hosts: Hosts, db: Database) -> None:
     chat = Chatting("A fine name.", "Rex.")
-    host = hosts.start(chat.run)
+    host = hosts.start(chat.run, lease_seconds=300.0)
 
     for words in ("My dog is called Rex.", "What is my dog called?"):
         await within(answered(host, db, await chat_of(host, db), words))
@@ -228,8 +234,9 @@ async def test_a_host_recalls_what_another_session_said(hosts: Hosts, db: Databa
 
 
 async def test_who_takes_over_asks_with_the_memories_of_the_first_one(
-    hosts: Hosts, db: Database
+    hosts: Hosts, db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("worker.rota.HAND_OVER_SECONDS", PATIENCE)
     hangs = Flag()
 
     async def hang(stream: ScriptedStream, request: ScriptedRequest) -> None:
@@ -237,7 +244,7 @@ async def test_who_takes_over_asks_with_the_memories_of_the_first_one(
         await asyncio.Event().wait()
 
     first, second = Chatting("A fine name.", hang), Chatting("I see.", "Rex.")
-    host = hosts.start(first.run)
+    host = hosts.start(first.run, lease_seconds=300.0)
     await answered(host, db, await chat_of(host, db), "My dog is called Rex.")
     session = await chat_of(host, db)
     await accept(db, session, "What is my dog called?")
@@ -245,7 +252,7 @@ async def test_who_takes_over_asks_with_the_memories_of_the_first_one(
     await within(hangs.wait())
     await within(asyncio.to_thread(host.drain))
 
-    host = hosts.start(second.run)
+    host = hosts.start(second.run, lease_seconds=300.0)
     await answered(host, db, await chat_of(host, db), "My dog is called Lou now.")
     host.submit(session)
     await until(partial(completed, db, session, 2))

@@ -3,11 +3,14 @@
 import asyncio
 import threading
 
-from tests.waiting import until, within
+import pytest
+
+from tests.waiting import PATIENCE, until, within
 from worker.slots import Slots
 
 
-async def test_who_finds_none_free_waits_for_one() -> None:
+async def test_who_finds_none_free_waits_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.slots._SCARCE_SECONDS", PATIENCE)
     slots, stop = Slots(2), threading.Event()
     assert slots.take(stop)
     assert not slots.all_taken

@@ -4,6 +4,8 @@ import asyncio
 import threading
 from uuid import UUID
 
+import pytest
+
 from shared.encoding import loads
 from shared.levels import FIRST, key_of
 from shared.queue import Hints, hint_of
@@ -11,9 +13,17 @@ from shared.redis_pool import connect_redis
 from shared.store.database import Database
 from tests.shared.sessions import new_session
 from tests.shared.sessions import say as accept
-from tests.waiting import until, within
+from tests.waiting import PATIENCE, until, within
 from tests.worker.hosts import Flag, Hosts, echo
 from worker.agents import Answer, RunningTask
+
+
+@pytest.fixture(autouse=True)
+def patience(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that stands still takes no session away, and does not end what is scarce."""
+    hosts.settings = hosts.settings.model_copy(update={"lease_seconds": 300.0})
+    monkeypatch.setattr("worker.slots._SCARCE_SECONDS", PATIENCE)
+    monkeypatch.setattr("worker.host._EXCHANGE_SECONDS", PATIENCE)
 
 
 class OneByOne:

@@ -1,7 +1,6 @@
 """Sessions that a worker holds: what their tasks see, where their hints go, and who takes over."""
 
 import asyncio
-import contextlib
 import gc
 import random
 import re
@@ -22,14 +21,14 @@ from sqlalchemy import TextClause, text
 
 from agent_core import Message, UserMessage, message_from_dict
 from deploy.local.postgres import EmbeddedPostgres
-from shared.homes import Homes
+from shared.homes import GONE_SECONDS, Homes
 from shared.queue import Hints
 from shared.store import sessions
 from shared.store.database import Database, Rows
 from tests.shared.sessions import ME, new_session
 from tests.shared.sessions import say as accept
 from tests.shared.tables import empty
-from tests.waiting import until, within
+from tests.waiting import PATIENCE, until, within
 from tests.worker.hosts import Flag, Hosts, say
 from worker.agents import Answer, RunningTask, TaskFailed
 from worker.host import Host
@@ -47,6 +46,19 @@ def warm_url(postgres_server: EmbeddedPostgres, database_template: str) -> Itera
 def postgres_url(warm_url: str) -> str:
     empty(warm_url)
     return warm_url
+
+
+@pytest.fixture(autouse=True)
+def patience(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that stands still takes no session away, and no worker for one that froze."""
+    hosts.settings = hosts.settings.model_copy(update={"lease_seconds": 300.0})
+    monkeypatch.setattr("shared.homes.GONE_SECONDS", 2 * PATIENCE)
+
+
+@pytest.fixture
+def soon_gone(patience: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who says nothing is passed over as soon as ever."""
+    monkeypatch.setattr("shared.homes.GONE_SECONDS", GONE_SECONDS)
 
 
 BRANCH = text(
@@ -191,16 +203,15 @@ async def test_a_task_sees_what_it_would_see_without_a_cache(
 async def run_to_end(db: Database, worker: Host, session: UUID) -> None:
     """Run what waits at this worker; once more where an attempt was lost."""
 
-    async def is_idle() -> bool:
-        return (await sessions.get(db, ME, session)).status == "idle"
-
-    for _ in range(60):
+    async def has_ended() -> bool:
+        if worker._has_begun(session):
+            return False  # a hint that comes just as it ends goes on to the session's home
+        if (await sessions.get(db, ME, session)).status == "idle":
+            return True
         worker.submit(session)
-        # Not too soon again: a hint that comes while it runs goes on to the session's home.
-        with contextlib.suppress(AssertionError):
-            await until(is_idle, 0.5)
-            return
-    raise AssertionError("it did not come to an end")
+        return False
+
+    await until(has_ended, 2 * PATIENCE)
 
 
 async def rewind(db: Database, session: UUID, chance: random.Random, *, forget: bool) -> None:
@@ -224,11 +235,9 @@ async def test_a_session_that_stays_reads_no_transcript(
     host = hosts.start(witness.run)
     session = await new_session(db)
     for word in ("one", "two", "three"):
-        host.submit(session)
-        await idle(db, session)
+        await run_to_end(db, host, session)
         await accept(db, session, word)
-    host.submit(session)
-    await idle(db, session)
+    await run_to_end(db, host, session)
 
     assert read(host) == {"hit": 3}
     assert [len(shown) for shown in witness.shown] == [0, 2, 4, 6]
@@ -241,8 +250,7 @@ async def test_what_another_worker_has_added_is_all_that_is_read(
     one, other = hosts.start(witness.run), hosts.start(witness.run)
     session = await new_session(db)
     for number, host in enumerate((one, other, one, one)):
-        host.submit(session)
-        await idle(db, session)
+        await run_to_end(db, host, session)
         await accept(db, session, str(number))
 
     assert (read(one), read(other)) == ({"part": 1, "hit": 1}, {"miss": 1})
@@ -293,8 +301,7 @@ async def test_without_a_cache_all_is_as_it_was(
     session = await new_session(db)
     for word in ("one", "two"):
         await accept(db, session, word)
-    host.submit(session)
-    await idle(db, session)
+    await run_to_end(db, host, session)
 
     assert read(host) == {"miss": 2}
     assert witness.shown == witness.stood
@@ -452,12 +459,22 @@ async def test_what_nobody_hears_is_anyones(redis: Redis, hints: Hints, db: Data
     assert await redis.llen("fireside\x06\x163") == 1
 
 
+async def swallowed(homes: Homes, session: UUID) -> None:
+    """Send a hint to a worker that listens, in the short time after it said that it is there."""
+
+    async def is_sent() -> bool:
+        await homes.announce("frozen")
+        return await homes.send([(session, 0)]) == []
+
+    await until(is_sent)
+
+
+@pytest.mark.usefixtures("soon_gone")
 async def test_who_says_nothing_for_a_second_is_passed_over(redis: Redis) -> None:
     homes, session = Homes(redis, "fireside"), UUID(int=1)
-    await homes.announce("frozen")
     async with redis.pubsub() as frozen:
         await frozen.subscribe(homes.channel("frozen"))
-        assert await homes.send([(session, 0)]) == []
+        await swallowed(homes, session)
 
         async def passed_over() -> bool:
             return await homes.send([(session, 0)]) == [(session, 0)]
@@ -554,6 +571,7 @@ async def test_redis_comes_back_and_so_do_the_homes(
     assert witness.attempts == 1
 
 
+@pytest.mark.usefixtures("soon_gone")
 async def test_what_a_frozen_worker_has_swallowed_is_taken_over_within_a_second(
     hosts: Hosts, postgres_url: str, db: Database, redis: Redis, hints: Hints
 ) -> None:
@@ -561,9 +579,8 @@ async def test_what_a_frozen_worker_has_swallowed_is_taken_over_within_a_second(
     homes = Homes(redis, "fireside")
     async with redis.pubsub() as frozen:
         await frozen.subscribe(homes.channel("frozen"))
-        await homes.announce("frozen")
         session = await new_session(db)
-        assert await homes.send([(session, 0)]) == []
+        await swallowed(homes, session)
     hosts.start(witness.run, sweep_seconds=60.0)
 
     async def is_hinted_again() -> bool:
