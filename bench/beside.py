@@ -106,8 +106,10 @@ async def play_until(url: str, count: int, ended: asyncio.Event) -> dict[str, An
 
     async def player(client: Any, session: Any, number: int) -> None:
         await asyncio.sleep(number / count * LOAD.reply_seconds)
-        while not ended.is_set():
+        while True:  # once at least, however soon the end is told
             await turn(client, session, number)
+            if ended.is_set():
+                return
 
     async with (
         connected(Running(lambda http: Fireside(url, http))) as client,

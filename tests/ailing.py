@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import psycopg
 
 from deploy.local.postgres import EmbeddedPostgres
+from tests.waiting import PATIENCE, PAUSE
 
 _NO_ROOM = """
 create function no_room() returns trigger language plpgsql as
@@ -52,12 +54,29 @@ def read_only(server: EmbeddedPostgres) -> Iterator[None]:
     """It takes no writes, as a replica in recovery, or a server that is about to be replaced."""
     with psycopg.connect(server.url_of("postgres"), autocommit=True) as admin:
         admin.execute("alter system set default_transaction_read_only = on")
-        admin.execute("select pg_reload_conf()")
+        _reload(server, read_only="on")
         try:
             yield
         finally:
             admin.execute("alter system reset default_transaction_read_only")
-            admin.execute("select pg_reload_conf()")
+            _reload(server, read_only="off")
+
+
+def _reload(server: EmbeddedPostgres, *, read_only: str) -> None:
+    """Have every process read the configuration anew; returns once each of them was told.
+
+    The server tells its children, then reads it itself: a new connection has what it read.
+    """
+    deadline = time.monotonic() + PATIENCE
+    url = server.url_of("postgres")
+    with psycopg.connect(url, autocommit=True) as admin:
+        admin.execute("select pg_reload_conf()")
+    while True:
+        with psycopg.connect(url, autocommit=True) as one:
+            if one.execute("show default_transaction_read_only").fetchone() == (read_only,):
+                return
+        assert time.monotonic() < deadline, "the configuration is not read"
+        time.sleep(PAUSE)
 
 
 @contextmanager

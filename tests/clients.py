@@ -4,9 +4,7 @@ from typing import Any
 
 import httpx
 
-SECONDS = 60.0
-"""How long a request may wait where a test says nothing else; httpx's own 5 s are over soon on a
-busy machine."""
+from tests.waiting import PATIENCE
 
 _LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=60)
 
@@ -16,6 +14,8 @@ def http_client(base_url: str, **options: Any) -> httpx.AsyncClient:
 
     With its own limits httpx (its pool is httpcore's, 1.0.9) closes idle connections where it has
     more than 20 of any kind: also one that it has just given to a request, which then fails with a
-    ReadError although the server answers it.
+    ReadError although the server answers it. And it gives up after five seconds, which is less than
+    a busy machine may stand still; a long poll takes `PATIENCE` by itself.
     """
-    return httpx.AsyncClient(base_url=base_url, limits=_LIMITS, **{"timeout": SECONDS, **options})
+    options = {"timeout": 2 * PATIENCE} | options
+    return httpx.AsyncClient(base_url=base_url, limits=_LIMITS, **options)

@@ -10,6 +10,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from tests.api.frames import validator
+from tests.waiting import PATIENCE
 
 TERMINAL = {"task_completed", "task_failed", "task_cancelled", "task_dead"}
 
@@ -52,8 +53,13 @@ class Client:
         """A WebSocket on a session."""
         query = "" if after is None else f"?after={after}"
         url = self.url.replace("http", "ws", 1) + path + session_id + query
-        async with connect(url) as connection:
+        async with opened(url) as connection:
             yield Socket(connection)
+
+
+def opened(url: str, **options: Any) -> connect:
+    """A connection that bears with a server which stands still: it pings nobody."""
+    return connect(url, open_timeout=PATIENCE, ping_interval=None, **options)
 
 
 def shown_text(frames: list[dict[str, Any]]) -> str:

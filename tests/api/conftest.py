@@ -16,7 +16,6 @@ import uvicorn
 from api.app import create_app
 from api.socket import MAX_FRAME
 from api.wire import Wire
-from deploy.local.ports import free_port
 from deploy.local.process import Command
 from deploy.local.server import ROOT
 from deploy.local.valkey import EmbeddedValkey
@@ -28,6 +27,8 @@ from tests.api.clients import Client
 from tests.api.processes import Gateway, Start
 from tests.api.worker import FakeWorker
 from tests.clients import http_client
+from tests.ports import promised_port
+from tests.waiting import PATIENCE
 
 CATALOG = (
     CatalogEntry("agent", "companion", "A companion", "Listens."),
@@ -37,15 +38,46 @@ CATALOG = (
 )
 
 
+COMPARING = pytest.mark.parametrize("poll_seconds", [0.3])
+"""For tests of what no publication tells: the gateway finds it by comparing with the log."""
+
+BOUNDS = (
+    "api.health._CHECK_SECONDS",
+    "api.metrics._ASK_SECONDS",
+    "api.outlet._CLOSE_SECONDS",
+    "api.relay._TEXT_SECONDS",
+    "api.wire._CLOSE_SECONDS",
+    "shared.follow._CONFIRM_SECONDS",
+)
+"""For how long a gateway waits for others before it does without them."""
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that stands still for a moment changes nothing of what a gateway in this process
+    does; a test whose subject is such a bound sets it."""
+    for name in BOUNDS:
+        monkeypatch.setattr(name, PATIENCE)
+
+
 @pytest.fixture
-def settings(postgres_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
+def poll_seconds() -> float:
+    """How often gateways compare with the log: hardly while a test lasts, so that what clients get
+    was pushed, and in the order in which it was."""
+    return PATIENCE
+
+
+@pytest.fixture
+def settings(
+    postgres_url: str, redis_url: str, poll_seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> Settings:
     """Access `none`, and everything that waits waits shortly; tests change it by `model_copy`."""
     for name, value in {
         "DATABASE_URL": postgres_url,
         "REDIS_URL": redis_url,
         "FIRESIDE_AUTH": "none",
         "FIRESIDE_DATABASE_POOL": "5",
-        "FIRESIDE_POLL_SECONDS": "0.3",
+        "FIRESIDE_POLL_SECONDS": str(poll_seconds),
         "FIRESIDE_SWEEP_SECONDS": "60",
         "FIRESIDE_DRAIN_SECONDS": "5",
     }.items():
@@ -75,19 +107,22 @@ async def serving(settings: Settings, ws: Any = Wire) -> AsyncIterator[str]:
             ws=ws,
             ws_max_size=MAX_FRAME,
             ws_per_message_deflate=False,
+            ws_ping_interval=None,  # a client's pong may wait behind frames that are not read yet
             log_config=None,
             log_level="warning",
             lifespan="on",
-            timeout_graceful_shutdown=5,
+            timeout_graceful_shutdown=int(PATIENCE),
         )
         server = uvicorn.Server(config)
         task = asyncio.create_task(server.serve(sockets=[listener]))
         while not server.started:
             assert not task.done(), task.exception()
             await asyncio.sleep(0.01)  # uvicorn has no event for it
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server.should_exit = True
-        await task
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            await task
 
 
 @pytest.fixture
@@ -99,7 +134,7 @@ async def url(settings: Settings, db: Database) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def http(url: str) -> AsyncIterator[httpx.AsyncClient]:
-    async with http_client(url, timeout=40) as client:
+    async with http_client(url) as client:
         yield client
 
 
@@ -122,20 +157,39 @@ def own_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedVal
 
 
 @pytest.fixture
-def frail(settings: Settings, own_valkey: EmbeddedValkey) -> Settings:
-    """Settings with that Valkey in them."""
-    return type(settings)(REDIS_URL=own_valkey.url)
+def frail(
+    settings: Settings, own_valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> Settings:
+    """Settings with that Valkey in them; a gateway soon does without it."""
+    monkeypatch.setattr("shared.follow._CONFIRM_SECONDS", 2.0)
+    return type(settings)(REDIS_URL=own_valkey.url).model_copy(update={"poll_seconds": 0.3})
+
+
+_PATIENT = f"""
+import sys
+from functools import partial
+from pkgutil import resolve_name
+import uvicorn
+from api.__main__ import main
+uvicorn.Config = partial(uvicorn.Config, ws_ping_interval=None)
+for name in {BOUNDS}:
+    module, _, bound = name.rpartition(".")
+    setattr(resolve_name(module), bound, {PATIENCE})
+sys.exit(main())
+"""
 
 
 @pytest.fixture
 def start(settings: Settings, db: Database, tmp_path: Path) -> Iterator[Start]:
-    """Start a gateway: `api`, or `uvicorn`."""
+    """Start a gateway: `api`, `uvicorn`, or `patient`: as `api`, with the bounds of `patience`
+    and no pings of the protocol's own."""
     started: list[Gateway] = []
 
     def begin(how: str = "api", **env: str) -> Gateway:
-        port = free_port()
+        port = promised_port()
         commands = {
             "api": [sys.executable, "-m", "api"],
+            "patient": [sys.executable, "-c", _PATIENT],
             "uvicorn": [sys.executable, "-m", "uvicorn", "api.app:app", "--port", str(port)],
         }
         command = Command(

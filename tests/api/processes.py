@@ -14,5 +14,13 @@ class Gateway(HttpServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    def complaints(self) -> list[str]:
+        """What it wrote of errors; a warning may be of a machine that stood still."""
+        return [
+            line
+            for line in self.output()
+            if "Traceback" in line or ("rror" in line and '"level": "warning"' not in line)
+        ]
+
 
 Start = Callable[..., Gateway]

@@ -13,6 +13,7 @@ from shared.settings import Settings
 from shared.store.database import Database
 from tests.api.clients import Client
 from tests.api.worker import FakeWorker
+from tests.waiting import PATIENCE
 
 JSON_CONTENT = {"Content-Type": "application/json"}
 
@@ -125,10 +126,10 @@ async def test_interrupt_asks_the_running_task_to_end(
     async with Redis.from_url(settings.redis_url.get_secret_value()) as redis:
         pubsub = redis.pubsub(ignore_subscribe_messages=False)
         await pubsub.subscribe("fireside:cancel")
-        await pubsub.get_message(timeout=5)
+        assert await pubsub.get_message(timeout=PATIENCE) is not None
         waiting = await client.act(session["id"])
         first = await client.act(session["id"], on_busy="interrupt")
-        told = await pubsub.get_message(ignore_subscribe_messages=True, timeout=5)
+        told = await pubsub.get_message(ignore_subscribe_messages=True, timeout=PATIENCE)
         await pubsub.aclose()  # type: ignore[no-untyped-call] # redis-py leaves it so
     await worker.end(claim, "cancelled")
     following = await worker.claim(session["id"])
@@ -141,12 +142,13 @@ async def test_interrupt_asks_the_running_task_to_end(
 async def test_every_accepted_action_is_hinted(
     client: Client, settings: Settings, db: Database
 ) -> None:
-    async with Redis.from_url(settings.redis_url.get_secret_value()) as redis:
+    url = settings.redis_url.get_secret_value()
+    async with Redis.from_url(url, socket_timeout=None) as redis:
         lists = [key_of("fireside", level) for level in range(LEVELS)]
         await redis.delete(*lists)
         session = await client.session()
         await client.act(session["id"])
-        hints = [await redis.blpop(lists, timeout=5) for _ in range(2)]
+        hints = [await redis.blpop(lists, timeout=int(PATIENCE)) for _ in range(2)]
 
     assert all(hints)
 

@@ -1,5 +1,6 @@
 """What clients are told when there is too much, and what becomes of priorities."""
 
+import socket as sockets
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -9,7 +10,6 @@ import pytest
 from redis.asyncio import Redis
 
 from api.backlog import Backlog
-from deploy.local.ports import free_port
 from shared.errors import TooManyTasks
 from shared.levels import BACKGROUND, FIRST, LEVELS, key_of
 from shared.pace import Pace
@@ -24,6 +24,7 @@ from tests.api.worker import FakeWorker
 from tests.clients import http_client
 from tests.shared.sessions import new_session
 from tests.shared.tables import dump
+from tests.waiting import PATIENCE
 
 SAY = {"type": "say", "text": "Hello"}
 
@@ -155,9 +156,12 @@ async def test_who_is_refused_is_told_when_a_task_of_theirs_may_end(
 
 
 async def test_without_redis_a_guess_is_told(db: Database) -> None:
-    backlog, away = Backlog(100, 10), Redis(host="127.0.0.1", port=free_port())
-    await backlog.refresh(db, away)
-    await away.aclose()
+    backlog = Backlog(100, 10)
+    with sockets.socket() as held:  # and nobody listens
+        held.bind(("127.0.0.1", 0))
+        away = Redis(host="127.0.0.1", port=held.getsockname()[1])
+        await backlog.refresh(db, away)
+        await away.aclose()
 
     assert backlog.problem(TooManyTasks(1)).extra["retry_after"] == 5
 
@@ -195,9 +199,9 @@ async def test_hints_wait_on_the_level_of_their_session(client: Client, settings
     await client.session(priority="background")
     for _ in range(3):
         await client.session()
-    redis = connect_redis(settings)
+    redis = Redis.from_url(settings.redis_url.get_secret_value(), socket_timeout=None)
     for level in (FIRST, 1, 2, BACKGROUND):
-        assert await redis.brpop([key_of(settings.queue, level)], timeout=5) is not None
+        assert await redis.brpop([key_of(settings.queue, level)], timeout=int(PATIENCE)) is not None
     keys = [key_of(settings.queue, level) for level in range(LEVELS)]
     assert await redis.exists(*keys) == 0
     await redis.aclose()

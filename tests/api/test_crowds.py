@@ -17,9 +17,10 @@ from tests.api.clients import Client
 from tests.api.processes import Gateway, Start
 from tests.api.worker import FakeWorker
 from tests.clients import http_client
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 SILENT = 1000
+AT_ONCE = 50
 PIECES = 40
 PIECE = "x" * 8192
 
@@ -35,7 +36,7 @@ def many_files() -> Iterator[None]:
 
 @asynccontextmanager
 async def client_of(gateway: Gateway) -> AsyncIterator[Client]:
-    async with http_client(gateway.url, timeout=30) as http:
+    async with http_client(gateway.url) as http:
         yield Client(http, gateway.url)
 
 
@@ -62,7 +63,7 @@ async def until_figure(client: Client, name: str, value: float) -> None:
     async def has_come() -> bool:
         return await figure(client, name) == value
 
-    await until(has_come)
+    await until(has_come, seconds=4 * PATIENCE)
 
 
 async def raw_socket(gateway: Gateway, session_id: str) -> sockets.socket:
@@ -94,9 +95,17 @@ async def _open(raw: sockets.socket, gateway: Gateway, session_id: str) -> None:
 async def silent_sockets(
     gateway: Gateway, session_id: str, count: int
 ) -> AsyncIterator[list[sockets.socket]]:
-    """So many sockets of a session that read nothing."""
+    """So many sockets of a session that read nothing.
+
+    Many are opened at once, for thousands one after the other take a busy machine minutes.
+    """
     with ExitStack() as stack:
-        yield [stack.enter_context(await raw_socket(gateway, session_id)) for _ in range(count)]
+        silent: list[sockets.socket] = []
+        while len(silent) < count:
+            more = min(AT_ONCE, count - len(silent))
+            made = await asyncio.gather(*(raw_socket(gateway, session_id) for _ in range(more)))
+            silent += [stack.enter_context(one) for one in made]
+        yield silent
 
 
 async def rest_of(raw: sockets.socket) -> bytes:
@@ -109,7 +118,8 @@ async def rest_of(raw: sockets.socket) -> bytes:
 
 
 async def test_sockets_that_never_read(start: Start, worker: FakeWorker) -> None:
-    gateway = start("api", FIRESIDE_SEND_SECONDS="1", FIRESIDE_MAX_SOCKETS="2000")
+    # Patient: what is on its way to a client that was closed is kept until we come to read it.
+    gateway = start("patient", FIRESIDE_SEND_SECONDS="1", FIRESIDE_MAX_SOCKETS="2000")
     async with client_of(gateway) as client:
         session = await client.session()
         claim = await worker.start(session["id"])
@@ -205,8 +215,8 @@ async def test_500_sockets_a_second_that_come_and_go(
 
         print(f"the slowest answer beside the crowd took {slowest:.2f} s")
         assert slowest < 10
-        assert open_files(gateway) <= files + 5
-        assert megabytes(gateway) < memory + 15
+        await until(lambda: open_files(gateway) <= files + 5)
+        await until(lambda: megabytes(gateway) < memory + 15)
         async with client.socket(made[1], after=0) as socket:
             assert (await socket.receive())["seq"] == 1
-    assert not [line for line in gateway.output() if "Traceback" in line or "rror" in line]
+    assert gateway.complaints() == []

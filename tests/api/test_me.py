@@ -21,7 +21,7 @@ from tests.api.conftest import serving
 from tests.api.worker import FakeWorker
 from tests.clients import http_client
 from tests.shared.traces import keys_with, tables_with
-from tests.waiting import until
+from tests.waiting import until, within
 
 CANARY = "canary-word"
 
@@ -79,7 +79,11 @@ async def test_an_erased_user_is_gone_whatever_runs(
         words = ["anna", CANARY, session["id"], session["character_id"], key_id]
         words += [running.task_id, session["task_id"]]
         assert {"sessions", "tasks", "events", "messages"} <= await tables_with(db, words)
-        assert len(await keys_with(redis, words)) == 5  # text so far, a ticket, hints of 2 levels
+
+        async def all_is_there() -> bool:  # text so far, a ticket, hints of 2 levels
+            return len(await keys_with(redis, words)) == 5
+
+        await until(all_is_there)
 
         ticket = (await http.post("/v1/ws-tickets")).json()["ticket"]
         async with client.socket(session["id"], after=0) as socket:
@@ -87,7 +91,7 @@ async def test_an_erased_user_is_gone_whatever_runs(
             await socket.until("task_started")
             await socket.until("task_started")
             response = await http.delete("/v1/me")
-            code = await asyncio.wait_for(socket.closed(), 5)
+            code = await within(socket.closed())
 
         assert response.status_code == 200, response.text
         assert code == 4404
@@ -112,8 +116,8 @@ async def two_gateways(
     async with (
         serving(guarded) as one,
         serving(guarded) as two,
-        http_client(one, headers=headers, timeout=30) as here,
-        http_client(two, headers=headers, timeout=30) as there,
+        http_client(one, headers=headers) as here,
+        http_client(two, headers=headers) as there,
     ):
         await Client(here, one).session(title=CANARY)
         assert (await there.get("/v1/sessions")).status_code == 200

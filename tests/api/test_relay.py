@@ -140,7 +140,7 @@ async def test_a_request_does_not_wait_for_a_dead_redis(
 async def test_a_frozen_redis_holds_nobody_up(
     frail: Settings, own_valkey: EmbeddedValkey, db: Database
 ) -> None:
-    async with serving(frail) as url, http_client(url, timeout=40) as http:
+    async with serving(frail) as url, http_client(url) as http:
         client = Client(http, url)
         session = await client.session()
         own_valkey.signal(signal.SIGSTOP)

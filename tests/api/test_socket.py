@@ -10,15 +10,14 @@ from uuid import uuid4
 
 import pytest
 from sqlalchemy import text
-from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from api.wire import Wire
 from shared.records import NewEvent
 from shared.settings import Settings
 from shared.store.database import Database
-from tests.api.clients import Client, Socket, shown_text
-from tests.api.conftest import serving
+from tests.api.clients import Client, Socket, opened, shown_text
+from tests.api.conftest import COMPARING, serving
 from tests.api.worker import FakeWorker
 from tests.waiting import until
 
@@ -310,6 +309,7 @@ async def test_deltas_of_an_attempt_that_was_given_up_are_dropped(
 ) -> None:
     session = await client.session()
     async with client.socket(session["id"], after=1) as socket:
+        await socket.joined()
         lost = await worker.start(session["id"])
         await worker.stream(lost, 0, 0, "Half of a ")
         await db.run(text("update sessions set lease_until = clock_timestamp()"))
@@ -336,6 +336,7 @@ async def test_deltas_of_an_attempt_that_was_given_up_are_dropped(
 # Following
 
 
+@COMPARING
 async def test_what_was_never_published_comes_from_the_log(
     client: Client, worker: FakeWorker
 ) -> None:
@@ -381,15 +382,18 @@ async def test_a_hole_within_one_publication_is_filled_from_the_log(
 
 async def test_sockets_that_go_leave_no_task(client: Client, worker: FakeWorker) -> None:
     session = await client.session()
-    before = len(asyncio.all_tasks())
-    async with contextlib.AsyncExitStack() as stack:
-        for _ in range(20):
-            socket = await stack.enter_async_context(client.socket(session["id"], after=0))
-            assert (await socket.receive())["seq"] == 1
-        await worker.answer(session["id"])
-        assert len(asyncio.all_tasks()) > before
+    async with client.socket(session["id"], after=0) as staying:
+        # What runs beside the sockets has begun as well: reading from Redis is a task.
+        assert (await staying.receive())["seq"] == 1
+        before = len(asyncio.all_tasks())
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(20):
+                socket = await stack.enter_async_context(client.socket(session["id"], after=0))
+                assert (await socket.receive())["seq"] == 1
+            await worker.answer(session["id"])
+            assert len(asyncio.all_tasks()) > before
 
-    await until(lambda: len(asyncio.all_tasks()) <= before)
+        await until(lambda: len(asyncio.all_tasks()) <= before)
 
 
 async def test_what_was_published_but_never_committed_is_not_passed_on(
@@ -426,6 +430,7 @@ async def test_a_session_that_is_deleted_closes_its_sockets(client: Client) -> N
         assert await socket.closed() == 4404
 
 
+@COMPARING
 async def test_a_session_deleted_elsewhere_closes_its_sockets(client: Client, db: Database) -> None:
     session = await client.session()
     async with client.socket(session["id"]) as socket:
@@ -471,7 +476,7 @@ async def test_a_client_that_reads_nothing_is_closed_with_4408(
             raw.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, 8192)
             raw.connect(("127.0.0.1", port))
             address = f"ws://127.0.0.1:{port}/ws/sessions/{session['id']}?after=0"
-            async with connect(address, sock=raw, max_queue=1) as connection:
+            async with opened(address, sock=raw, max_queue=1) as connection:
                 while 'sockets_closed_total{code="4408"} 1.0' not in await metrics(client, url):
                     pass  # each look is a request, so that the loop goes on
                 code = await Socket(connection).closed()

@@ -58,11 +58,15 @@ async def test_usage_by_day_agent_and_model(client: Client, db: Database) -> Non
     unknown = LedgerEntry(0, "openai/new", "judge", "done", reported=True, input=7)
     await used(db, other, unknown)
 
-    found = await usage(client.http)
+    now = datetime.now(UTC)
+    # Where it is about noon, so that no day ends meanwhile.
+    east = 12 - now.hour
+    zone = f"Etc/GMT{-east:+d}"
+    found = await usage(client.http, zone=zone)
 
-    today = datetime.now(UTC).date()
+    today = (now + timedelta(hours=east)).date()
     assert (found["since"], found["until"]) == (str(today - timedelta(days=29)), str(today))
-    assert found["zone"] == "UTC"
+    assert found["zone"] == zone
     assert found["budgets"] == []
     assert found["total"] == {
         "calls": 2,
@@ -82,6 +86,9 @@ async def test_usage_by_day_agent_and_model(client: Client, db: Database) -> Non
     ]
     assert [row["cost_usd"] for row in found["rows"]] == [0.25, None]
     assert [row["billed_usd"] for row in found["rows"]] == [0.5, None]
+    unasked = await usage(client.http)
+    assert unasked["zone"] == "UTC"
+    assert str(now.date()) <= unasked["until"] <= str(datetime.now(UTC).date())
     by_purpose = await usage(client.http, by="purpose")
     assert [(row["purpose"], row["calls"]) for row in by_purpose["rows"]] == [
         ("judge", 1),

@@ -15,6 +15,7 @@ from shared.redis_pool import connect_redis
 from shared.settings import Settings
 from shared.store import claims, leases
 from shared.store.database import Database
+from tests.waiting import PATIENCE
 
 LEASE_SECONDS = 30.0
 
@@ -37,6 +38,9 @@ class FakeWorker:
     @asynccontextmanager
     async def connected(cls, settings: Settings, db: Database) -> AsyncIterator[Self]:
         redis = connect_redis(settings)
+        # What was sent and not answered in time would be sent again, and a delta told twice.
+        options = redis.connection_pool.connection_kwargs
+        options |= {"socket_timeout": PATIENCE, "socket_connect_timeout": PATIENCE}
         yield cls(db, redis)
         await redis.aclose()
 

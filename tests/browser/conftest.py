@@ -1,5 +1,6 @@
 """What the page's tests need of the machine: node, its modules, a chromium."""
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -40,6 +41,13 @@ def browser(node: str) -> dict[str, str]:
 
 def _install(npm: str) -> None:
     """Install the modules of the lock file, if they are not there already."""
+    # Of several test processes one installs, and the others wait for it.
+    with (HERE / "package.json").open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        _install_once(npm)
+
+
+def _install_once(npm: str) -> None:
     installed = HERE / "node_modules" / ".package-lock.json"
     if (
         installed.exists()

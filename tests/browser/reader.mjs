@@ -2,8 +2,9 @@
  * A reader with a browser: opens the page, does what people do, and says what is to be seen.
  *
  * FIRESIDE_PAGE_URL is the server under test. FIRESIDE_PAGE_CONTROL, where it is set, takes
- * `POST /restart {"down": seconds}`, which kills the server, waits, and starts it again on the same
- * port; the stub gateway's control takes more.
+ * `POST /kill`, `POST /start`, which starts the server again on the same port, and
+ * `POST /settings {"pieces": number or null}`: after so many pieces each answer waits until it is set
+ * to null. The stub gateway's control takes more.
  */
 
 import assert from "node:assert/strict";
@@ -21,7 +22,7 @@ export const key = process.env.FIRESIDE_PAGE_KEY ?? (isStub ? "stub-key" : undef
 /** Whether a companion that is asked to roll a die of twenty sides does so. */
 export const throwsDice = isStub || process.env.FIRESIDE_PAGE_DICE === "1";
 /** A whole answer of a slow model may take this long. */
-export const PATIENCE = Number(process.env.FIRESIDE_PAGE_PATIENCE ?? 20_000);
+export const PATIENCE = Number(process.env.FIRESIDE_PAGE_PATIENCE ?? 60_000);
 
 export const DESKTOP = { width: 1280, height: 800 };
 export const PHONE = { width: 375, height: 667 };
@@ -50,6 +51,13 @@ export async function control(path, body = {}) {
   return response.json();
 }
 
+/** Lets answers go on that `sayHeld` has held up, and all that come. */
+export async function release() {
+  if (controlled) {
+    await control("/settings", { pieces: null });
+  }
+}
+
 export class Reader {
   /**
    * @param {import("playwright-core").Browser} browser
@@ -58,6 +66,7 @@ export class Reader {
   static async arrive(browser, how = {}) {
     const context = await browser.newContext({ viewport: DESKTOP, baseURL: base, ...how });
     context.setDefaultTimeout(PATIENCE);
+    await context.addInitScript(notePhases);
     const reader = new Reader(context, await context.newPage());
     await reader.page.goto("/");
     return reader;
@@ -132,6 +141,27 @@ export class Reader {
     );
   }
 
+  /**
+   * Says something, and waits until a part of the answer is to be read, which goes no further
+   * before it is released, where the server can be told so.
+   * @param {string} words
+   */
+  async sayHeld(words) {
+    if (controlled) {
+      await control("/settings", { pieces: 5 });
+    }
+    await this.say(words);
+    await this.page.locator(".passage.open").waitFor();
+  }
+
+  /** What the page said when it had lost its connection, be that long ago or to come. */
+  async lost() {
+    const found = await this.page.waitForFunction(
+      () => window.phases.find(({ phase }) => phase === "waiting")?.text,
+    );
+    return found.jsonValue();
+  }
+
   /** @param {string} phase */
   async connection(phase) {
     await this.page.locator(`#connection[data-phase="${phase}"]`).waitFor();
@@ -166,11 +196,11 @@ export class Reader {
   }
 
   /**
-   * How the last passage grew while something was done.
-   * @param {() => Promise<void>} deed
+   * How the answer to something grew.
+   * @param {string} words
    * @returns {Promise<string[]>} its different texts, in order
    */
-  async growth(deed) {
+  async growth(words) {
     await this.page.evaluate(() => {
       window.seen = [];
       const transcript = document.querySelector("#transcript");
@@ -183,10 +213,32 @@ export class Reader {
       window.looking = new MutationObserver(look);
       window.looking.observe(transcript, { subtree: true, childList: true, characterData: true });
     });
-    await deed();
+    await this.sayHeld(words);
+    if (isStub) {
+      for (const pieces of [10, 15]) {
+        const before = await this.page.evaluate(() => window.seen.length);
+        await control("/settings", { pieces });
+        await this.page.waitForFunction((steps) => window.seen.length > steps, before);
+      }
+    }
+    await release();
+    await this.settle();
     return this.page.evaluate(() => {
       window.looking.disconnect();
       return window.seen;
     });
   }
+}
+
+/** Keeps, in the page, what was told of the connection: a phase may be over before anybody looks. */
+function notePhases() {
+  window.phases = [];
+  const look = () => {
+    const line = document.querySelector("#connection");
+    if (line && line.dataset.phase !== window.phases.at(-1)?.phase) {
+      window.phases.push({ phase: line.dataset.phase, text: line.innerText });
+    }
+  };
+  const how = { subtree: true, childList: true, attributes: true, attributeFilter: ["data-phase"] };
+  new MutationObserver(look).observe(document, how);
 }

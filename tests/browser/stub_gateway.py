@@ -255,7 +255,8 @@ class Control:
         app = web.Application()
         app.add_routes(
             [
-                web.post("/restart", self._restart),
+                web.post("/kill", self._kill),
+                web.post("/start", self._start),
                 web.post("/drop", self._drop),
                 web.post("/kill-worker", self._kill_worker),
                 web.post("/forget", self._forget),
@@ -265,9 +266,11 @@ class Control:
         )
         return app
 
-    async def _restart(self, request: web.Request) -> web.Response:
+    async def _kill(self, _: web.Request) -> web.Response:
         await self._stub.kill()
-        await asyncio.sleep((await body(request)).get("down", 0.0))
+        return web.json_response({})
+
+    async def _start(self, _: web.Request) -> web.Response:
         await self._stub.start()
         return web.json_response({})
 

@@ -9,8 +9,11 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from itertools import count
 from typing import Any, TypeAlias
+
+from tests.waiting import until
 
 Json: TypeAlias = dict[str, Any]
 
@@ -120,11 +123,17 @@ class Task:
     status: str = "queued"
 
 
+HELD_SECONDS = 600.0
+"""How long an answer waits that is held up: longer than a test."""
+
+
 @dataclass
 class Settings:
     """What the tests change while the stub runs."""
 
     pause: float = 0.015
+    pieces: int | None = None
+    """After so many pieces an answer waits until this is another number."""
     key: str | None = None
     lost_acks: int = 0
     failure: str | None = None
@@ -300,7 +309,8 @@ class Session:
         empty = {"role": "assistant", "content": []}
         self.emit(task, "message_start", {"message": empty, "number": number})
         written = task.action["type"] in {"start", "choose"} and self.story is not None
-        for piece in [] if written else pieces(text):
+        for told, piece in enumerate([] if written else pieces(text)):
+            await until(partial(self._may_tell, task, told), seconds=HELD_SECONDS)
             self.tell(delta(task, len(task.text), piece))
             task.text += piece
             await asyncio.sleep(self._settings.pause)
@@ -312,6 +322,10 @@ class Session:
                 return False
         self._message(task, said(text), started=True)
         return True
+
+    def _may_tell(self, task: Task, told: int) -> bool:
+        most = self._settings.pieces
+        return most is None or told < most or task.killed.is_set() or task.cancelled.is_set()
 
     def _message(self, task: Task, message: Json, *, started: bool = False) -> None:
         data = {"message": message, "number": len(task.messages)}

@@ -1,7 +1,7 @@
 """The page's logic under node, and its scenarios in a browser against the stub gateway.
 
 `FIRESIDE_PAGE_URL` names another server to run the scenarios against, and `FIRESIDE_PAGE_CONTROL`
-where `POST /restart` kills and restarts it: see reader.mjs.
+where `POST /kill` kills it and `POST /start` starts it again: see reader.mjs.
 """
 
 import json
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.browser.node import HERE, run
+from tests.browser.node import HERE, SECONDS, run
 
 PUBLIC = "https://registry.npmjs.org/"
 
@@ -37,7 +37,7 @@ def server() -> Iterator[dict[str, str]]:
             "FIRESIDE_PAGE_STUB": "1",
         }
         stub.stdin.close()
-        assert stub.wait(timeout=10) == 0
+        assert stub.wait(timeout=60) == 0
 
 
 @pytest.mark.parametrize("file", ["words", "session", "connection"])
@@ -45,6 +45,7 @@ def test_logic(node: str, file: str) -> None:
     run(node, f"logic/{file}.test.mjs", {})
 
 
+@pytest.mark.timeout(SECONDS + 60)
 @pytest.mark.parametrize("file", ["reading", "failures", "access", "key"])
 def test_scenarios(node: str, browser: dict[str, str], server: dict[str, str], file: str) -> None:
     run(node, f"scenarios/{file}.test.mjs", {**browser, **server})

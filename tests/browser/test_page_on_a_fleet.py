@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -15,7 +14,9 @@ import pytest
 
 from deploy.local.fleet import Fleet
 from deploy.models.control import ScriptedModel
-from tests.browser.node import HERE, run
+from tests.browser.node import HERE, SECONDS, run
+
+pytestmark = pytest.mark.timeout(SECONDS + 60)
 
 ROOT = HERE.parents[1]
 STORIES = ROOT / "stories"
@@ -30,35 +31,54 @@ ANSWER = (
 
 DICE = {"name": "roll_dice", "arguments": {"sides": 20}}
 
-# Slow enough that a reader sees it grow, and that it can be killed in the middle.
+# Slow enough that a reader sees it grow.
 TELLING = {"text": ANSWER, "delay": 0.04}
 
 
-def script(model: ScriptedModel) -> None:
-    """Have the model talk at the pace of a model, and throw a die when it is asked to."""
+def script(model: ScriptedModel, pieces: int | None = None) -> None:
+    """Have the model talk at the pace of a model, and throw a die when it is asked to.
+
+    Args:
+        pieces: after so many of them an answer waits; None lets all go on.
+    """
+    telling: dict[str, object] = dict(TELLING)
+    if pieces is not None:
+        telling["fault"] = {"kind": "hang", "after": pieces}
     model.script(
         {
             "match": {"user": "roll a die", "tools": True},
-            "turns": [{"tool_calls": [DICE]}, TELLING],
+            "turns": [{"tool_calls": [DICE]}, telling],
         },
-        {"match": {"json": False}, "reply": TELLING},
+        {"match": {"json": False}, "reply": telling},
     )
+    if pieces is None:
+        model.release()
 
 
 @contextmanager
-def control(fleet: Fleet) -> Iterator[str]:
-    """Where `POST /restart {"down": seconds}` kills the fleet and starts it again."""
+def control(fleet: Fleet, model: ScriptedModel) -> Iterator[str]:
+    """Where the fleet is killed and started, and its answers are held up: see reader.mjs."""
+
+    def kill() -> None:
+        for child in [*fleet.gateways, *fleet.workers]:
+            child.kill()
+
+    def start() -> None:
+        for child in [*fleet.gateways, *fleet.workers]:
+            child.spawn()
+        for child in [*fleet.gateways, *fleet.workers]:
+            child.wait_ready(60)
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            for child in [*fleet.gateways, *fleet.workers]:
-                child.kill()
-            time.sleep(asked.get("down", 0))
-            for child in [*fleet.gateways, *fleet.workers]:
-                child.spawn()
-            for child in [*fleet.gateways, *fleet.workers]:
-                child.wait_ready(60)
+            match self.path:
+                case "/kill":
+                    kill()
+                case "/start":
+                    start()
+                case "/settings":
+                    script(model, asked["pieces"])
             self.send_response(200)
             self.end_headers()
             self.wfile.write(b"{}")
@@ -95,11 +115,16 @@ def start(
     return start
 
 
-def test_reading(node: str, browser: dict[str, str], start: Callable[..., Fleet]) -> None:
+def test_reading(
+    node: str,
+    browser: dict[str, str],
+    start: Callable[..., Fleet],
+    scripted_model: ScriptedModel,
+) -> None:
     with start() as fleet:
         fleet.add_gateway()
         fleet.add_worker()
-        with control(fleet) as url:
+        with control(fleet, scripted_model) as url:
             server = {"FIRESIDE_PAGE_URL": fleet.url, "FIRESIDE_PAGE_CONTROL": url}
             run(node, "scenarios/reading.test.mjs", {**browser, **server, **PACE})
 

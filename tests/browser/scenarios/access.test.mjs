@@ -2,9 +2,9 @@
 
 import assert from "node:assert/strict";
 import { createRequire } from "node:module";
-import { after, before, test } from "node:test";
+import { after, afterEach, before, test } from "node:test";
 
-import { DESKTOP, PHONE, Reader, launch, unscripted } from "../reader.mjs";
+import { DESKTOP, PHONE, Reader, launch, release, unscripted } from "../reader.mjs";
 
 const axe = createRequire(import.meta.url).resolve("axe-core/axe.min.js");
 
@@ -13,6 +13,7 @@ before(async () => {
   browser = await launch();
 });
 after(() => browser.close());
+afterEach(release);
 
 const focused = (reader) =>
   reader.page.evaluate(() => {
@@ -56,9 +57,9 @@ for (const [name, look] of Object.entries(LOOKS)) {
 
     await reader.page.goto("/#/");
     await reader.beginCompanion();
-    await reader.say("Good evening to you, too.");
-    await reader.page.locator(".passage.open").waitFor();
+    await reader.sayHeld("Good evening to you, too.");
     assert.deepEqual(await violations(reader), [], "under way");
+    await release();
     await reader.settle();
     assert.deepEqual(await violations(reader), [], "companion");
     const why = reader.page.locator(".why summary").first();
@@ -155,8 +156,7 @@ test("a screen reader hears finished paragraphs, each once", { skip: unscripted 
 test("without motion nothing moves", async () => {
   const reader = await Reader.arrive(browser, { reducedMotion: "reduce" });
   await reader.beginCompanion();
-  await reader.say("Softly, please.");
-  await reader.page.locator(".passage.open").waitFor();
+  await reader.sayHeld("Softly, please.");
   assert.deepEqual(
     await reader.page.evaluate(() => document.getAnimations().map((one) => one.animationName)),
     [],

@@ -1,7 +1,7 @@
 /** Reading and talking, through everything that can happen to a connection. */
 
 import assert from "node:assert/strict";
-import { after, before, test } from "node:test";
+import { after, afterEach, before, test } from "node:test";
 
 import {
   PHONE,
@@ -10,6 +10,7 @@ import {
   control,
   isStub,
   launch,
+  release,
   throwsDice,
   uncontrolled,
   unscripted,
@@ -20,6 +21,7 @@ before(async () => {
   browser = await launch();
 });
 after(() => browser.close());
+afterEach(release);
 
 /** @param {string[]} texts */
 function assertGrows(texts) {
@@ -43,12 +45,7 @@ test("a story: choices, a throw, free words that stream in", async () => {
   await reader.page.locator(".said:not(.ghost)").nth(1).waitFor();
   await reader.settle();
 
-  const seen = await reader.growth(async () => {
-    await reader.say("I ask her name, *quietly*, and wait.");
-    await reader.page.locator(".passage.open").waitFor();
-    await reader.settle();
-  });
-  assertGrows(seen);
+  assertGrows(await reader.growth("I ask her name, *quietly*, and wait."));
   const told = await reader.agrees();
   assert.deepEqual(
     told.map(({ role }) => role),
@@ -110,12 +107,11 @@ test("the server dies in the middle of an answer and comes back", { skip: uncont
   await reader.page.locator(".said:not(.ghost)").waitFor();
   await reader.settle();
 
-  await reader.say("I tell her everything that happened since.");
-  await reader.page.locator(".passage.open").waitFor();
-  const restarted = control("/restart", { down: 0.8 });
-  await reader.connection("waiting");
-  assert.match(await reader.page.locator("#connection").innerText(), /Reconnecting in \d+ s/);
-  await restarted;
+  await reader.sayHeld("I tell her everything that happened since.");
+  await control("/kill");
+  assert.match(await reader.lost(), /Reconnecting in \d+ s/);
+  await release();
+  await control("/start");
   await reader.settle();
 
   await reader.agrees();
@@ -125,11 +121,11 @@ test("the server dies in the middle of an answer and comes back", { skip: uncont
 test("words written while the server is away are sent once it is back", { skip: uncontrolled }, async () => {
   const reader = await Reader.arrive(browser);
   await reader.beginCompanion();
-  const restarted = control("/restart", { down: 1.5 });
-  await reader.connection("waiting");
+  await control("/kill");
+  await reader.lost();
   await reader.say("Are you still there?");
   assert.equal(await reader.page.locator(".said.ghost").textContent(), "You: Are you still there?");
-  await restarted;
+  await control("/start");
   await reader.page.locator(".said:not(.ghost)").waitFor();
   await reader.settle();
 
@@ -141,9 +137,10 @@ test("words written while the server is away are sent once it is back", { skip: 
 test("a companion on a phone, killed and restarted in the middle", { skip: uncontrolled }, async () => {
   const reader = await Reader.arrive(browser, { viewport: PHONE, hasTouch: true, isMobile: true });
   await reader.beginCompanion();
-  await reader.say("Which one would you keep?");
-  await reader.page.locator(".passage.open").waitFor();
-  await control("/restart", { down: 0.3 });
+  await reader.sayHeld("Which one would you keep?");
+  await control("/kill");
+  await control("/start");
+  await release();
   await reader.settle();
 
   await reader.agrees();
@@ -155,12 +152,7 @@ test("a companion on a phone, killed and restarted in the middle", { skip: uncon
 test("a companion on a phone: the answer streams, a second one follows", async () => {
   const reader = await Reader.arrive(browser, { viewport: PHONE, hasTouch: true, isMobile: true });
   await reader.beginCompanion();
-  const seen = await reader.growth(async () => {
-    await reader.say("Tell me something.");
-    await reader.page.locator(".passage.open").waitFor();
-    await reader.settle();
-  });
-  assertGrows(seen);
+  assertGrows(await reader.growth("Tell me something."));
   await reader.say("And roll a die for me, please.");
   await reader.page.locator(".said:not(.ghost)").nth(1).waitFor();
   await reader.settle();
@@ -197,10 +189,10 @@ test("a session is found again on the shelf, and by its address", async () => {
 test("a page that is reloaded in the middle of an answer goes on with it", async () => {
   const reader = await Reader.arrive(browser);
   await reader.beginCompanion();
-  await reader.say("Tell me about the sea.");
-  await reader.page.locator(".passage.open").waitFor();
+  await reader.sayHeld("Tell me about the sea.");
   await reader.page.reload();
   await reader.page.locator(".said").waitFor();
+  await release();
   await reader.settle();
 
   await reader.agrees();
@@ -240,8 +232,7 @@ test("offline is told at once, and left again", async () => {
 test("an answer can be stopped", async () => {
   const reader = await Reader.arrive(browser);
   await reader.beginCompanion();
-  await reader.say("Tell me a long one.");
-  await reader.page.locator(".passage.open").waitFor();
+  await reader.sayHeld("Tell me a long one.");
   await reader.page.locator("#stop").click();
   await reader.page.locator(".note", { hasText: "Stopped" }).waitFor();
   await reader.settle();
@@ -271,9 +262,9 @@ test("two windows on one session show the same", async () => {
 test("a worker that dies leaves no unfinished words behind", { skip: unscripted }, async () => {
   const reader = await Reader.arrive(browser);
   await reader.beginCompanion();
-  await reader.say("Hold on to this thought.");
-  await reader.page.locator(".passage.open").waitFor();
+  await reader.sayHeld("Hold on to this thought.");
   await control("/kill-worker");
+  await release();
   await reader.settle();
 
   await reader.agrees();
@@ -285,7 +276,7 @@ test("an action whose ack was lost is taken once", { skip: unscripted }, async (
   await reader.beginCompanion();
   await control("/settings", { lost_acks: 2 });
   await reader.say("Say that again?");
-  await reader.connection("waiting");
+  await reader.lost();
   await reader.page.locator(".passage").nth(1).waitFor();
   await reader.settle();
 
