@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent_core import LlmContext, Model, ProviderError, StreamOptions, Usage, UserMessage
@@ -230,7 +230,6 @@ _JSON = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(_JSON | st.fixed_dictionaries({"custom_id": st.just("a"), "response": _JSON}))
 def test_whatever_stands_in_a_line_is_a_result_or_none(found: Any) -> None:
     result = _result(json.dumps(found).encode())

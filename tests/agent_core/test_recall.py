@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent_core.recall import (
@@ -171,7 +171,6 @@ def test_nothing_to_rank() -> None:
     assert rank("What?", []) == []
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 30), st.booleans(), st.floats(-1, 1)), max_size=30))
 def test_ranking_keeps_every_candidate_once(rows: list[tuple[int, bool, float]]) -> None:
     given_ = [said(no, hits=["dog"] if hit else (), likeness=like) for no, hit, like in rows]

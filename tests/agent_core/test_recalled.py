@@ -1,6 +1,6 @@
 """Memories as lines under their days, and as many of them as a budget takes."""
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent_core.context_notes import RecalledMemory
@@ -42,7 +42,6 @@ def test_lines_that_name_their_day_stay_as_they_are() -> None:
 MEMORIES = st.lists(st.tuples(st.text(max_size=200), st.integers(1, 5)), max_size=40)
 
 
-@settings(deadline=None)
 @given(MEMORIES, st.integers(0, 300))
 def test_a_budget_is_never_exceeded(said: list[tuple[str, int]], budget: int) -> None:
     ranked = [memory(no, text, day) for no, (text, day) in enumerate(said)]

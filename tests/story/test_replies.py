@@ -4,7 +4,7 @@ import asyncio
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.story.playing import scene_of
@@ -49,7 +49,6 @@ def scene() -> Scene:
     return asyncio.run(scene_of())
 
 
-@settings(deadline=None)
 @given(RULINGS)
 def test_a_ruling_points_at_an_open_choice_or_at_none(scene: Scene, said: object) -> None:
     ruling = read_ruling(json.dumps(said), scene)
@@ -64,7 +63,6 @@ def test_a_ruling_points_at_an_open_choice_or_at_none(scene: Scene, said: object
             assert ruling.check.stat in {None, "wits"}
 
 
-@settings(deadline=None)
 @given(VERDICTS)
 def test_a_verdict_stays_within_the_storys_ranges(scene: Scene, said: object) -> None:
     changes = dict(read_verdict(json.dumps(said), scene).changes)
@@ -77,7 +75,6 @@ def test_a_verdict_stays_within_the_storys_ranges(scene: Scene, said: object) ->
     assert set(changes) <= {"secret"}
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_any_text_may_hold_json_or_none(text: str) -> None:
     found = json_in(text, "choice")

@@ -1,7 +1,7 @@
 """Which choice a text means by its words alone."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.story_words import match, stem
@@ -71,7 +71,6 @@ def test_forms_of_a_word_are_one(word: str, other: str) -> None:
     assert stem(word) == stem(other)
 
 
-@settings(deadline=None)
 @given(st.text(), st.lists(st.text(), max_size=5))
 def test_any_text_gives_an_answer(words: str, choices: list[str]) -> None:
     index, confidence = match(words, choices)
