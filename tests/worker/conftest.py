@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 
 from shared.redis_pool import connect_redis
 from shared.store.database import Database
+from tests.waiting import PATIENCE
 from tests.worker.hosts import Hosts
 
 
@@ -25,6 +26,13 @@ def logs() -> Iterator[list[Any]]:
         yield entries
     for entry in entries:
         print(entry)
+
+
+@pytest.fixture
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stopping worker has the time to hand over and to tell, however busy the machine is."""
+    monkeypatch.setattr("worker.rota.HAND_OVER_SECONDS", PATIENCE)
+    monkeypatch.setattr("worker.host.LAST_NEWS_SECONDS", PATIENCE)
 
 
 @pytest.fixture

@@ -70,6 +70,8 @@ class Hosts:
         urls = {"database_url": SecretStr(postgres_url), "redis_url": SecretStr(redis_url)}
         # No sweep comes to help: what is late here would be late by a sweep in production.
         quiet = {"sweep_seconds": 60.0, "drain_seconds": 0.0, "database_pool": 5}
+        # Nor does a machine that stands still for seconds cost a lease.
+        quiet["lease_seconds"] = 30.0
         self.settings: Settings = load_settings().model_copy(update={**urls, **quiet})
         self._hosts: list[Host] = []
 
