@@ -193,6 +193,7 @@ async def being_read(
     return host, session
 
 
+@pytest.mark.usefixtures("unhurried")
 async def test_another_worker_asks_what_the_first_one_asked(
     readers: Readers, db: Database, scripted_model: ScriptedModel
 ) -> None:
@@ -201,7 +202,7 @@ async def test_another_worker_asks_what_the_first_one_asked(
     who = (await sessions.get(db, ME, session)).character_id
     await memories.add(db, ME, who, [NewMemory("fact", "The user owns a boat.")])
     (task,) = await consolidations(db)
-    await until(lambda: _has_steps(db, task["id"]))
+    await until(lambda: _knows(db))
     scripted_model.script({"reply": {"text": GOOD}})
     await asyncio.to_thread(host.drain)
 
@@ -216,8 +217,9 @@ async def test_another_worker_asks_what_the_first_one_asked(
     assert "The user lives in Graz." in await learned(db)
 
 
-async def _has_steps(db: Database, task: str) -> bool:
-    return any(row["name"] == "known" for row in (await dump(db))["steps"])
+async def _knows(db: Database) -> bool:
+    rows = (await dump(db))["steps"]
+    return any((row["name"], row["status"]) == ("known", "done") for row in rows)
 
 
 async def _ended(db: Database, task: Any) -> bool:
