@@ -11,7 +11,6 @@ from structlog.testing import capture_logs
 
 from shared.redis_pool import connect_redis
 from shared.store.database import Database
-from tests.waiting import PATIENCE
 from tests.worker.hosts import Hosts
 
 
@@ -29,15 +28,15 @@ def logs() -> Iterator[list[Any]]:
 
 
 @pytest.fixture
-def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stopping worker has the time to hand over and to tell, however busy the machine is."""
-    monkeypatch.setattr("worker.rota.HAND_OVER_SECONDS", PATIENCE)
-    monkeypatch.setattr("worker.host.LAST_NEWS_SECONDS", PATIENCE)
+async def hosts(
+    postgres_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Hosts]:
+    """Workers in this process; those that were started are drained.
 
-
-@pytest.fixture
-async def hosts(postgres_url: str, redis_url: str) -> AsyncIterator[Hosts]:
-    """Workers in this process; those that were started are drained."""
+    What they could not hand over would be theirs for as long as a lease lasts, so they may take
+    longer for it than in production.
+    """
+    monkeypatch.setattr("worker.rota.HAND_OVER_SECONDS", 10.0)
     made = Hosts(postgres_url, redis_url)
     yield made
     await made.drain()

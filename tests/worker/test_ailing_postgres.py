@@ -165,6 +165,7 @@ async def test_a_drain_does_not_wait_for_a_postgres_that_stands_still(
 ) -> None:
     # In production a statement without an answer is given up after 12 s.
     monkeypatch.setattr("shared.store.connection.ANSWER_SECONDS", 300.0)
+    monkeypatch.setattr("worker.rota.HAND_OVER_SECONDS", 1.0)
     agent = Working()
     session = await new_session(db)
     host = hosts.start(agent.run, drain_seconds=0.5, sweep_seconds=0.1)

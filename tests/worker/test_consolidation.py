@@ -88,8 +88,12 @@ class Readers(Hosts):
 
 @pytest.fixture
 async def readers(
-    postgres_url: str, redis_url: str, scripted_model: ScriptedModel
+    postgres_url: str,
+    redis_url: str,
+    scripted_model: ScriptedModel,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[Readers]:
+    monkeypatch.setattr("worker.rota.HAND_OVER_SECONDS", 10.0)  # as for all other hosts
     made = Readers(postgres_url, redis_url, scripted_model)
     yield made
     await made.drain()
@@ -193,7 +197,6 @@ async def being_read(
     return host, session
 
 
-@pytest.mark.usefixtures("unhurried")
 async def test_another_worker_asks_what_the_first_one_asked(
     readers: Readers, db: Database, scripted_model: ScriptedModel
 ) -> None:

@@ -476,7 +476,6 @@ class Stepping:
             await task.journal.finish(step(no), {"no": no})
 
 
-@pytest.mark.usefixtures("unhurried")
 async def test_a_drain_hands_over_what_takes_longer(hosts: Hosts, db: Database) -> None:
     agent = Stepping()
     session = await new_session(db)
@@ -511,7 +510,6 @@ async def test_a_drain_hands_over_what_takes_longer(hosts: Hosts, db: Database) 
     ]
 
 
-@pytest.mark.usefixtures("unhurried")
 async def test_a_drain_gives_back_a_claim_that_was_on_its_way(
     hosts: Hosts, db: Database, watcher: psycopg.AsyncConnection[Any]
 ) -> None:
@@ -543,10 +541,14 @@ async def waits_for_a_lock(db: Database, statement: str) -> bool:
     return row is not None and row[0] > 0
 
 
-@pytest.mark.usefixtures("unhurried")
 async def test_a_drain_does_not_cut_off_the_end_of_a_task(
-    hosts: Hosts, db: Database, redis: Redis, watcher: psycopg.AsyncConnection[Any]
+    hosts: Hosts,
+    db: Database,
+    redis: Redis,
+    watcher: psycopg.AsyncConnection[Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("worker.host.LAST_NEWS_SECONDS", PATIENCE)
     agent = Waiting()
     session = await new_session(db)
     task = await opening(db, session)
