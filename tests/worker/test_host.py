@@ -660,7 +660,7 @@ async def test_who_waits_for_the_provider_holds_no_connection(hosts: Hosts, db: 
         return asking["calls"] == 12
 
     async def renewed() -> bool:
-        return (await leases())[0] > last
+        return bool((await leases())[0] > last)
 
     async def leases() -> Any:
         """The first and the last lease of those who wait."""
