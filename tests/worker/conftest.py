@@ -28,8 +28,15 @@ def logs() -> Iterator[list[Any]]:
 
 
 @pytest.fixture
-async def hosts(postgres_url: str, redis_url: str) -> AsyncIterator[Hosts]:
-    """Workers in this process; those that were started are drained."""
+async def hosts(
+    postgres_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Hosts]:
+    """Workers in this process; those that were started are drained.
+
+    What they could not hand over would be theirs for as long as a lease lasts, so they may take
+    longer for it than in production.
+    """
+    monkeypatch.setattr("worker.rota.HAND_OVER_SECONDS", 10.0)
     made = Hosts(postgres_url, redis_url)
     yield made
     await made.drain()

@@ -68,8 +68,14 @@ class Hosts:
 
     def __init__(self, postgres_url: str, redis_url: str) -> None:
         urls = {"database_url": SecretStr(postgres_url), "redis_url": SecretStr(redis_url)}
-        # No sweep comes to help: what is late here would be late by a sweep in production.
-        quiet = {"sweep_seconds": 60.0, "drain_seconds": 0.0, "database_pool": 5}
+        # No sweep comes to help: what is late here would be late by a sweep in production. And no
+        # lease runs out because the machine stood still for some seconds.
+        quiet = {
+            "sweep_seconds": 60.0,
+            "drain_seconds": 0.0,
+            "database_pool": 5,
+            "lease_seconds": 30.0,
+        }
         self.settings: Settings = load_settings().model_copy(update={**urls, **quiet})
         self._hosts: list[Host] = []
 

@@ -91,13 +91,15 @@ async def test_what_is_short_is_waited_for(
 ) -> None:
     agent = Working()
     session, later = await new_session(db), await new_session(db)
-    host = hosts.start(agent.run, lease_seconds=6.0, heartbeat_seconds=0.5)
+    host = hosts.start(agent.run, heartbeat_seconds=0.5)
     host.submit(session)
     await within(agent.began.wait())
     with AILMENTS[ailment](postgres_server, postgres_url):
         agent.go.set()
-        host.submit(later)
+        # Beside this loop, which ends the outage: while one lasts, a hint is not taken.
+        hinting = asyncio.create_task(asyncio.to_thread(host.submit, later))
         await asyncio.sleep(1.5)  # as long as it lasts
+    await within(hinting)
     await idle(db, session)
     await asyncio.to_thread(host.submit, later)
     await idle(db, later)
@@ -126,17 +128,19 @@ async def test_what_is_long_costs_the_attempt_and_nothing_else(
     many = [await new_session(db) for _ in range(30)]
     host = hosts.start(
         lambda task: (agent.run if task.session_id == session else echo)(task),
-        lease_seconds=3.0,  # a busy machine loses shorter ones by itself
+        lease_seconds=3.0,
         heartbeat_seconds=0.5,
         sweep_seconds=0.5,
     )
     host.submit(session)
     await within(agent.began.wait())
+    ailing = time.monotonic()
     with AILMENTS[ailment](postgres_server, postgres_url):
         agent.go.set()
         passing = asyncio.create_task(pass_hints(hosts, host))
         await Hints(hosts.settings, redis).send(many)
         await asyncio.sleep(4.5)  # longer than the lease
+        host._holding._lease_seconds = 30.0  # a second attempt is not lost to a busy machine
     back = time.monotonic()
     for one in [*many, session]:
         await idle(db, one)
@@ -147,16 +151,24 @@ async def test_what_is_long_costs_the_attempt_and_nothing_else(
     assert kinds.count("task_started") + kinds.count("task_restarted") <= 2
     assert await broken(db) == []
     # Heartbeat and sweep each say so twice a second here; no session does.
-    assert len([e for e in logs if e["log_level"] in {"warning", "error"}]) < 60
+    most = 42 + 4 * (back - ailing)
+    assert len([e for e in logs if e["log_level"] in {"warning", "error"}]) < most
 
 
 @pytest.mark.parametrize("running", [False, True])
 async def test_a_drain_does_not_wait_for_a_postgres_that_stands_still(
-    hosts: Hosts, db: Database, postgres_server: EmbeddedPostgres, running: bool
+    hosts: Hosts,
+    db: Database,
+    postgres_server: EmbeddedPostgres,
+    monkeypatch: pytest.MonkeyPatch,
+    running: bool,
 ) -> None:
+    # In production a statement without an answer is given up after 12 s.
+    monkeypatch.setattr("shared.store.connection.ANSWER_SECONDS", 300.0)
+    monkeypatch.setattr("worker.rota.HAND_OVER_SECONDS", 1.0)
     agent = Working()
     session = await new_session(db)
-    host = hosts.start(agent.run, drain_seconds=0.5, lease_seconds=10.0, sweep_seconds=0.1)
+    host = hosts.start(agent.run, drain_seconds=0.5, sweep_seconds=0.1)
     if running:
         host.submit(session)
         await within(agent.began.wait())
@@ -166,11 +178,8 @@ async def test_a_drain_does_not_wait_for_a_postgres_that_stands_still(
         else:
             host.submit(session)
         await asyncio.sleep(0.3)  # until statements are on their way
-        began = time.monotonic()
-        await asyncio.to_thread(host.drain)
-        took = time.monotonic() - began
+        await within(asyncio.to_thread(host.drain))
 
-    assert took < 0.5 + 8  # a statement without an answer is given up after 12 s
     assert host.failure is None
 
 
@@ -192,7 +201,7 @@ async def test_an_attempt_that_is_lost_is_followed_at_once(
         host.submit(session)
         return (await sessions.get(db, ME, session)).status == "idle"
 
-    await until(over, 5)
+    await until(over)
     found = await actions.get_task(db, ME, task)
     assert (found.status, found.claims) == ("dead", 4)  # each attempt was counted
     assert await broken(db) == []
@@ -213,9 +222,15 @@ async def test_another_worker_hears_of_a_lost_attempt(
     session = await new_session(db)
     host = hosts.start(run, lease_seconds=300.0)
     host.submit(session)
-    assert await redis.brpop([hosts.settings.queue], timeout=5) is not None
-    host.submit(session)
+
+    async def is_hinted() -> bool:
+        return await redis.llen(hosts.settings.queue) > 0
+
+    await until(is_hinted)
+    # This worker may be that other one; a hint that finds it at the end of its turn is sent on.
+    passing = asyncio.create_task(pass_hints(hosts, host))
     await idle(db, session)
+    await end_all([passing])
 
 
 async def test_a_cancel_ends_an_agent_that_does_not_listen_within_two_seconds(

@@ -4,6 +4,8 @@ import asyncio
 import os
 import sys
 
+from tests.waiting import PATIENCE, within
+
 
 async def test_a_worker_whose_agents_are_broken_does_not_start() -> None:
     away = {"DATABASE_URL": "postgresql://127.0.0.1:1/none", "REDIS_URL": "redis://127.0.0.1:1/0"}
@@ -14,8 +16,7 @@ async def test_a_worker_whose_agents_are_broken_does_not_start() -> None:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    async with asyncio.timeout(30):
-        said, _ = await worker.communicate()
+    said, _ = await within(worker.communicate(), 4 * PATIENCE)  # it imports all that there is
 
     assert worker.returncode == 1, said.decode()
     assert b"these agents are broken" in said

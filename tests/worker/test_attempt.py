@@ -51,7 +51,7 @@ async def attempt(
     *,
     of: Claim | None = None,
     signal: AbortSignal | None = None,
-    task_seconds: float = 5,
+    task_seconds: float = 300,
 ) -> KeepingStore:
     store = KeepingStore()
     of = of or claim()
@@ -117,7 +117,7 @@ async def test_an_agent_that_can_not_read_is_tried_again() -> None:
             {"test": TestAgent(read)},
             resources=RESOURCES,
             signal=AbortSignal(),
-            task_seconds=5,
+            task_seconds=300,
             max_attempts=5,
         )
     await log.close()

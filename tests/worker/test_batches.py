@@ -141,7 +141,12 @@ class Reader(Hosts):
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings.database_url.get_secret_value(), "redis://nowhere")
         self.settings = settings.model_copy(
-            update={"sweep_seconds": 60.0, "drain_seconds": 0.0, "database_pool": 5}
+            update={
+                "sweep_seconds": 60.0,
+                "drain_seconds": 0.0,
+                "database_pool": 5,
+                "lease_seconds": 30.0,
+            }
         )
 
     def read(self) -> Host:
@@ -385,8 +390,7 @@ async def test_killed_anywhere(
 
     killed = asyncio.create_task(looks())
     await until(asked)
-    killed.cancel()
-    await asyncio.gather(killed, return_exceptions=True)
+    await end_all([killed])
 
     scripted_model.batches()
     other = at(db, scripted_model.url)

@@ -88,8 +88,12 @@ class Readers(Hosts):
 
 @pytest.fixture
 async def readers(
-    postgres_url: str, redis_url: str, scripted_model: ScriptedModel
+    postgres_url: str,
+    redis_url: str,
+    scripted_model: ScriptedModel,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[Readers]:
+    monkeypatch.setattr("worker.rota.HAND_OVER_SECONDS", 10.0)  # as for all other hosts
     made = Readers(postgres_url, redis_url, scripted_model)
     yield made
     await made.drain()
@@ -201,7 +205,7 @@ async def test_another_worker_asks_what_the_first_one_asked(
     who = (await sessions.get(db, ME, session)).character_id
     await memories.add(db, ME, who, [NewMemory("fact", "The user owns a boat.")])
     (task,) = await consolidations(db)
-    await until(lambda: _has_steps(db, task["id"]))
+    await until(lambda: _knows(db))
     scripted_model.script({"reply": {"text": GOOD}})
     await asyncio.to_thread(host.drain)
 
@@ -216,8 +220,9 @@ async def test_another_worker_asks_what_the_first_one_asked(
     assert "The user lives in Graz." in await learned(db)
 
 
-async def _has_steps(db: Database, task: str) -> bool:
-    return any(row["name"] == "known" for row in (await dump(db))["steps"])
+async def _knows(db: Database) -> bool:
+    rows = (await dump(db))["steps"]
+    return any((row["name"], row["status"]) == ("known", "done") for row in rows)
 
 
 async def _ended(db: Database, task: Any) -> bool:

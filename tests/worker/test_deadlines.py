@@ -31,20 +31,25 @@ async def test_a_deadline_ends_what_takes_too_long() -> None:
 
 async def test_stopped_deadlines_go_on_with_what_was_left() -> None:
     deadlines = Deadlines()
+    clock = asyncio.get_running_loop().time  # that of the deadlines
+    stood = 0.0
 
     async def stop_and_hang() -> None:
-        async with deadlines.within(0.7), deadlines.within(60):
+        nonlocal stood
+        async with deadlines.within(0.7), deadlines.within(600):
             await asyncio.sleep(0.1)
             with deadlines.stopped(), deadlines.stopped():
+                stopped = clock()
                 await asyncio.sleep(0.3)
                 async with deadlines.within(0.01):
                     await asyncio.sleep(0.1)  # begun while they stand still
+                stood = clock() - stopped
             await asyncio.Event().wait()
 
-    began = time.monotonic()
+    began = clock()
     with pytest.raises(TimeoutError):
-        await stop_and_hang()
-    assert 0.98 < time.monotonic() - began < PATIENCE
+        await within(stop_and_hang())
+    assert clock() - began > 0.7 + stood - 0.02
 
 
 async def test_a_deadline_that_is_over_is_left_alone() -> None:
@@ -81,7 +86,7 @@ async def no_story(story_hash: str) -> str:
 
 
 async def test_an_attempt_may_wait_for_its_turn_for_longer_than_a_task_may_take() -> None:
-    limiter, store = Slow(1.5), KeepingStore()
+    limiter, store = Slow(3.2), KeepingStore()
     of = claim(agent="companion")
     agents: dict[str, RegisteredAgent] = {"companion": CompanionAgent()}
     await within(
@@ -97,7 +102,7 @@ async def test_an_attempt_may_wait_for_its_turn_for_longer_than_a_task_may_take(
                 limiter=limiter,
             ),
             signal=AbortSignal(),
-            task_seconds=1.0,
+            task_seconds=3.0,  # all else has so long as well, on a busy machine
             max_attempts=5,
         )
     )

@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.consolidation import Finding, Known, Material, Said, Summary
@@ -196,6 +196,7 @@ def test_no_more_is_kept_than_asked_for() -> None:
     assert len(extracted(answer(*many), MATERIAL, 1, 5).findings) <= MOST_FINDINGS
 
 
+@settings(deadline=None)
 @given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists, max_leaves=9))
 def test_whatever_a_finding_is_it_does_no_harm(odd: object) -> None:
     for name in ("kind", "text", "sources", "quote", "importance", "replaces"):

@@ -29,7 +29,7 @@ def test_prometheus_is_shown_what_the_cache_does() -> None:
     port = free_port()
     stop = show(figures(), f":{port}")
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
             lines = answer.read().decode().splitlines()
     finally:
         stop()
