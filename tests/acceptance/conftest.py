@@ -15,6 +15,9 @@ from deploy.local.valkey import EmbeddedValkey
 from deploy.models.control import ScriptedModel
 from tests.clients import http_client
 
+LONG_LEASE = "30"
+"""Seconds that a machine which stands still does not use up: tests that look at single attempts."""
+
 
 @pytest.fixture
 def stories(tmp_path: Path) -> Path:
@@ -86,6 +89,7 @@ def _standing(folder: Path, postgres: str, model: str, **settings: str) -> Itera
             story_folders=f"{folder / 'stories'},{ROOT / 'stories'}",
             consolidate_seconds="0",  # no call of a model but those of the test that has it now
             response_cache_seconds="0",  # and none that another test has made
+            lease_seconds=LONG_LEASE,  # nor a second attempt
             **settings,
         ) as fleet,
     ):

@@ -13,7 +13,7 @@ from deploy.models.control import ScriptedModel
 from shared.events import JOIN_CHANNEL
 from tests.acceptance.player import Frame, Player, ended
 from tests.clients import http_client
-from tests.waiting import PATIENCE
+from tests.waiting import PATIENCE, until
 
 HANGS = {"kind": "hang"}
 ROLL = {"tool_calls": [{"name": "roll_dice", "arguments": {"sides": 6}}]}
@@ -33,11 +33,17 @@ class Stage:
         async with self.redis.pubsub() as pubsub:
             await pubsub.subscribe(JOIN_CHANNEL)
             await pubsub.get_message(timeout=PATIENCE)
+            await until(self._worker_hears)
             answer = await self.player.act({"type": "say", "text": text, "on_busy": on_busy})
             if on_busy in {"steer", "follow_up"}:
                 assert await pubsub.get_message(ignore_subscribe_messages=True, timeout=PATIENCE)
         task_id: str = answer["task_id"]
         return task_id
+
+    async def _worker_hears(self) -> bool:
+        """Whether it listens as well: it says that it is ready before it does."""
+        ((_, listeners),) = await self.redis.pubsub_numsub(JOIN_CHANNEL)
+        return int(listeners) > 1
 
     async def begin(self, *replies: Frame) -> str:
         """Say something; the first answer waits, the further ones come when they are asked for."""
