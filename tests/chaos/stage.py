@@ -60,13 +60,16 @@ class Stage:
 
 
 @contextmanager
-def built(folder: Path, *, recorder: str, front: Front | None = None) -> Iterator[Stage]:
+def built(
+    folder: Path, *, recorder: str, front: Front | None = None, **settings: str
+) -> Iterator[Stage]:
     """Start everything; the gateways and workers may not be ready yet.
 
     Call it from the main thread, so that no child outlives a driver that is killed.
 
     Args:
         recorder: the address that letters are posted to.
+        settings: what is to be set otherwise than here.
     """
     stories = folder / "stories"
     stories.mkdir(parents=True)
@@ -83,15 +86,18 @@ def built(folder: Path, *, recorder: str, front: Front | None = None) -> Iterato
             redis=redis.url,
             model=model.url,
             database_pooler="none" if front is None else "transaction",
-            model_path="direct",
-            model_first_token_seconds="2.5",
-            model_stall_seconds="2.5",
-            task_seconds="60",
-            drain_seconds="2",
-            consolidate_seconds="0",  # the checker knows all tasks by who sent them
-            story_folders=str(stories),
-            agent_modules="worker.story,worker.companion,tests.chaos.agents",
-            chaos_recorder=recorder,
+            **{
+                "model_path": "direct",
+                "model_first_token_seconds": "2.5",
+                "model_stall_seconds": "2.5",
+                "task_seconds": "60",
+                "drain_seconds": "2",
+                "consolidate_seconds": "0",  # the checker knows all tasks by who sent them
+                "story_folders": str(stories),
+                "agent_modules": "worker.story,worker.companion,tests.chaos.agents",
+                "chaos_recorder": recorder,
+                **settings,
+            },
         )
         stage = Stage(postgres, redis, ScriptedModel(model.url), fleet)
         stack.callback(_kill_all, stage)
