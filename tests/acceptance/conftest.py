@@ -42,9 +42,13 @@ def fleet(
         model_path="direct",
     ) as fleet:
         yield fleet
-        # An orderly end of a worker takes a second and more.
-        for child in [*fleet.workers, *fleet.gateways]:
-            child.kill()
+        end_at_once(fleet)
+
+
+def end_at_once(fleet: Fleet) -> None:
+    """End all processes: an orderly end of a worker takes a second and more."""
+    for child in [*fleet.workers, *fleet.gateways]:
+        child.kill()
 
 
 @pytest.fixture(scope="session")
@@ -96,6 +100,7 @@ def _standing(folder: Path, postgres: str, model: str, **settings: str) -> Itera
         fleet.add_gateway()
         fleet.add_worker()
         yield fleet
+        end_at_once(fleet)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from deploy.local.postgres import NOT_DURABLE, EmbeddedPostgres
 from deploy.local.server import ROOT
 from deploy.models.control import ScriptedModel
 from shared.migrate import migrate
+from tests.acceptance.conftest import end_at_once
 from tests.acceptance.player import Player, ended
 from tests.ailing import frozen
 from tests.clients import http_client
@@ -45,6 +46,7 @@ def fleet_on(tmp_path: Path, redis_url: str, scripted_model: ScriptedModel) -> F
             fleet.add_gateway()
             fleet.add_worker()
             yield fleet
+            end_at_once(fleet)
 
     return standing
 

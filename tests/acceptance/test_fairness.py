@@ -25,7 +25,7 @@ from shared.queue import envelope
 from shared.settings import Settings
 from shared.store import api_keys
 from shared.store.database import Database
-from tests.acceptance.conftest import LONG_LEASE
+from tests.acceptance.conftest import LONG_LEASE, end_at_once
 from tests.clients import http_client
 from tests.waiting import until, within
 
@@ -172,6 +172,7 @@ async def town(
             await asyncio.to_thread(fleet.add_gateway)
             await asyncio.to_thread(fleet.add_worker)
             yield Town(fleet, db, redis, scripted_model, stack)
+        end_at_once(fleet)
 
 
 @pytest.mark.parametrize("town", [1, 2], indirect=True)
