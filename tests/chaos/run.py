@@ -16,7 +16,7 @@ from tests.chaos.measures import Paid, Recovery, paid, percentile, recoveries, w
 from tests.chaos.plan import Plan
 from tests.chaos.players import Crowd, Player, Progress
 from tests.chaos.recorder import Recorder
-from tests.chaos.stage import Front, Stage, built
+from tests.chaos.stage import UNCHANGED, Front, Settings, Stage, built
 from tests.chaos.storm import Crash, Storm
 from tests.chaos.tables import read_tables
 
@@ -109,7 +109,9 @@ def summary(rows: list[dict[str, Any]]) -> str:
     return f"{defects} faults={faults} recovery_p95={p95:.2f} paid_ratio={ratio:.3f}"
 
 
-async def run(plan: Plan, folder: Path, *, front: Front | None = None, **settings: str) -> Result:
+async def run(
+    plan: Plan, folder: Path, *, front: Front | None = None, settings: Settings = UNCHANGED
+) -> Result:
     """Run a plan in an empty folder; everything that was started has ended when this returns.
 
     Args:
@@ -118,7 +120,7 @@ async def run(plan: Plan, folder: Path, *, front: Front | None = None, **setting
     began = time.monotonic()
     recorder = Recorder()
     async with recorder.serving():
-        with built(folder, recorder=recorder.url, front=front, **settings) as stage:
+        with built(folder, recorder=recorder.url, front=front, settings=settings) as stage:
             history = History(workers=stage.workers, actions=plan.actions)
             stage.model.script(*plan.rules)
             storm = Storm(stage, plan, history, Progress())

@@ -2,10 +2,11 @@
 
 import contextlib
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeAlias
 
 from deploy.local.fleet import Fleet, Gateway, Worker
@@ -19,6 +20,11 @@ from tests.chaos.plan import GATEWAYS, WORKERS
 
 Front: TypeAlias = Callable[[EmbeddedPostgres, Path], AbstractContextManager[str]]
 """Stands between the fleet and Postgres, as a pooler does: gives the URL that the fleet uses."""
+
+Settings: TypeAlias = Mapping[str, str]
+"""Settings of the fleet as `Fleet` takes them."""
+
+UNCHANGED: Settings = MappingProxyType({})
 
 SETTINGS = {"fsync": "off"}
 """An immediate stop ends processes, not the machine: what Postgres has written, the kernel keeps.
@@ -61,7 +67,7 @@ class Stage:
 
 @contextmanager
 def built(
-    folder: Path, *, recorder: str, front: Front | None = None, **settings: str
+    folder: Path, *, recorder: str, front: Front | None = None, settings: Settings = UNCHANGED
 ) -> Iterator[Stage]:
     """Start everything; the gateways and workers may not be ready yet.
 

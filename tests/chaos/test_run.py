@@ -34,7 +34,7 @@ def explain(result: Result) -> str:
 
 async def test_without_faults_each_call_is_paid_once(folder: Path) -> None:
     plan = make_plan(11, actions=24, faults=0, model_faults=0)
-    result = await run(plan, folder, **UNHURRIED)
+    result = await run(plan, folder, settings=UNHURRIED)
 
     assert not result.defects, explain(result)
     assert result.paid.ratio == 1.0
@@ -45,7 +45,7 @@ async def test_without_faults_each_call_is_paid_once(folder: Path) -> None:
 async def test_a_short_storm_breaks_no_promise(folder: Path) -> None:
     plan = make_plan(5, actions=40, faults=8)
     assert {fault.kind for lane in plan.lanes.values() for fault in lane} >= set(FIRST)
-    result = await run(plan, folder, **WARY)
+    result = await run(plan, folder, settings=WARY)
 
     assert not result.defects, explain(result)
     assert not result.left, explain(result)
