@@ -12,6 +12,8 @@ from deploy.local.process import Child, Command
 from deploy.local.server import HOST, ROOT, HttpServer
 
 PROGRAMS = Programs()
+START_SECONDS = 180.0
+"""How long a process may take until it serves: many may be starting on one busy machine."""
 
 
 class Gateway(HttpServer):
@@ -26,7 +28,14 @@ class Gateway(HttpServer):
     def __init__(
         self, name: str, env: Mapping[str, str], folder: Path, *, by_uvicorn: bool = True
     ) -> None:
-        command = Command(name=name, argv=[], env=env, cwd=ROOT, log=folder / f"{name}.log")
+        command = Command(
+            name=name,
+            argv=[],
+            env=env,
+            cwd=ROOT,
+            log=folder / f"{name}.log",
+            start_timeout=START_SECONDS,
+        )
         super().__init__(None, command)
         self._env = env
         self._by_uvicorn = by_uvicorn
@@ -59,6 +68,7 @@ class Worker(Child):
                 cwd=ROOT,
                 log=folder / f"{name}.log",
                 stop_timeout=40,
+                start_timeout=START_SECONDS,
             )
         )
 

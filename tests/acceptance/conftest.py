@@ -15,6 +15,9 @@ from deploy.local.valkey import EmbeddedValkey
 from deploy.models.control import ScriptedModel
 from tests.clients import http_client
 
+LONG_LEASE = "30"
+"""Seconds that a machine which stands still does not use up: tests that look at single attempts."""
+
 
 @pytest.fixture
 def stories(tmp_path: Path) -> Path:
@@ -39,9 +42,13 @@ def fleet(
         model_path="direct",
     ) as fleet:
         yield fleet
-        # An orderly end of a worker takes a second and more.
-        for child in [*fleet.workers, *fleet.gateways]:
-            child.kill()
+        end_at_once(fleet)
+
+
+def end_at_once(fleet: Fleet) -> None:
+    """End all processes: an orderly end of a worker takes a second and more."""
+    for child in [*fleet.workers, *fleet.gateways]:
+        child.kill()
 
 
 @pytest.fixture(scope="session")
@@ -86,12 +93,14 @@ def _standing(folder: Path, postgres: str, model: str, **settings: str) -> Itera
             story_folders=f"{folder / 'stories'},{ROOT / 'stories'}",
             consolidate_seconds="0",  # no call of a model but those of the test that has it now
             response_cache_seconds="0",  # and none that another test has made
+            lease_seconds=LONG_LEASE,  # nor a second attempt
             **settings,
         ) as fleet,
     ):
         fleet.add_gateway()
         fleet.add_worker()
         yield fleet
+        end_at_once(fleet)
 
 
 @pytest.fixture

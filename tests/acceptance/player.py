@@ -1,5 +1,6 @@
 """A client of the public interface: httpx and websockets, and what the contract tells clients."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -9,7 +10,7 @@ import httpx
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidMessage
 
-from tests.waiting import until
+from tests.waiting import PAUSE, until
 
 Frame = dict[str, Any]
 TERMINAL = {"task_completed", "task_failed", "task_cancelled", "task_dead"}
@@ -74,7 +75,7 @@ class Player:
                     while not done(self.events):
                         self.take(json.loads(await socket.recv()))
             except (ConnectionClosed, InvalidMessage, OSError):  # also before the handshake
-                continue
+                await asyncio.sleep(PAUSE)  # or its next tries would take all of a processor
 
     async def until_ended(self, *tasks: str) -> None:
         wanted = set(tasks)

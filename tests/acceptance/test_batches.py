@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 from pydantic import SecretStr
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 
 from deploy.local.fleet import Fleet
 from deploy.models.control import ScriptedModel
@@ -33,6 +33,17 @@ PRICES = {
     "unit": "US dollars for a million tokens",
     "models": {"openai/scripted": [{"valid_from": "2020-01-01", "input": 2, "output": 8}]},
 }
+QUIET = text(
+    """
+    update sessions set consolidate_at = clock_timestamp(), updated_at = now() - interval '1 hour'
+    where consolidate_at is not null
+    """
+)
+"""What comes after ten minutes; with less of them the greeting might be read alone."""
+
+LEASE_OVER = text("update consolidation_batches set next_at = clock_timestamp()")
+"""What comes after five minutes."""
+
 HALF = (1000 * 2 + 100 * 8) / Decimal(1_000_000) / 2
 
 
@@ -42,7 +53,6 @@ async def batched(fleet: Fleet, tmp_path: Path) -> Fleet:
     prices.write_text(json.dumps(PRICES))
     fleet.env |= {
         "FIRESIDE_CONSOLIDATE_BATCH": "openai",
-        "FIRESIDE_CONSOLIDATE_SECONDS": "0.2",
         "FIRESIDE_SWEEP_SECONDS": "0.05",
         "FIRESIDE_PRICES": str(prices),
     }
@@ -63,11 +73,12 @@ async def test_a_quiet_session_is_read_by_a_batch_though_a_worker_is_killed(
     player = await Player.begin(http, agent="companion")
     said = await player.act({"type": "say", "text": SAID})
     await player.result(said["task_id"])
+    await run(batched, QUIET)
     await until(lambda: "create" in scripted_model.batches_standing()["asked"])
     batched.workers[0].kill()
 
     scripted_model.batches(polls=1)
-    await forget_the_lease(batched)
+    await run(batched, LEASE_OVER)
     batched.add_worker()
 
     async def knows() -> list[str]:
@@ -89,9 +100,8 @@ async def test_a_quiet_session_is_read_by_a_batch_though_a_worker_is_killed(
     assert len(asked) == 1
 
 
-async def forget_the_lease(fleet: Fleet) -> None:
-    """What comes after five minutes."""
+async def run(fleet: Fleet, statement: TextClause) -> None:
     url = {"database_url": SecretStr(fleet.env["DATABASE_URL"])}
     db = Database.from_settings(load_settings().model_copy(update=url))
-    await db.run(text("update consolidation_batches set next_at = clock_timestamp()"))
+    await db.run(statement)
     await db.close()

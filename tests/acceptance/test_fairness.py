@@ -1,27 +1,36 @@
-"""One user's backlog and another user's single action, with a real worker that has few slots."""
+"""One user's backlog and another user's single action, with a real worker that has few slots.
+
+The model holds each answer until it is let go, so no task ends while hints are on their way: who is
+next is up to the worker, and not to how busy the machine is.
+"""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
+from redis.asyncio import Redis
 from sqlalchemy import text
 
 from deploy.local.fleet import Fleet
 from deploy.models.control import ScriptedModel
+from shared.encoding import dumps
+from shared.queue import envelope
 from shared.settings import Settings
 from shared.store import api_keys
 from shared.store.database import Database
+from tests.acceptance.conftest import LONG_LEASE, end_at_once
 from tests.clients import http_client
+from tests.waiting import until, within
 
 BACKLOG = 60
-WAY_OF_A_HINT = 0.2
-"""Seconds; a task takes longer."""
-
-SHORT = 'a [[script: {"chunks": ["yes"], "ttft": 0.4}]]'
+HELD = 'a [[script: {"chunks": ["yes"], "fault": {"kind": "hang"}}]]'
 
 
 class User:
@@ -39,7 +48,7 @@ class User:
         return str(made["id"])
 
     async def say(self, session: str) -> str:
-        body = {"type": "say", "text": SHORT}
+        body = {"type": "say", "text": HELD}
         answer = await self.http.post(f"/v1/sessions/{session}/actions", json=body)
         assert answer.status_code == 202, answer.text
         return str(answer.json()["task_id"])
@@ -56,9 +65,13 @@ class User:
 class Town:
     """A fleet with one worker, and its users."""
 
-    def __init__(self, fleet: Fleet, db: Database, stack: AsyncExitStack) -> None:
+    def __init__(
+        self, fleet: Fleet, db: Database, redis: Redis, model: ScriptedModel, stack: AsyncExitStack
+    ) -> None:
         self.fleet = fleet
         self.db = db
+        self._redis = redis
+        self._model = model
         self._stack = stack
 
     async def user(self, name: str) -> User:
@@ -67,19 +80,57 @@ class Town:
         http = http_client(self.fleet.url, headers=headers, timeout=60)
         return User(await self._stack.enter_async_context(http))
 
-    async def begun_meanwhile(self, task: str, of: str) -> int:
-        """How many tasks of a user began between a task's accept and its begin.
+    async def all_slots_are_taken(self) -> None:
+        slots = int(self.fleet.env["FIRESIDE_MAX_IN_FLIGHT"])
+        await self._model.until(in_flight=slots)
 
-        What began while its hint was on its way does not count: on a busy machine a slot or two may
-        become free meanwhile.
-        """
+    @asynccontextmanager
+    async def hinted(self, *sessions: str) -> AsyncIterator[None]:
+        """At the end of the block these sessions, told to do something in it, wait in the queue."""
+        left = {json.loads(dumps(envelope(UUID(one), "fireside")))["body"] for one in sessions}
+
+        async def until_pushed() -> None:
+            while left:
+                told = (await monitor.next_command())["command"]
+                if told.startswith("LPUSH"):
+                    left.difference_update([one for one in left if one in told])
+
+        async with self._redis.monitor() as monitor:
+            yield
+            await within(until_pushed())
+
+    async def let_go_until_ended(self, *tasks: str) -> None:
+        """Have the model answer whoever asks, until these tasks have ended."""
+
+        async def have_ended() -> bool:
+            self._model.release()
+            row = await self.db.row(
+                text(
+                    "select count(*) as open from tasks"
+                    " where id = any(cast(:tasks as uuid[])) and finished_at is null"
+                ),
+                {"tasks": list(tasks)},
+            )
+            assert row is not None
+            return int(row.open) == 0
+
+        await until(have_ended)
+
+    async def now(self) -> datetime:
+        """By the clock that tasks are begun by."""
+        row = await self.db.row(text("select clock_timestamp() as now"))
+        assert row is not None
+        now: datetime = row.now
+        return now
+
+    async def begun_before(self, task: str, of: str, since: datetime) -> int:
+        """How many tasks of a user began between a moment and a task's begin."""
         row = await self.db.row(
             text(
                 "select count(*) as begun from tasks t join tasks o on o.user_id = :of"
-                " and o.started_at > t.created_at + make_interval(secs => :way)"
-                " and o.started_at < t.started_at where t.id = :task"
+                " and o.started_at > :since and o.started_at < t.started_at where t.id = :task"
             ),
-            {"task": task, "of": of, "way": WAY_OF_A_HINT},
+            {"task": task, "of": of, "since": since},
         )
         assert row is not None
         return int(row.begun)
@@ -111,13 +162,17 @@ async def town(
         auth="required",
         max_in_flight=str(request.param),
         drain_seconds="0",
+        lease_seconds=LONG_LEASE,  # what is held is not to run a second time
+        model_first_token_seconds="300",
     ) as fleet:
         async with AsyncExitStack() as stack:
             db = Database.from_settings(Settings(DATABASE_URL=postgres_url))
             stack.push_async_callback(db.close)
+            redis = await stack.enter_async_context(Redis.from_url(redis_url))
             await asyncio.to_thread(fleet.add_gateway)
             await asyncio.to_thread(fleet.add_worker)
-            yield Town(fleet, db, stack)
+            yield Town(fleet, db, redis, scripted_model, stack)
+        end_at_once(fleet)
 
 
 @pytest.mark.parametrize("town", [1, 2], indirect=True)
@@ -133,9 +188,13 @@ async def test_a_backlog_delays_others_by_one_task_at_the_most(town: Town) -> No
 
     begun = []
     for other, own in quiet * 3:
-        task = await other.say(own)
+        await town.all_slots_are_taken()
+        async with town.hinted(own):
+            task = await other.say(own)
+        since = await town.now()
+        await town.let_go_until_ended(task)
         await other.wait_for(task)
-        begun.append([await town.begun_meanwhile(task, user) for user in ("deep", "wide")])
+        begun.append([await town.begun_before(task, user, since) for user in ("deep", "wide")])
 
     assert min([await town.waiting(user) for user in ("deep", "wide")]) > BACKLOG / 4
     assert max(max(pair) for pair in begun) <= 1, begun
@@ -147,7 +206,10 @@ async def test_background_work_runs_when_nobody_waits(town: Town) -> None:
     behind = [await slow.session(priority="background") for _ in range(3)]
     rooms = [await quick.session() for _ in range(6)]
     tasks = [await slow.say(one) for one in behind]
-    await asyncio.gather(*(quick.say(one) for one in rooms))
+    await town.all_slots_are_taken()
+    async with town.hinted(*rooms):
+        await asyncio.gather(*(quick.say(one) for one in rooms))
+    await town.let_go_until_ended(*tasks)
     for task in tasks:
         await slow.wait_for(task)
 

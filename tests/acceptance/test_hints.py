@@ -15,6 +15,7 @@ from deploy.local.fleet import Fleet
 from deploy.models.control import ScriptedModel
 from shared.encoding import dumps
 from shared.queue import envelope
+from tests.acceptance.conftest import end_at_once
 from tests.acceptance.player import Player, ended
 from tests.clients import http_client
 from tests.waiting import PATIENCE, until
@@ -49,6 +50,7 @@ def patient(
         fleet.add_worker()
         fleet.add_worker()
         yield fleet
+        end_at_once(fleet)
 
 
 async def test_forged_doubled_and_malformed_hints_change_nothing(

@@ -5,15 +5,17 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import psycopg
 import pytest
 from redis.asyncio import Redis
 
 from deploy.local.fleet import Fleet
 from deploy.models.control import ScriptedModel
 from shared.events import JOIN_CHANNEL
+from tests.acceptance.conftest import LONG_LEASE
 from tests.acceptance.player import Frame, Player, ended
 from tests.clients import http_client
-from tests.waiting import PATIENCE
+from tests.waiting import PATIENCE, until
 
 HANGS = {"kind": "hang"}
 ROLL = {"tool_calls": [{"name": "roll_dice", "arguments": {"sides": 6}}]}
@@ -33,11 +35,26 @@ class Stage:
         async with self.redis.pubsub() as pubsub:
             await pubsub.subscribe(JOIN_CHANNEL)
             await pubsub.get_message(timeout=PATIENCE)
+            await until(self._worker_hears)
             answer = await self.player.act({"type": "say", "text": text, "on_busy": on_busy})
             if on_busy in {"steer", "follow_up"}:
                 assert await pubsub.get_message(ignore_subscribe_messages=True, timeout=PATIENCE)
         task_id: str = answer["task_id"]
         return task_id
+
+    async def _worker_hears(self) -> bool:
+        """Whether it listens as well: it says that it is ready before it does."""
+        ((_, listeners),) = await self.redis.pubsub_numsub(JOIN_CHANNEL)
+        return int(listeners) > 1
+
+    async def lease_is_over(self) -> None:
+        """What comes after half a minute without a heartbeat."""
+        url = self.fleet.env["DATABASE_URL"]
+        async with await psycopg.AsyncConnection.connect(url) as connection:
+            await connection.execute(
+                "update sessions set lease_until = clock_timestamp(), hint_at = clock_timestamp()"
+                " where lease_until is not null"
+            )
 
     async def begin(self, *replies: Frame) -> str:
         """Say something; the first answer waits, the further ones come when they are asked for."""
@@ -100,7 +117,8 @@ async def stage(
 
 @pytest.fixture
 async def frail_stage(fleet: Fleet, scripted_model: ScriptedModel) -> AsyncIterator[Stage]:
-    """One whose worker may be killed."""
+    """One whose worker may be killed; it loses its lease when the test says so."""
+    fleet.env["FIRESIDE_LEASE_SECONDS"] = LONG_LEASE
     fleet.add_gateway()
     fleet.add_worker()
     async with staged(fleet, scripted_model) as made:
@@ -176,6 +194,7 @@ async def test_a_takeover_hears_the_steer_at_the_same_place(frail_stage: Stage) 
     await stage.model.until(requests=2, in_flight=1)
     stage.fleet.add_worker()
     stage.fleet.workers[0].kill()
+    await stage.lease_is_over()
 
     assert await stage.ends(first, steer) == [
         ("task_completed", None),

@@ -15,6 +15,7 @@ from shared.redis_pool import connect_redis
 from shared.settings import load_settings
 from shared.store import api_keys
 from shared.store.database import Database
+from tests.acceptance.conftest import LONG_LEASE
 from tests.acceptance.player import Frame, Player
 from tests.ports import promised_port
 
@@ -38,6 +39,7 @@ async def players(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     fleet.env |= {
         "FIRESIDE_AUTH": "required",
         "FIRESIDE_CONSOLIDATE_SECONDS": "0",
+        "FIRESIDE_LEASE_SECONDS": LONG_LEASE,  # a second attempt would ask the models again
         "FIRESIDE_WORKER_METRICS": f"127.0.0.1:{promised_port()}",
     }
     fleet.add_gateway()

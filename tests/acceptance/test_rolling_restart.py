@@ -7,6 +7,7 @@ import httpx
 import psycopg
 
 from deploy.local.fleet import Fleet
+from tests.acceptance.conftest import LONG_LEASE
 from tests.acceptance.player import Player, ended
 from tests.clients import http_client
 
@@ -51,6 +52,7 @@ class Crowd:
 
 
 async def test_a_rolling_restart_loses_and_doubles_nothing(fleet: Fleet, postgres_url: str) -> None:
+    fleet.env["FIRESIDE_LEASE_SECONDS"] = LONG_LEASE  # only who is stopped gives a task away
     for add in (fleet.add_gateway, fleet.add_gateway, fleet.add_worker, fleet.add_worker):
         await asyncio.to_thread(add)
     async with http_client(fleet.url, timeout=60) as http:

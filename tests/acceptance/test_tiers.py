@@ -5,6 +5,7 @@ import pytest
 
 from deploy.local.fleet import Fleet
 from deploy.models.control import ScriptedModel
+from tests.acceptance.conftest import LONG_LEASE
 from tests.acceptance.player import Player
 
 
@@ -14,6 +15,7 @@ async def tiered(fleet: Fleet) -> Fleet:
         "FIRESIDE_MODEL": "openai/large",
         "FIRESIDE_MODEL_CHEAP": "openai/small",
         "FIRESIDE_MODEL_RETRIES": "0",
+        "FIRESIDE_LEASE_SECONDS": LONG_LEASE,  # a second attempt would ask the models again
     }
     return fleet
 

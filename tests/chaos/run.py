@@ -16,11 +16,11 @@ from tests.chaos.measures import Paid, Recovery, paid, percentile, recoveries, w
 from tests.chaos.plan import Plan
 from tests.chaos.players import Crowd, Player, Progress
 from tests.chaos.recorder import Recorder
-from tests.chaos.stage import Front, Stage, built
+from tests.chaos.stage import UNCHANGED, Front, Settings, Stage, built
 from tests.chaos.storm import Crash, Storm
 from tests.chaos.tables import read_tables
 
-SETTLE_SECONDS = 45.0
+SETTLE_SECONDS = 90.0
 """How long after the last fault everything may take to end."""
 
 
@@ -109,12 +109,18 @@ def summary(rows: list[dict[str, Any]]) -> str:
     return f"{defects} faults={faults} recovery_p95={p95:.2f} paid_ratio={ratio:.3f}"
 
 
-async def run(plan: Plan, folder: Path, *, front: Front | None = None) -> Result:
-    """Run a plan in an empty folder; everything that was started has ended when this returns."""
+async def run(
+    plan: Plan, folder: Path, *, front: Front | None = None, settings: Settings = UNCHANGED
+) -> Result:
+    """Run a plan in an empty folder; everything that was started has ended when this returns.
+
+    Args:
+        settings: settings of the fleet that are to be others than in a storm.
+    """
     began = time.monotonic()
     recorder = Recorder()
     async with recorder.serving():
-        with built(folder, recorder=recorder.url, front=front) as stage:
+        with built(folder, recorder=recorder.url, front=front, settings=settings) as stage:
             history = History(workers=stage.workers, actions=plan.actions)
             stage.model.script(*plan.rules)
             storm = Storm(stage, plan, history, Progress())

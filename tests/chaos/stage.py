@@ -2,10 +2,11 @@
 
 import contextlib
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeAlias
 
 from deploy.local.fleet import Fleet, Gateway, Worker
@@ -19,6 +20,11 @@ from tests.chaos.plan import GATEWAYS, WORKERS
 
 Front: TypeAlias = Callable[[EmbeddedPostgres, Path], AbstractContextManager[str]]
 """Stands between the fleet and Postgres, as a pooler does: gives the URL that the fleet uses."""
+
+Settings: TypeAlias = Mapping[str, str]
+"""Settings of the fleet as `Fleet` takes them."""
+
+UNCHANGED: Settings = MappingProxyType({})
 
 SETTINGS = {"fsync": "off"}
 """An immediate stop ends processes, not the machine: what Postgres has written, the kernel keeps.
@@ -60,13 +66,16 @@ class Stage:
 
 
 @contextmanager
-def built(folder: Path, *, recorder: str, front: Front | None = None) -> Iterator[Stage]:
+def built(
+    folder: Path, *, recorder: str, front: Front | None = None, settings: Settings = UNCHANGED
+) -> Iterator[Stage]:
     """Start everything; the gateways and workers may not be ready yet.
 
     Call it from the main thread, so that no child outlives a driver that is killed.
 
     Args:
         recorder: the address that letters are posted to.
+        settings: what is to be set otherwise than here.
     """
     stories = folder / "stories"
     stories.mkdir(parents=True)
@@ -83,15 +92,18 @@ def built(folder: Path, *, recorder: str, front: Front | None = None) -> Iterato
             redis=redis.url,
             model=model.url,
             database_pooler="none" if front is None else "transaction",
-            model_path="direct",
-            model_first_token_seconds="2.5",
-            model_stall_seconds="2.5",
-            task_seconds="60",
-            drain_seconds="2",
-            consolidate_seconds="0",  # the checker knows all tasks by who sent them
-            story_folders=str(stories),
-            agent_modules="worker.story,worker.companion,tests.chaos.agents",
-            chaos_recorder=recorder,
+            **{
+                "model_path": "direct",
+                "model_first_token_seconds": "2.5",
+                "model_stall_seconds": "2.5",
+                "task_seconds": "60",
+                "drain_seconds": "2",
+                "consolidate_seconds": "0",  # the checker knows all tasks by who sent them
+                "story_folders": str(stories),
+                "agent_modules": "worker.story,worker.companion,tests.chaos.agents",
+                "chaos_recorder": recorder,
+                **settings,
+            },
         )
         stage = Stage(postgres, redis, ScriptedModel(model.url), fleet)
         stack.callback(_kill_all, stage)

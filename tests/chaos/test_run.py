@@ -11,6 +11,16 @@ from tests.chaos.report import draw, write_report
 from tests.chaos.run import Result, run, summary
 from tests.chaos.storm import last_words
 
+UNHURRIED = {
+    "lease_seconds": "30",
+    "model_first_token_seconds": "60",
+    "model_stall_seconds": "60",
+}
+"""Nothing is lost, or asked for again, on a machine that stands still for some seconds."""
+
+WARY = {"model_first_token_seconds": "6", "model_stall_seconds": "6", "max_attempts": "20"}
+"""Such a machine is not taken for a model that hangs, nor its pauses for the fault of a task."""
+
 
 @pytest.fixture
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -24,7 +34,7 @@ def explain(result: Result) -> str:
 
 async def test_without_faults_each_call_is_paid_once(folder: Path) -> None:
     plan = make_plan(11, actions=24, faults=0, model_faults=0)
-    result = await run(plan, folder)
+    result = await run(plan, folder, settings=UNHURRIED)
 
     assert not result.defects, explain(result)
     assert result.paid.ratio == 1.0
@@ -35,7 +45,7 @@ async def test_without_faults_each_call_is_paid_once(folder: Path) -> None:
 async def test_a_short_storm_breaks_no_promise(folder: Path) -> None:
     plan = make_plan(5, actions=40, faults=8)
     assert {fault.kind for lane in plan.lanes.values() for fault in lane} >= set(FIRST)
-    result = await run(plan, folder)
+    result = await run(plan, folder, settings=WARY)
 
     assert not result.defects, explain(result)
     assert not result.left, explain(result)

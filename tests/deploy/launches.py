@@ -16,6 +16,9 @@ from typing import Self
 from deploy.local.server import ROOT
 from tests.ports import promised_port
 
+PATIENCE = 60.0
+"""Seconds after which something that should have happened has not, on however busy a machine."""
+
 STANDIN = str(Path(__file__).with_name("standin.py"))
 _QUICK = [sys.executable, "-S", STANDIN]
 PROGRAMS: dict[str, list[str]] = {
@@ -82,7 +85,7 @@ class Launch:
         trace: TracebackType | None,
     ) -> None:
         self._process.kill()
-        self._process.communicate(timeout=20)
+        self._process.communicate(timeout=PATIENCE)
 
     @property
     def pid(self) -> int:
@@ -95,7 +98,7 @@ class Launch:
             self._lines.append(line.rstrip("\n"))
             if part in line:
                 return self._lines[-1]
-        _, errors = self._process.communicate(timeout=20)
+        _, errors = self._process.communicate(timeout=PATIENCE)
         raise AssertionError(f"ended without {part!r}: {self._lines}\n{errors}")
 
     def ready(self) -> None:
@@ -106,7 +109,7 @@ class Launch:
 
     def ended(self) -> Ended:
         """Wait for the launcher to end by itself."""
-        output, errors = self._process.communicate(timeout=40)
+        output, errors = self._process.communicate(timeout=PATIENCE)
         return Ended(
             self._process.returncode, self._lines + output.splitlines(), errors.splitlines()
         )
@@ -117,7 +120,7 @@ class Launch:
 
     def tree_with(self, *parts: str) -> dict[int, str]:
         """The tree as soon as each part is in some process's command line."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             tree = self.tree()
             if all(any(part in name for name in tree.values()) for part in parts):

@@ -24,6 +24,7 @@ from shared.store.database import Database
 from tests.acceptance.player import Frame, Player, ended
 from tests.deploy.container_files import CONTAINER, seconds
 from tests.deploy.front import Front
+from tests.waiting import until
 
 
 class KeyedPlayer(Player):
@@ -55,6 +56,9 @@ def fleet(
         fleet.add_gateway()
         fleet.add_gateway()
         yield fleet
+        # An orderly end of a worker takes a second and more.
+        for child in [*fleet.workers, *fleet.gateways]:
+            child.kill()
 
 
 @pytest.fixture
@@ -74,14 +78,21 @@ async def http(front: Front, db: Database) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def holder_of_the_stream(fleet: Fleet) -> Gateway:
-    """The one gateway that has a stream open."""
-    async with httpx.AsyncClient(trust_env=False) as direct:
-        (holder,) = [
-            gateway
-            for gateway in fleet.gateways
-            if "fireside_streams_open 1.0" in (await direct.get(f"{gateway.url}/metrics")).text
-        ]
-    return holder
+    """The one gateway that has a stream open, once all have noticed which were closed."""
+    holders: list[Gateway] = []
+    async with httpx.AsyncClient(trust_env=False, timeout=30) as direct:
+
+        async def is_alone() -> bool:
+            told = [(await direct.get(f"{one.url}/metrics")).text for one in fleet.gateways]
+            holders[:] = [
+                gateway
+                for gateway, figures in zip(fleet.gateways, told, strict=True)
+                if "fireside_streams_open 1.0" in figures
+            ]
+            return sum("fireside_streams_open 0.0" not in one for one in told) == len(holders) == 1
+
+        await until(is_alone)
+    return holders[0]
 
 
 async def frames_to_the_end(socket: ClientConnection) -> AsyncIterator[Frame]:

@@ -142,7 +142,10 @@ def test_what_is_copied_is_enough_to_run(
     with server, worker:
         check = json.loads(steps["HEALTHCHECK"].partition("CMD ")[2])
         healthy = replace(server.command, name="check", argv=check, log=tmp_path / "healthy.log")
-        code, output = run(healthy)
+        for _ in range(3):  # as often as docker asks
+            code, output = run(healthy)
+            if code == 0:
+                break
         assert code == 0, output
     assert run(healthy)[0] != 0
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from deploy.local.server import answers
-from tests.deploy.launches import CRASHING, MIGRATING, Launch, Watch
+from tests.deploy.launches import CRASHING, MIGRATING, PATIENCE, Launch, Watch
 
 
 def test_it_comes_up_and_ends_with_ctrl_c(tmp_path: Path) -> None:
@@ -17,7 +17,7 @@ def test_it_comes_up_and_ends_with_ctrl_c(tmp_path: Path) -> None:
         url = launch.line_with("ready after").split()[-1]
         launch.ready()
         assert url == f"http://127.0.0.1:{launch.port}/"
-        assert answers(f"{url}healthz")
+        assert answers(f"{url}healthz", timeout=PATIENCE)
         tree = Watch(launch.tree())
 
         launch.signal(signal.SIGINT)
@@ -25,7 +25,7 @@ def test_it_comes_up_and_ends_with_ctrl_c(tmp_path: Path) -> None:
 
     assert (ended.code, ended.errors) == (0, [])
     assert ended.lines[-2:] == ["fireside: stopping ...", "fireside: stopped"]
-    assert tree.left_after(0) == []
+    assert tree.left_after(PATIENCE) == []
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
@@ -36,7 +36,7 @@ def test_it_ends_while_starting(home: Path, signum: signal.Signals) -> None:
         launch.signal(signum)
 
         assert launch.ended().code == 0
-    assert tree.left_after(10) == []
+    assert tree.left_after(PATIENCE) == []
 
 
 def test_a_second_start_finds_what_the_first_has_left(home: Path) -> None:
@@ -57,7 +57,7 @@ def test_a_killed_launcher_leaves_no_process(home: Path) -> None:
         watch = Watch(launch.tree_with(*parts))
         launch.signal(signal.SIGKILL)
 
-        assert watch.left_after(20) == []
+        assert watch.left_after(PATIENCE) == []
     with Launch(home, migrate=MIGRATING) as again:
         again.ready()
 
@@ -93,7 +93,7 @@ def test_a_child_that_always_crashes_is_given_up(home: Path) -> None:
         f"fireside: worker ended 4 times in a row, last with exit code 1 (log: {log})"
     )
     assert ended.errors[-1] == "  no room on the hearth"
-    assert tree.left_after(0) == []
+    assert tree.left_after(PATIENCE) == []
 
 
 def test_a_child_that_crashes_at_once_stops_the_start(home: Path) -> None:
@@ -135,7 +135,7 @@ def test_the_rest_goes_on_without_a_process_that_makes_vectors(home: Path) -> No
     with Launch(home, embeddings="hashing", embed=CRASHING) as launch:
         launch.ready()
         line = launch.line_with("going on without it")
-        assert answers(f"http://127.0.0.1:{launch.port}/healthz")
+        assert answers(f"http://127.0.0.1:{launch.port}/healthz", timeout=PATIENCE)
         launch.signal(signal.SIGTERM)
         ended = launch.ended()
 

@@ -14,7 +14,7 @@ import pytest
 from deploy.local.errors import LaunchError
 from deploy.local.options import Llm, Options
 from deploy.local.server import ROOT
-from tests.deploy.launches import Ended, Launch
+from tests.deploy.launches import PATIENCE, Ended, Launch
 
 
 def ends(home: Path, *, port: int | None = None, wrap: tuple[str, ...] = ()) -> Ended:
@@ -197,7 +197,7 @@ def test_make_up_refuses_to_open_an_unguarded_port() -> None:
         env={**os.environ, "FIRESIDE_HOST": "0.0.0.0"},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=PATIENCE,
     )
 
     assert (ended.returncode, ended.stdout) == (2, "")

@@ -27,7 +27,7 @@ from deploy.local.process import Child, Command, run
 from deploy.local.server import ROOT, Server, keep_secret
 from deploy.local.supervisor import Policy, Supervisor
 from deploy.local.warden import MARK, Warden, marked
-from tests.deploy.launches import Watch
+from tests.deploy.launches import PATIENCE, Watch
 
 Shell = Callable[..., Command]
 
@@ -57,7 +57,7 @@ def test_a_child_that_will_not_end_is_killed_with_its_group(shell: Shell) -> Non
         child.stop(timeout=0.05)
 
     assert child.returncode == -signal.SIGKILL
-    assert grandchild.left_after(5) == []
+    assert grandchild.left_after(PATIENCE) == []
 
 
 def test_what_a_child_leaves_in_its_group_ends_with_it(shell: Shell, tmp_path: Path) -> None:
@@ -66,8 +66,8 @@ def test_what_a_child_leaves_in_its_group_ends_with_it(shell: Shell, tmp_path: P
     left = Watch({int(child.output()[0]): "sleep"})
     (tmp_path / "go").touch()
 
-    assert child.wait(5)
-    assert left.left_after(5) == []
+    assert child.wait(PATIENCE)
+    assert left.left_after(PATIENCE) == []
 
 
 def test_a_start_that_ends_or_lasts_too_long_says_why(shell: Shell) -> None:
@@ -134,19 +134,21 @@ def test_pauses_grow_up_to_a_limit() -> None:
 
 def test_the_warden_ends_what_its_launcher_leaves(shell: Shell, tmp_path: Path) -> None:
     mark = "0123456789abcdef"
-    detached = f"{MARK}={mark} setsid sh -c 'echo $$; exec sleep 600' & wait"
+    os.mkfifo(never := tmp_path / "never")
+    # No other program is run after the line: meanwhile the environment could not be read.
+    detached = f"{MARK}={mark} setsid sh -c 'echo $$; read word < {never}' & wait"
     child = Says(shell(f"trap 'echo asked > {tmp_path}/asked; exit' TERM; {detached}"))
     warden = Warden(mark)
     child.start()
     warden.watch(child)
     stray = int(child.output()[0])
     assert marked(mark) == {stray}
-    watch = Watch({stray: "sleep"})
+    watch = Watch({stray: "sh"})
 
     warden.close()
 
-    assert watch.left_after(5) == []
-    assert child.wait(5)
+    assert watch.left_after(PATIENCE) == []
+    assert child.wait(PATIENCE)
     assert (tmp_path / "asked").read_text() == "asked\n"
 
 
@@ -167,7 +169,7 @@ def test_the_death_signal_reaches_postgres_without_a_warden(tmp_path: Path) -> N
         watch = Watch({int(launcher.stdout.readline()): "postgres"})
         launcher.kill()
 
-    assert watch.left_after(20) == []
+    assert watch.left_after(PATIENCE) == []
     log = (tmp_path / "pg" / "postgres.log").read_text()
     assert "received fast shutdown request" in log
 

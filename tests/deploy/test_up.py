@@ -53,14 +53,16 @@ def call(method: str, url: str, body: JsonValue = None) -> dict[str, JsonValue]:
     data = None if body is None else json.dumps(body).encode()
     headers = {"Content-Type": "application/json"}
     request = urllib.request.Request(url, data, headers, method=method)
-    with urllib.request.urlopen(request, timeout=40) as response:
+    with urllib.request.urlopen(request, timeout=60) as response:
         answer: dict[str, JsonValue] = json.load(response)
         return answer
 
 
 def test_a_story_begins(address: str) -> None:
     session = call("POST", f"{address}v1/sessions", {"agent": "story"})
-    task = call("GET", f"{address}v1/tasks/{session['task_id']}?wait=25")
+    task: dict[str, JsonValue] = {"finished_at": None}
+    while task["finished_at"] is None:
+        task = call("GET", f"{address}v1/tasks/{session['task_id']}?wait=25")
 
     assert task["status"] == "completed", task["error"]
     assert isinstance(task["result"], dict)
@@ -70,7 +72,7 @@ def test_a_story_begins(address: str) -> None:
 
 @pytest.mark.usefixtures("address")
 def test_vectors_are_made(home: Path) -> None:
-    deadline = time.monotonic() + 40
+    deadline = time.monotonic() + 60
     log = home / "logs" / "embed.log"
     while "making vectors" not in log.read_text() and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -41,7 +41,7 @@ from tests.shared.sessions import finish
 
 Fault = Literal["kill", "freeze"]
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds after which something that should have happened has not."""
 
 HEAD_START = text(
@@ -65,11 +65,15 @@ HAND_OVER = text(
 SETTINGS = {
     "agent_modules": "tests.failpoints.effects_agent",
     "model_path": "direct",
-    "lease_seconds": "1.5",
+    "lease_seconds": "10",
     "heartbeat_seconds": "0.3",
     "sweep_seconds": "0.2",
 }
-"""What all processes of the cases have in common."""
+"""What all processes of the cases have in common. The worker that takes over keeps its leases also
+on a machine that stands still for a while: it is not the one that is struck."""
+
+LEASE_OF_THE_STRUCK = "1.5"
+"""Seconds; each case waits for this lease to run out."""
 
 SEALED = ["All ", "is ", "sealed."]
 AND_THEN = 'And then? [[script: {"text": "It holds."}]]'
@@ -266,6 +270,7 @@ class Played:
                 "DATABASE_URL": postgres.url,
                 "REDIS_URL": redis.url,
                 "FIRESIDE_QUEUE": self.queue,
+                "FIRESIDE_LEASE_SECONDS": LEASE_OF_THE_STRUCK,
                 "FIRESIDE_SWEEP_SECONDS": "60",
                 "FIRESIDE_DRAIN_SECONDS": "0" if point.drained else "10",
                 "FIRESIDE_DATABASE_POOL": "4",
