@@ -9,6 +9,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from shared.ending import end_all
 from shared.hearing import hear_for_ever
 from shared.homes import ANNOUNCE_SECONDS, Homes, heard
 
@@ -64,12 +65,19 @@ class Home:
             await self._homes.leave(self.worker)
             self._announced = False
 
-    async def leave(self) -> None:
-        """Say that it goes, or has no room any more; where Redis is away it is forgotten soon."""
+    async def leave(self, seconds: float) -> None:
+        """Say that it goes, for so many seconds at the most; else it is forgotten soon.
+
+        Only once it announces itself no more: what was under way could come after this.
+        """
+        leaving = asyncio.create_task(self._homes.leave(self.worker))
         try:
-            await self._homes.leave(self.worker)
-        except (RedisError, OSError) as error:
-            log.warning("still announced for a second", error=str(error))
+            await asyncio.wait([leaving], timeout=seconds)
+        finally:
+            await end_all([leaving])
+        failure = TimeoutError() if leaving.cancelled() else leaving.exception()
+        if failure is not None:
+            log.warning("still announced for a second", error=repr(failure))
 
     async def hear_for_ever(self) -> None:
         """Begin what is hinted here, until cancelled."""

@@ -333,7 +333,6 @@ class Host:
         try:
             done, _ = await asyncio.wait(services, return_when=asyncio.FIRST_COMPLETED)
             left = self._settings.drain_seconds - (time.monotonic() - self._closed_at)
-            services.append(asyncio.create_task(self._home.leave()))
             if not self._stop.is_set():
                 error = next((one.exception() for one in done), None)
                 log.error("a service of the worker ended", exc_info=error)
@@ -346,6 +345,7 @@ class Host:
                 service.cancel()
             await self._rota.hand_over()
             await end_all(services)
+            await self._home.leave(LAST_NEWS_SECONDS)
             await self._late_usage.enter_the_rest(LAST_ENTRIES_SECONDS)
             await self._outage.close()
             await self._telling.send_the_rest(LAST_NEWS_SECONDS)

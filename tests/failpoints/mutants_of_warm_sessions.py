@@ -146,7 +146,7 @@ OF_WARM_SESSIONS = [
         (
             Change(
                 HOST,
-                "            services.append(asyncio.create_task(self._home.leave()))\n",
+                "            await self._home.leave(LAST_NEWS_SECONDS)\n",
                 "",
             ),
         ),
