@@ -16,8 +16,8 @@ EVENTS_PER_TASK = 4
 QUESTION = "What did the keeper see from the tower on the night of the storm?"
 ANSWER = "Two lanterns far out, and between them nothing that a lantern could hang on. " * 3
 
-# Each has a character of its own, as players have. What is old was consolidated long ago, as in each
-# session that has lived: else the first turn would bring a reading of all its past.
+# Each has a character of its own, as players have. What is old was consolidated long ago, as in
+# each session that has lived: else the first turn would bring a reading of all its past.
 _SESSIONS = """
     with made as (
         insert into characters (user_id, agent, name)
