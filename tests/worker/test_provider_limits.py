@@ -423,7 +423,7 @@ async def test_no_key_and_nothing_that_lasts_is_in_redis(fleet: Fleet, redis: Re
         keys: list[bytes] = []
 
         async def all_is_told() -> bool:
-            keys[:] = await redis.keys()
+            keys[:] = [key async for key in redis.scan_iter("*")]
             return any(key.endswith(b":shut") for key in keys)
 
         await until(all_is_told)
