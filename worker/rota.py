@@ -257,7 +257,8 @@ class Rota:
         held.handed_over = True
         held.lose("handed over: this worker stops")
         if (advancing := self.advancing.get(session_id)) is not None:
-            # An agent that does not end is left behind: it can write no more.
-            await asyncio.wait({advancing}, timeout=HAND_OVER_SECONDS / 2)
+            # An agent that does not end is left behind: it can write no more. What is left of the
+            # time is the release's: without it the session would wait for its lease to run out.
+            await asyncio.wait({advancing}, timeout=HAND_OVER_SECONDS / 4)
         await held.task_log.close()
         await self._runs.release(held.claim)
