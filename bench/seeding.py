@@ -6,7 +6,6 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from agent_core import AssistantMessage, TextContent, UserMessage
-from shared.consolidation import upto_of
 from shared.memories import of_messages
 from shared.store.memories import WORDS
 
@@ -14,6 +13,10 @@ AGENT = "companion"
 NAME = "Ash"
 EVENTS_PER_TASK = 4
 QUESTION = "What did the keeper see from the tower on the night of the storm?"
+UNREAD = 10
+"""Messages at the end of each session that no consolidation has read yet: its next one comes after
+as many turns, however long the session is."""
+
 ANSWER = "Two lanterns far out, and between them nothing that a lantern could hang on. " * 3
 
 # Each has a character of its own, as players have. What is old was consolidated long ago, as in
@@ -113,7 +116,7 @@ def seed(url: str, user: str, *, sessions: int, history: int) -> Seeded:
         "name": NAME,
         "sessions": sessions,
         "turns": turns,
-        "consolidated": upto_of(turns * 2),
+        "consolidated": max(0, turns * 2 - UNREAD),
         "each": EVENTS_PER_TASK,
         "question": QUESTION,
         "question_message": Jsonb(question.to_dict()),

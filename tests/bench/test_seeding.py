@@ -51,7 +51,7 @@ def test_all_that_was_said_is_remembered(postgres_url: str) -> None:
     assert [row[7] for row in found] == [True, False, True, False]  # an answer ends in a blank
 
 
-@pytest.mark.parametrize(("history", "read"), [(10, 0), (40, 32)])
+@pytest.mark.parametrize(("history", "read"), [(4, 0), (10, 0), (40, 30)])
 def test_what_is_old_was_consolidated(postgres_url: str, history: int, read: int) -> None:
     seeded = seed(postgres_url, f"bench-{history}", sessions=1, history=history)
 
