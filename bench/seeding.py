@@ -14,8 +14,8 @@ NAME = "Ash"
 EVENTS_PER_TASK = 4
 QUESTION = "What did the keeper see from the tower on the night of the storm?"
 UNREAD = 10
-"""Messages at the end of each session that no consolidation has read yet: its next one comes after
-as many turns, however long the session is."""
+"""Messages at the end of each session that no consolidation has read yet, the most of them: its
+next one comes after as many turns, however long the session is."""
 
 ANSWER = "Two lanterns far out, and between them nothing that a lantern could hang on. " * 3
 
