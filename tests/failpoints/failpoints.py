@@ -72,6 +72,9 @@ SETTINGS = {
 """What all processes of the cases have in common. The worker that takes over keeps its leases also
 on a machine that stands still for a while: it is not the one that is struck."""
 
+LOST = "the lease could not be renewed in time"
+"""What a worker says whose machine was too busy."""
+
 LEASE_OF_THE_STRUCK = "1.5"
 """Seconds; each case waits for this lease to run out."""
 
@@ -210,6 +213,8 @@ class Played:
         self.armed = not case.point.parked
         self.worker: Newborn | None = None
         self.awaited = "the worker"
+        self.ran_in = 0
+        """The session's epoch when the tool had run, where that is the point."""
         self.follows = asyncio.Event()
 
     def _wanted(self, passing: Passing) -> bool:
@@ -233,8 +238,13 @@ class Played:
         with the task, or one lost its lease without being struck."""
         if not self.trap.sprung.is_set():
             return True
+        own = 2 + self.case.point.begun
+        if self.ran_in > own:  # the tool ran for the one that took over
+            return True
+        if self.case.fault == "kill" and LOST in self.log.read_text():  # and not by being killed
+            return True
         _, first, *later = [row.claims for row in await self.rows(CLAIMS)]
-        return first > 2 + self.case.point.begun or any(more > 1 for more in later)
+        return first > own or any(more > 1 for more in later)
 
     async def _play(self) -> None:
         point = self.case.point
@@ -301,7 +311,9 @@ class Played:
                 await asyncio.shield(self.worker.ended)
 
     async def _caught(self) -> None:
+        ((epoch,),) = await self.rows(EPOCH)
         if not self.trap.sprung.is_set():
+            self.ran_in = epoch
             with contextlib.suppress(DroppedError):
                 await self.trap.spring()
 
@@ -405,6 +417,8 @@ WRITTEN = text(
     where s.id = :session
     """
 )
+
+EPOCH = text("select epoch from sessions where id = :session")
 
 CLAIMS = text("select claims from tasks where session_id = :session order by seq")
 

@@ -101,7 +101,7 @@ class Ahead:
 
 async def play(stage: Stage, case: Case, name: str) -> None:
     """Play a case; again where the machine was so busy that it became another one."""
-    for left in (2, 1, 0):
+    for left in (4, 3, 2, 1, 0):
         played = Played(stage, case, f"{name}-{left}")
         try:
             await played.play()
