@@ -57,7 +57,7 @@ it, and the same as fast as the server can."""
 IDENTITY = ("kind", "model_path", "workers", "sessions", "history")
 """What tells a row from others: a new one takes the place of its forerunner."""
 
-UNREAD = {"consolidate_seconds": "0"}
+UNCONSOLIDATED = {"consolidate_seconds": "0"}
 """No consolidations: one comes with each eighth turn, however long the past, and costs as much as a
 turn; in which phase it falls is chance, and decided what a long past seemed to cost."""
 
@@ -184,7 +184,7 @@ def standing(cell: Cell, folder: Path, options: argparse.Namespace) -> Iterator[
             model_path=options.model_path,
             model=model,
             postgres_settings=COUNTED,
-            settings=MANY_SOCKETS | UNREAD,
+            settings=MANY_SOCKETS | UNCONSOLIDATED,
         ) as running,
     ):
         seeded = seed(running.postgres_url, USER, sessions=cell.sessions, history=cell.history)

@@ -1,8 +1,10 @@
 """Ending tasks for certain."""
 
 import asyncio
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Coroutine, Iterable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 _AGAIN_SECONDS = 0.25
 
@@ -22,3 +24,16 @@ async def end_all(tasks: Iterable[asyncio.Task[Any]]) -> None:
     for task in ending:
         if not task.cancelled():
             task.exception()  # so that it does not count as lost
+
+
+async def ended_within(seconds: float, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    """The task that did the work for so many seconds at the most; it has ended, one way or another.
+
+    `asyncio.timeout` cancels once, which `end_all` tells is not enough.
+    """
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.wait([task], timeout=seconds)
+    finally:
+        await end_all([task])
+    return task

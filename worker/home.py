@@ -9,7 +9,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from shared.ending import end_all
+from shared.ending import ended_within
 from shared.hearing import hear_for_ever
 from shared.homes import ANNOUNCE_SECONDS, Homes, heard
 
@@ -70,11 +70,7 @@ class Home:
 
         Only once it announces itself no more: what was under way could come after this.
         """
-        leaving = asyncio.create_task(self._homes.leave(self.worker))
-        try:
-            await asyncio.wait([leaving], timeout=seconds)
-        finally:
-            await end_all([leaving])
+        leaving = await ended_within(seconds, self._homes.leave(self.worker))
         failure = TimeoutError() if leaving.cancelled() else leaving.exception()
         if failure is not None:
             log.warning("still announced for a second", error=repr(failure))

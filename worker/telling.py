@@ -12,7 +12,7 @@ from uuid import UUID
 
 import structlog
 
-from shared.ending import end_all
+from shared.ending import ended_within
 from shared.errors import QueueUnavailable
 from shared.events import AttemptNews, Delta, Publisher
 from shared.records import Claim, Event
@@ -64,11 +64,7 @@ class Telling:
 
     async def send_the_rest(self, seconds: float) -> None:
         """Send what waits, for so many seconds at the most."""
-        sending = asyncio.create_task(self._send_waiting())
-        try:
-            await asyncio.wait({sending}, timeout=seconds)
-        finally:
-            await end_all([sending])  # one cancellation may be swallowed, as it says
+        await ended_within(seconds, self._send_waiting())
 
     async def _send_waiting(self) -> None:
         while self._waiting:

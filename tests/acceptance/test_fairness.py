@@ -27,6 +27,7 @@ from shared.store import api_keys
 from shared.store.database import Database
 from tests.acceptance.conftest import LONG_LEASE, end_at_once
 from tests.clients import http_client
+from tests.shared.times import now
 from tests.waiting import until, within
 
 BACKLOG = 60
@@ -116,13 +117,6 @@ class Town:
 
         await until(have_ended)
 
-    async def now(self) -> datetime:
-        """By the clock that tasks are begun by."""
-        row = await self.db.row(text("select clock_timestamp() as now"))
-        assert row is not None
-        now: datetime = row.now
-        return now
-
     async def begun_before(self, task: str, of: str, since: datetime) -> int:
         """How many tasks of a user began between a moment and a task's begin."""
         row = await self.db.row(
@@ -191,7 +185,7 @@ async def test_a_backlog_delays_others_by_one_task_at_the_most(town: Town) -> No
         await town.all_slots_are_taken()
         async with town.hinted(own):
             task = await other.say(own)
-        since = await town.now()
+        since = await now(town.db)
         await town.let_go_until_ended(task)
         await other.wait_for(task)
         begun.append([await town.begun_before(task, user, since) for user in ("deep", "wide")])

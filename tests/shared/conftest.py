@@ -67,14 +67,6 @@ async def redis(settings: Settings) -> AsyncIterator[Redis]:
 
 
 @pytest.fixture
-def long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Statements wait for a lock as long as statements may last, for tests that hold one until
-    several wait: the first of them must not have given up by then."""
-    set_limits = connection._ON_CONNECT
-    monkeypatch.setattr(connection, "_ON_CONNECT", f"{set_limits}; set lock_timeout = 0")
-
-
-@pytest.fixture
 async def watcher(postgres_url: str) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
     """A connection beside the pool, to look at it from the server's side."""
     looking = await psycopg.AsyncConnection.connect(postgres_url, autocommit=True)

@@ -2,11 +2,18 @@
 
 from uuid import UUID
 
+from sqlalchemy import text as sql
+
 from shared.records import Claim, NewAction, NewEvent, NewSession, Outcome
 from shared.store import actions, claims, leases, sessions
 from shared.store.database import Database
 
 ME = "me"
+MAKE_DUE = sql("update sessions set hint_at = clock_timestamp() - interval '1 s'")
+
+# After so many hints the next one is due half a minute later, and not in the next second.
+MAKE_DUE_ONCE = sql("update sessions set hints = 5, hint_at = clock_timestamp() - interval '1 s'")
+
 LEASE = 30.0
 
 

@@ -6,7 +6,7 @@ import random
 import pytest
 from redis.asyncio import Redis
 
-from shared.ending import end_all
+from shared.ending import end_all, ended_within
 from tests.waiting import within
 
 
@@ -68,3 +68,29 @@ async def test_loops_that_speak_with_redis_end(redis: Redis, seed: int) -> None:
         tasks = [asyncio.create_task(listen()) for _ in range(3)]
         await asyncio.sleep(choice.random() * 0.004)
         await within(end_all(tasks))
+
+
+async def test_work_is_done_or_ended_in_its_seconds() -> None:
+    async def done() -> int:
+        return 1
+
+    assert (await ended_within(60, done())).result() == 1
+    assert (await within(ended_within(0.01, for_ever()))).cancelled()
+
+
+async def test_work_ends_with_who_waits_for_it() -> None:
+    ended = asyncio.Event()
+
+    async def working() -> None:
+        try:
+            await for_ever()
+        finally:
+            ended.set()
+
+    waiting = asyncio.create_task(ended_within(3600, working()))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    await end_all([waiting])
+
+    assert waiting.cancelled()
+    assert ended.is_set()

@@ -95,7 +95,6 @@ async def test_an_end_whose_answer_was_lost(
     assert await broken(db) == []
 
 
-@pytest.mark.usefixtures("long_waits")
 async def test_two_copies_that_arrive_together_are_one(
     db: Database, watcher: psycopg.AsyncConnection[object]
 ) -> None:

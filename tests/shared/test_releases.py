@@ -20,16 +20,12 @@ from shared.store import actions, cancels, leases, sweeps
 from shared.store.database import Database
 from tests.shared.invariants import broken
 from tests.shared.releases import FOLDER, Release
-from tests.shared.sessions import LEASE, ME, claimed, finish, new_session, say
+from tests.shared.sessions import LEASE, MAKE_DUE_ONCE, ME, claimed, finish, new_session, say
 from tests.shared.tables import dump
 from tests.waiting import until
 
 SCHEMAS = sorted(folder.name.removeprefix("schema_") for folder in FOLDER.glob("schema_*"))
 """The schemas of the releases that may still run beside this one."""
-
-
-# After so many hints the next one is due half a minute later, and not in the next second.
-MAKE_DUE = text("update sessions set hints = 5, hint_at = clock_timestamp() - interval '1 s'")
 
 
 @pytest.fixture(params=SCHEMAS)
@@ -111,7 +107,7 @@ async def test_heartbeats_and_sweeps_side_by_side(db: Database, old: Release) ->
     assert old_lost is not None
     await db.run(text("update sessions set lease_until = null where id = :s"), {"s": lost})
     taken = await claimed(db, lost)
-    await db.run(MAKE_DUE)
+    await db.run(MAKE_DUE_ONCE)
 
     assert await old.heartbeat(old_one, old_lost) == {theirs}
     fences = [mine.fence, taken.fence]
@@ -119,7 +115,7 @@ async def test_heartbeats_and_sweeps_side_by_side(db: Database, old: Release) ->
     swept = [*await sweeps.sweep(db), *await old.sweep()]
     assert swept == [waiting]
     assert await old.release(old_one)
-    await db.run(MAKE_DUE)
+    await db.run(MAKE_DUE_ONCE)
     swept = [*await old.sweep(), *await sweeps.sweep(db)]
     assert sorted(swept) == sorted([waiting, theirs])
 

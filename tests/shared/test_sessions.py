@@ -123,7 +123,6 @@ async def test_a_character_that_can_not_be_used(db: Database, whose: str) -> Non
     assert await dump(db) == before
 
 
-@pytest.mark.usefixtures("long_waits")
 async def test_a_character_that_is_deleted_while_its_session_is_made(
     db: Database, watcher: psycopg.AsyncConnection[Any]
 ) -> None:
@@ -139,7 +138,6 @@ async def test_a_character_that_is_deleted_while_its_session_is_made(
         await making
 
 
-@pytest.mark.usefixtures("long_waits")
 async def test_the_default_character_is_deleted_while_a_session_is_made(
     db: Database, watcher: psycopg.AsyncConnection[Any]
 ) -> None:
@@ -293,7 +291,6 @@ async def test_of_many_deletes_at_once_one_deletes(db: Database) -> None:
     assert sorted(type(one).__name__ for one in results) == ["NoneType"] + ["NotFound"] * 9
 
 
-@pytest.mark.usefixtures("long_waits")
 async def test_a_session_that_is_deleted_while_its_worker_writes(
     db: Database, watcher: psycopg.AsyncConnection[Any]
 ) -> None:

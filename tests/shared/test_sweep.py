@@ -25,13 +25,9 @@ from shared.settings import Settings, load_settings
 from shared.store import sweeps
 from shared.store.database import Database
 from shared.sweep import sweep_for_ever
-from tests.shared.sessions import new_session
+from tests.shared.sessions import MAKE_DUE, MAKE_DUE_ONCE, new_session
 from tests.waiting import PATIENCE, until
 
-MAKE_DUE = text("update sessions set hint_at = clock_timestamp() - interval '1 s'")
-
-# After so many hints the next one is due half a minute later, and not in the next second.
-MAKE_DUE_ONCE = text("update sessions set hints = 5, hint_at = clock_timestamp() - interval '1 s'")
 LOST = "shared.sweep.LOST_SECONDS"
 
 

@@ -8,9 +8,7 @@ from shared.levels import BACKGROUND, CROWD
 from shared.records import NewAction, NewSession
 from shared.store import actions, sessions, sweeps, turns
 from shared.store.database import Database
-from tests.shared.sessions import ME, claimed, finish, new_session, say
-
-MAKE_DUE = text("update sessions set hint_at = clock_timestamp() - interval '1 s'")
+from tests.shared.sessions import MAKE_DUE, ME, claimed, finish, new_session, say
 
 
 async def waiting(db: Database, count: int, user: str = ME) -> list[UUID]:
