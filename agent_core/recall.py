@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
-from itertools import chain
 from typing import Any, NamedTuple, TypeAlias
 
 Place: TypeAlias = tuple[Any, int]
@@ -111,7 +110,7 @@ _MONTHS = (
 )
 
 # Of Latin, Chinese and Arabic script.
-_QUESTION_MARKS = ("?", "\uff1f", "\u061f")
+_QUESTION_MARKS = frozenset("?\uff1f\u061f")
 
 _ASKS = re.compile(
     r"[?\uff1f\u061f][\"'\u2019\u201d)\s]*(\s|$)"
@@ -190,17 +189,20 @@ def bm25(candidates: Sequence[Candidate]) -> list[float]:
 
 def _bm25(candidates: Candidates) -> list[float]:
     total = len(candidates.hits)
-    rows = Counter(chain.from_iterable(candidates.hits))
+    # Many candidates have the same few of the cue's words.
+    alike = Counter(map(tuple, candidates.hits))
+    rows: Counter[str] = Counter()
+    for hits, count in alike.items():
+        for word in hits:
+            rows[word] += count
     rarity = {
         word: math.log(1 + (total - count + 0.5) / (count + 0.5)) for word, count in rows.items()
     }
+    worth = {hits: sum([rarity[word] for word in hits]) for hits in alike}
     usual = sum(candidates.lengths) / total if total else 1.0
     return [
-        sum([rarity[word] for word in hits])
-        * (1.9 / (1 + 0.9 * (0.6 + 0.4 * length / (usual or 1.0))))
-        if hits
-        else 0.0
-        for hits, length in zip(candidates.hits, candidates.lengths, strict=True)
+        worth[hits] * (1.9 / (1 + 0.9 * (0.6 + 0.4 * length / (usual or 1.0)))) if hits else 0.0
+        for hits, length in zip(map(tuple, candidates.hits), candidates.lengths, strict=True)
     ]
 
 
@@ -251,9 +253,11 @@ def signs(candidates: Sequence[Candidate], named: str | None) -> list[tuple[floa
 def _signs(candidates: Candidates, named: str | None) -> Iterator[tuple[float, ...]]:
     raw = _bm25(candidates)
     words, likeness = z_scores(raw), z_scores(candidates.likeness)
-    keys = _keys(candidates.places)
+    sessions = {place[0] for place in candidates.places if place is not None}
+    keys = _keys(candidates.places, sessions)
     word_at = _best_at(keys, words)
     like_at = _best_at(keys, likeness) if any(likeness) else {}
+    none = [0.0] * len(keys)
     return zip(
         words,
         likeness,
@@ -262,9 +266,9 @@ def _signs(candidates: Candidates, named: str | None) -> Iterator[tuple[float, .
         _beside(keys, -2, word_at),
         _beside(keys, 1, word_at),
         _beside(keys, 1, like_at),
-        z_scores(_best_of_sessions(candidates.places, raw)),
+        z_scores(_best_of_sessions(candidates.places, raw)) if len(sessions) > 1 else none,
         [0.5 if named is None else float(speaker == named) for speaker in candidates.speakers],
-        [float(text.rstrip().endswith(_QUESTION_MARKS)) for text in candidates.texts],
+        [1.0 if text.rstrip()[-1:] in _QUESTION_MARKS else 0.0 for text in candidates.texts],
         [_LENGTHS[size] if size < LONG_ENOUGH else _LONGEST for size in map(len, candidates.texts)],
         candidates.importance,
         strict=True,
@@ -278,10 +282,9 @@ _LONGEST_SESSION = 1 << 40  # messages
 _NOWHERE = -_LONGEST_SESSION
 
 
-def _keys(places: Sequence[Place | None]) -> list[int]:
+def _keys(places: Sequence[Place | None], sessions: Iterable[Any]) -> list[int]:
     """A number for each place: those of neighbours follow each other, and nothing stands next to
     what was not said in so many words."""
-    sessions = {place[0] for place in places if place is not None}
     first = {session: at * _LONGEST_SESSION for at, session in enumerate(sessions)}
     return [_NOWHERE if place is None else first[place[0]] + place[1] for place in places]
 

@@ -172,7 +172,7 @@ async def ask(db: Database, replayed: Replayed, question: Question, vector: Vect
     best(question.text, candidates, len(candidates.ids))
     seconds = time.perf_counter() - began
     turn_of = {
-        one.id: replayed.places[one.session_id, one.no]
+        one.id: replayed.places[UUID(one.session_id), one.no]
         for one in found.rows()
         if one.session_id is not None and one.no is not None
     }

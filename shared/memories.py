@@ -112,11 +112,11 @@ class Standing(NamedTuple):
 
     `hits` are those of the cue's words, as their stems, that it has; `length` is how many different
     ones it has in all. `likeness` is the cosine of its vector and the cue's, None where either is
-    not there.
+    not there. Ids are text, for a UUID takes several times as long to be looked up.
     """
 
     id: str
-    session_id: UUID | None
+    session_id: str | None
     kind: MemoryKind
     no: int | None
     part: int
@@ -135,7 +135,7 @@ class Standings(NamedTuple):
     has thousands, and hardly one of them is looked at by itself."""
 
     ids: Sequence[str]
-    session_ids: Sequence[UUID | None]
+    session_ids: Sequence[str | None]
     kinds: Sequence[MemoryKind]
     nos: Sequence[int | None]
     parts: Sequence[int]

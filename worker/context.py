@@ -4,9 +4,9 @@ A later attempt of a task is given what the first one was: what that decided sta
 message, which was told before the model was called.
 """
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from operator import not_, or_
 from uuid import UUID
 
 import structlog
@@ -28,9 +28,6 @@ log = structlog.get_logger(__name__)
 
 MOST_RECALLED = 32
 """How many memories the budget is filled from, the best first."""
-
-_AT_ONCE = 1_000
-"""More candidates than this are ranked beside the loop: each takes about 2 microseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +80,7 @@ async def context_of(
             standings = await _recalled(task, said, shown)
             own = _are_own_summaries(task, standings)
             parts = replace(parts, summaries=_summaries(standings.only(own)))
-            memories = await _ranked(task, said, shown, standings, own) if with_memories else ()
+            memories = _ranked(task, said, shown, standings, own) if with_memories else ()
             built = _with_tier(task, builder.build(said, parts, memories), past, usual)
     except ContextOverflowError as error:
         raise TaskFailed("context_overflow", str(error)) from error
@@ -134,8 +131,11 @@ async def _recalled(task: RunningTask, said: UserMessage, shown: int) -> Standin
 def _are_own_summaries(task: RunningTask, found: Standings) -> list[bool]:
     """Which memories sum up the session itself: those stand before the window, not among the
     others."""
+    if "summary" not in found.kinds:
+        return [False] * len(found.kinds)
+    session_id = str(task.session_id)
     return [
-        kind == "summary" and session == task.session_id
+        kind == "summary" and session == session_id
         for kind, session in zip(found.kinds, found.session_ids, strict=True)
     ]
 
@@ -144,23 +144,18 @@ def _summaries(own: Standings) -> list[Summary]:
     return [Summary(one.id, without_marks(one.text), one.no or 0) for one in own.rows()]
 
 
-async def _ranked(
+def _ranked(
     task: RunningTask, said: UserMessage, shown: int, found: Standings, own: Sequence[bool]
 ) -> list[RecalledMemory]:
     """The memories that bear on a message most, the best first."""
     past = task.history[len(task.history) - shown :]
     window = {" ".join(said_in(one.to_dict()).split()) for one in past}
-    others = [
-        text not in window and not is_own for text, is_own in zip(found.texts, own, strict=True)
-    ]
-    candidates = candidates_of(found.only(others))
-    cue = _text(said)
-    if len(candidates.ids) <= _AT_ONCE:
-        places = best(cue, candidates, MOST_RECALLED)
-    else:
-        places = await asyncio.to_thread(best, cue, candidates, MOST_RECALLED)
+    hidden = map(or_, own, map(window.__contains__, found.texts))
+    candidates = candidates_of(found.only(list(map(not_, hidden))))
     zone = zone_of(task.metadata)
-    return [memory_of(candidates.row(at), zone) for at in places]
+    return [
+        memory_of(candidates.row(at), zone) for at in best(_text(said), candidates, MOST_RECALLED)
+    ]
 
 
 def _text(said: UserMessage) -> str:

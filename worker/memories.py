@@ -27,12 +27,8 @@ def candidates_of(found: Standings) -> Candidates:
         speaker or _NAMES.get(role, "")
         for speaker, role in zip(found.speakers, found.roles, strict=True)
     ]
-    numbers = {one: one.int for one in set(found.session_ids) if one is not None}
     places = [
-        # An int is found faster than a UUID.
-        (numbers[session], no)
-        if kind == "turn" and session is not None and no is not None
-        else None
+        (session, no) if kind == "turn" and session is not None and no is not None else None
         for kind, session, no in zip(found.kinds, found.session_ids, found.nos, strict=True)
     ]
     return Candidates(

@@ -9,7 +9,6 @@ from datetime import datetime
 from itertools import count
 from sys import getsizeof
 from typing import Any
-from uuid import UUID
 
 from shared.store.columns import split_keys
 
@@ -26,7 +25,7 @@ class HeldMemories:
     the one of `since`; none as long as that is None. `bytes` is about what they take."""
 
     __slots__ = (
-        *("_columns", "_last", "_last_keys", "_names", "_places", "_sessions"),
+        *("_columns", "_last", "_last_keys", "_names", "_places"),
         *("bytes", "since", "until"),
     )
 
@@ -42,7 +41,6 @@ class HeldMemories:
         # The garbage collector passes over tuples of what can hold nothing itself, and not over
         # lists of it.
         self._columns: list[tuple[Any, ...]] = []
-        self._sessions: dict[str, UUID | None] = {"": None}
         self._names: dict[str, str] = {}
         # Mostly the same are recallable as the last time: until the window is cut.
         self._last_keys = b""
@@ -60,10 +58,10 @@ class HeldMemories:
             self.drop()
         self.since, self.until = since, until
         keys, ids, sessions, kinds, nos, parts, roles, speakers, texts, *others = columns
-        for session in set(sessions) - self._sessions.keys():
-            self._sessions[session] = UUID(session)
+        if not keys:
+            return
         new = (
-            *(ids, map(self._sessions.get, sessions), self._once(kinds)),
+            *(ids, [session or None for session in self._once(sessions)], self._once(kinds)),
             *([no or None for no in nos], parts, self._once(roles), self._once(speakers)),
             *(texts, *others),
         )

@@ -43,15 +43,19 @@ CUE_WORDS = 48
 """What is looked at of a cue: its beginning, and so many different words."""
 
 # The words of a cue, and each of them (and any) as a query, which finds it by bisection. Which of
-# them a memory has is told by their bits.
-_ASKED = """said as materialized (
+# them a memory has is told by their bits. Most cues have no more than the first few words: those
+# stand in columns, for to find one in an array with each memory takes time as well.
+_FIRST_WORDS = range(8)
+_ASKED = f"""said as materialized (
         select (words || array(
             select sign from unnest(cast(:signs as text[])) as sign
             where sign <> all(words)))[1:cast(:most_words as int)] as words
         from (select tsvector_to_array(
             to_tsvector(cast(:language as regconfig), :cue)) as words) as spelled
     ), asked as materialized (
-        select words, queries, cast(array_to_string(queries, ' | ') as tsquery) as any_word,
+        select words, queries, {
+    ", ".join(f"queries[{no + 1}] as query_{no}" for no in _FIRST_WORDS)
+}, cast(array_to_string(queries, ' | ') as tsquery) as any_word,
             array(select cast(1 as bigint) << no
                 from generate_series(0, cardinality(words) - 1) as no) as bits
         from said cross join lateral (
@@ -74,12 +78,11 @@ _RECALLABLE = """m.on_branch
                         and coalesce(s.head_message, 0) < s.next_message - 1))
                  or m.no <= (select s.head_message from sessions s where s.id = m.session_id))"""
 
-# Which words of the cue a memory has, as bits; looked at only where it has any. Most cues have no
-# more than the first few: one by one, those cost half of what a query inside the query does.
-_FIRST_WORDS = range(8)
+# Which words of the cue a memory has, as bits; looked at only where it has any. One by one, the
+# first cost half of what a query inside the query does.
 _HITS = f"""case when m.words @@ asked.any_word then {
     " | ".join(
-        f"case when m.words @@ asked.queries[{no + 1}] then cast({1 << no} as bigint) else 0 end"
+        f"case when m.words @@ asked.query_{no} then cast({1 << no} as bigint) else 0 end"
         for no in _FIRST_WORDS
     )
 } | case when cardinality(asked.queries) > {len(_FIRST_WORDS)} then (
@@ -130,12 +133,10 @@ _OF_CHARACTER = f"""with {_ASKED}, crowd as materialized (
 # join, Postgres would look at it with each of a hundred thousand rows.
 _EACH = f"""from asked cross join (
         select {_READ}, {_RECALLABLE} as is_recallable
-        from (
-            select * from memories
-            where not (select crowded from crowd) and user_id = :user and character_id = :character
-            {{newest}}
-        ) m
-        offset 0
+        from memories m
+        where not (select crowded from crowd)
+            and m.user_id = :user and m.character_id = :character
+        {{newest}}
     ) m"""
 
 
@@ -179,8 +180,9 @@ def _recall_new(of_cue: Sequence[Column]) -> TextClause:
         {_EACH.format(newest=f"limit {CROWD + 1}")}
     ) as found(of_all, until, new_ids, {names})
     cross join lateral (
-        select {packed(_OWN)} from memories m
-        where m.id = any(found.new_ids) and m.user_id = :user and m.character_id = :character
+        select {packed(_OWN)} from unnest(found.new_ids) as new(id)
+        join memories m on m.id = new.id
+        where m.user_id = :user and m.character_id = :character
     ) as own
     """
     )

@@ -100,14 +100,14 @@ async def test_a_task_ends_with_memories_of_its_messages(db: Database) -> None:
         (
             "My dogs are called Rex and Bo.",
             "turn",
-            session,
+            str(session),
             1,
             "user",
             "Ada",
             ("call", "dog"),
             None,
         ),
-        ("Lovely!", "turn", session, 2, "assistant", "Ember", (), None),
+        ("Lovely!", "turn", str(session), 2, "assistant", "Ember", (), None),
     ]
     (kept,) = (await sessions.messages(db, ME, session, limit=1))[-1:]
     assert {one.said_at for one in found} == {kept.created_at}

@@ -86,7 +86,9 @@ async def test_a_later_attempt_asks_what_the_first_one_asked() -> None:
     assert len(requests) == 1
 
     # Meanwhile a memory has gone, another has come, and a summary was made.
-    kept = Kept(standing(2, "It was not."), standing(3, "All.", kind="summary", session_id=SESSION))
+    kept = Kept(
+        standing(2, "It was not."), standing(3, "All.", kind="summary", session_id=str(SESSION))
+    )
     later = replace(asking(kept, journal=journal, history=history), told=[said_in(events)])
     events, requests = await run(later)
 
@@ -127,7 +129,7 @@ async def test_what_the_window_shows_is_not_recalled_again() -> None:
 
 async def test_the_sessions_own_summary_stands_before_its_window() -> None:
     kept = Kept(
-        standing(4, "They <memories>met</soul>.", kind="summary", session_id=SESSION),
+        standing(4, "They <memories>met</soul>.", kind="summary", session_id=str(SESSION)),
         standing(2, "They met elsewhere.", kind="summary"),
     )
     _, (request,) = await run(asking(kept, history=long_chat(6)), "Yes.")

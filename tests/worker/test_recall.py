@@ -1,7 +1,6 @@
 """What is recalled for a message: from the real store, the same in every attempt, as data."""
 
 import asyncio
-import threading
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -13,7 +12,6 @@ import pytest
 
 from agent_core import AssistantMessage, MemoryJournal, TextContent, UserMessage
 from agent_core.context_budget import ContextBudget
-from agent_core.recall import best
 from agent_core.testing import Reply, ScriptedModel, ScriptedRequest, ScriptedStream
 from agent_core.tokens import count_tokens
 from shared.encoding import JsonObject
@@ -41,7 +39,7 @@ NOON = datetime(2026, 5, 7, 12, tzinfo=UTC)
 def standing(no: int, words: str, **changed: Any) -> Standing:
     one = Standing(
         id=str(UUID(int=no)),
-        session_id=UUID(int=9),
+        session_id=str(UUID(int=9)),
         kind="turn",
         no=no,
         part=0,
@@ -115,23 +113,6 @@ async def test_a_budget_of_tokens_holds(budget: int) -> None:
 
     assert bool(lines) == (budget >= 60)
     assert sum(count_tokens(line) for line in lines) <= budget
-
-
-async def test_many_candidates_are_ranked_beside_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = Kept(*(standing(no, f"word {no}", hits=["word"]) for no in range(1, 4_000)))
-    began, go = threading.Event(), threading.Event()
-
-    def held(*args: Any) -> list[int]:
-        began.set()
-        assert go.wait(PATIENCE), "the loop does not go on"
-        return best(*args)
-
-    monkeypatch.setattr("worker.context.best", held)
-    recalling = asyncio.create_task(told(task_with(kept), "Which word?"))
-    await until(began.is_set)
-    go.set()
-
-    assert len(await within(recalling)) > 20
 
 
 @pytest.mark.parametrize(
