@@ -189,20 +189,24 @@ def bm25(candidates: Sequence[Candidate]) -> list[float]:
 
 def _bm25(candidates: Candidates) -> list[float]:
     total = len(candidates.hits)
-    # Many candidates have the same few of the cue's words.
-    alike = Counter(map(tuple, candidates.hits))
+    # Many candidates have the same few of the cue's words, often as one object.
+    sets = list(map(id, candidates.hits))
+    words_of = dict(zip(sets, candidates.hits, strict=True))
     rows: Counter[str] = Counter()
-    for hits, count in alike.items():
-        for word in hits:
+    for one, count in Counter(sets).items():
+        for word in words_of[one]:
             rows[word] += count
     rarity = {
         word: math.log(1 + (total - count + 0.5) / (count + 0.5)) for word, count in rows.items()
     }
-    worth = {hits: sum([rarity[word] for word in hits]) for hits in alike}
+    worth = {one: sum([rarity[word] for word in hits]) for one, hits in words_of.items()}
     usual = sum(candidates.lengths) / total if total else 1.0
+    share = {
+        length: 1.9 / (1 + 0.9 * (0.6 + 0.4 * length / (usual or 1.0)))
+        for length in set(candidates.lengths)
+    }
     return [
-        worth[hits] * (1.9 / (1 + 0.9 * (0.6 + 0.4 * length / (usual or 1.0)))) if hits else 0.0
-        for hits, length in zip(map(tuple, candidates.hits), candidates.lengths, strict=True)
+        worth[one] * share[length] for one, length in zip(sets, candidates.lengths, strict=True)
     ]
 
 

@@ -31,11 +31,6 @@ def shorts(value: str) -> Column:
     return Column(f"string_agg(int2send({value}), '')", _numbers("h"))
 
 
-def integers(value: str) -> Column:
-    """A column of `integer`."""
-    return Column(f"string_agg(int4send({value}), '')", _numbers("i"))
-
-
 def longs(value: str) -> Column:
     """A column of `bigint`."""
     return Column(f"string_agg(int8send({value}), '')", _numbers("q"))

@@ -146,7 +146,8 @@ _OF_SESSION = text(
     select s.metadata, s.character_id,
         jsonb_build_object('id', c.id, 'name', c.name) as character,
         (select jsonb_build_object('text', m.text, 'upto', m.no) from memories m
-         where m.session_id = s.id and m.user_id = s.user_id and m.kind = 'summary' and m.on_branch
+         where m.user_id = s.user_id and m.character_id = s.character_id and m.session_id = s.id
+            and m.kind = 'summary' and m.on_branch
          order by m.no desc limit 1) as summary
     from sessions s join characters c on c.id = s.character_id
     where s.id = :session and s.user_id = :user

@@ -4,10 +4,11 @@ A character with a long past has thousands of memories, which are the same for e
 their words of it and their likeness to it: to read them again takes most of the time of a recall.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from itertools import count
-from sys import getsizeof
+from sys import getsizeof, intern
 from typing import Any
 
 from shared.store.columns import split_keys
@@ -15,9 +16,12 @@ from shared.store.columns import split_keys
 MOST = 2_500
 """So many are held at the most: there may be some among them that were deleted long ago."""
 
-_ROW_BYTES = 570
+_ROW_BYTES = 600
 """What a memory takes without its text: its key and its values, and their places in the columns
 and in those that were asked for last."""
+
+_WORD_BYTES = 25
+"""What each of its words takes: its place among those that have the word, and a share of that."""
 
 
 class HeldMemories:
@@ -25,7 +29,7 @@ class HeldMemories:
     the one of `since`; none as long as that is None. `bytes` is about what they take."""
 
     __slots__ = (
-        *("_columns", "_last", "_last_keys", "_names", "_places"),
+        *("_columns", "_having", "_last", "_last_keys", "_last_places", "_names", "_places"),
         *("bytes", "since", "until"),
     )
 
@@ -42,8 +46,10 @@ class HeldMemories:
         # lists of it.
         self._columns: list[tuple[Any, ...]] = []
         self._names: dict[str, str] = {}
+        self._having: dict[str, tuple[int, ...]] = {}  # the places of those that have a word
         # Mostly the same are recallable as the last time: until the window is cut.
         self._last_keys = b""
+        self._last_places: Sequence[int] = ()
         self._last: Sequence[Sequence[Any]] = ()
 
     def take(
@@ -52,23 +58,40 @@ class HeldMemories:
         """Take up what a recall has read; instead of what was held where that is no longer so.
 
         Args:
-            columns: the key of each memory, and the fields of `Standing` down to `length`.
+            columns: the key of each memory, the fields of `Standing` down to `said_at`, and its
+                words, a line each.
         """
         if since is None or since != self.since or len(self._places) > MOST:
             self.drop()
         self.since, self.until = since, until
-        keys, ids, sessions, kinds, nos, parts, roles, speakers, texts, *others = columns
+        keys, ids, sessions, kinds, nos, parts, roles, speakers, texts, *others, words = columns
         if not keys:
             return
+        first = len(self._places)
         new = (
             *(ids, [session or None for session in self._once(sessions)], self._once(kinds)),
             *([no or None for no in nos], parts, self._once(roles), self._once(speakers)),
-            *(texts, *others),
+            *(texts, *others, self._note(words, first)),
         )
+        self._places.update(zip(keys, count(first)))
         held = self._columns or [()] * len(new)
-        self._places.update(zip(keys, count(len(held[0]))))
         self._columns = [(*column, *values) for column, values in zip(held, new, strict=True)]
         self.bytes += _ROW_BYTES * len(keys) + sum(map(getsizeof, texts))
+        self.bytes += _WORD_BYTES * sum(self._columns[-1][first:])
+
+    def _note(self, words: Sequence[str], first: int) -> list[int]:
+        """Note in which of the memories from a place on each word is; how many words each has."""
+        new: defaultdict[str, list[int]] = defaultdict(list)
+        lengths = []
+        for place, lines in enumerate(words, first):
+            of_one = lines.split("\n") if lines else ()
+            for word in of_one:
+                new[word].append(place)
+            lengths.append(len(of_one))
+        for word, places in new.items():
+            # Characters talk about much the same things.
+            self._having[intern(word)] = (*self._having.get(word, ()), *places)
+        return lengths
 
     def _once(self, names: Iterable[str]) -> Iterable[str]:
         """A thousand memories are told by two speakers."""
@@ -79,9 +102,23 @@ class HeldMemories:
         not held."""
         if keys != self._last_keys:
             try:
-                places = [self._places[key] for key in split_keys(keys)]
+                self._last_places = [self._places[key] for key in split_keys(keys)]
             except KeyError:
                 return None
+            places = self._last_places
             self._last = [tuple([column[at] for at in places]) for column in self._columns]
             self._last_keys = keys
         return self._last
+
+    def hits(self, words: Sequence[str]) -> Sequence[Sequence[str]]:
+        """Which of a cue's words each memory has that `columns` told of last."""
+        found = [0] * len(self._places)
+        for no, word in enumerate(words):
+            bit = 1 << no
+            for place in self._having.get(word, ()):
+                found[place] |= bit
+        alike = {
+            bits: tuple([word for no, word in enumerate(words) if bits >> no & 1])
+            for bits in set(found)
+        }
+        return [alike[found[place]] for place in self._last_places]

@@ -17,7 +17,6 @@ from shared.memories import DEFAULT_LANGUAGE, NOTHING_RECALLED, Standings
 from shared.store.columns import (
     Column,
     doubles,
-    integers,
     longs,
     packed,
     reals,
@@ -42,27 +41,14 @@ CUE_CHARACTERS = 2_000
 CUE_WORDS = 48
 """What is looked at of a cue: its beginning, and so many different words."""
 
-# The words of a cue, and each of them (and any) as a query, which finds it by bisection. Which of
-# them a memory has is told by their bits. Most cues have no more than the first few words: those
-# stand in columns, for to find one in an array with each memory takes time as well.
-_FIRST_WORDS = range(8)
-_ASKED = f"""said as materialized (
+# The words of a cue, as the words of memories are told. Which of them a memory has, `HeldMemories`
+# knows: to ask each memory costs Postgres as much as all the rest of a recall.
+_ASKED = """asked as materialized (
         select (words || array(
             select sign from unnest(cast(:signs as text[])) as sign
             where sign <> all(words)))[1:cast(:most_words as int)] as words
         from (select tsvector_to_array(
             to_tsvector(cast(:language as regconfig), :cue)) as words) as spelled
-    ), asked as materialized (
-        select words, queries, {
-    ", ".join(f"queries[{no + 1}] as query_{no}" for no in _FIRST_WORDS)
-}, cast(array_to_string(queries, ' | ') as tsquery) as any_word,
-            array(select cast(1 as bigint) << no
-                from generate_series(0, cardinality(words) - 1) as no) as bits
-        from said cross join lateral (
-            select array(
-                select cast('''' || replace(replace(word, '\\', '\\\\'), '''', '''''')
-                    || '''' as tsquery)
-                from unnest(words) as word) as queries) as q
     )"""
 
 # What may be recalled. Of a session that was taken back by an undo, nothing behind its head: there
@@ -78,18 +64,6 @@ _RECALLABLE = """m.on_branch
                         and coalesce(s.head_message, 0) < s.next_message - 1))
                  or m.no <= (select s.head_message from sessions s where s.id = m.session_id))"""
 
-# Which words of the cue a memory has, as bits; looked at only where it has any. One by one, the
-# first cost half of what a query inside the query does.
-_HITS = f"""case when m.words @@ asked.any_word then {
-    " | ".join(
-        f"case when m.words @@ asked.query_{no} then cast({1 << no} as bigint) else 0 end"
-        for no in _FIRST_WORDS
-    )
-} | case when cardinality(asked.queries) > {len(_FIRST_WORDS)} then (
-            select coalesce(bit_or(bit), 0) from (
-                select unnest(asked.bits) as bit, unnest(asked.queries) as query) as one
-            where bit >= {1 << len(_FIRST_WORDS)} and m.words @@ query) else 0 end else 0 end"""
-
 # What is the same for each cue, as `HeldMemories` has it.
 _OWN = (
     uuids("m.id"),
@@ -103,13 +77,14 @@ _OWN = (
     texts("m.text"),
     reals("m.importance"),
     times("m.said_at"),
-    integers("length(m.words)"),
+    texts("array_to_string(tsvector_to_array(m.words), '\n')"),
 )
 
-# How a memory stands to the cue: by its words, and by its vector where the cue has one.
-_BY_WORDS = (uuids("m.id"), longs(_HITS))
-_BY_ALL = (
-    *_BY_WORDS,
+# What depends on the cue: which may be recalled at all, and how like it their vectors are where it
+# has one.
+_RECALLED = (uuids("m.id"),)
+_LIKE = (
+    *_RECALLED,
     doubles("""case when m.model = :model and vector_dims(m.vector) = :dimension
             then -(m.vector <#> cast(:vector as halfvec)) else 'NaN' end"""),
 )
@@ -131,7 +106,7 @@ _OF_CHARACTER = f"""with {_ASKED}, crowd as materialized (
 
 # The limit keeps them apart, and so of a crowded character nothing is read: as a condition of the
 # join, Postgres would look at it with each of a hundred thousand rows.
-_EACH = f"""from asked cross join (
+_EACH = f"""from (
         select {_READ}, {_RECALLABLE} as is_recallable
         from memories m
         where not (select crowded from crowd)
@@ -188,8 +163,8 @@ def _recall_new(of_cue: Sequence[Column]) -> TextClause:
     )
 
 
-_RECALLS = [_recall(_BY_WORDS), _recall(_BY_ALL)]
-_RECALLS_NEW = [_recall_new(_BY_WORDS), _recall_new(_BY_ALL)]
+_RECALLS = [_recall(_RECALLED), _recall(_LIKE)]
+_RECALLS_NEW = [_recall_new(_RECALLED), _recall_new(_LIKE)]
 """Without a vector of the cue, and with one."""
 
 # In a form that no index has: by that of a character Postgres would read a crowded one whole after
@@ -224,11 +199,10 @@ _RECALL_SOME = f"""/* recall some */
         where user_id = :user and character_id = :character order by said_at desc limit :newest
     )
     select count(*) filter (where m.keys is null), (select words from asked),
-        {packed(_BY_ALL)}, {packed(_OWN)}
+        {packed(_LIKE)}, {packed(_OWN)}
     from (select id from worded union select id from near union select id from beside
           union select id from newest) as found
     join memories m on m.id = found.id
-    cross join asked
     where {_OF_OWNER} and {_RECALLABLE}
     """
 
@@ -316,7 +290,7 @@ async def recall(
         "dimension": 0 if vector is None else vector.dimension,
         "vector": None if vector is None else vector.text,
     }
-    of_cue = _BY_WORDS if vector is None else _BY_ALL
+    of_cue = _RECALLED if vector is None else _LIKE
     standings = None
     while standings is None:
         known = {"until": held.until, "held_since": held.since}
@@ -354,8 +328,8 @@ async def _recalled_of_crowd(
     _, answer = await db.together((_WANDER, {}), (statement, parameters), binary=True)
     ((keyless, words, *found),) = answer.rows
     found_now = HeldMemories()
-    found_now.take(None, None, unpacked(_OWN, found[len(_BY_ALL) :]))
-    standings = _standings(words, found[: len(_BY_ALL)], found_now)
+    found_now.take(None, None, unpacked(_OWN, found[len(_LIKE) :]))
+    standings = _standings(words, found[: len(_LIKE)], found_now)
     assert standings is not None  # what was found was read
     return Recalled(standings, grown=keyless > NEWEST // 2)
 
@@ -368,16 +342,12 @@ def _standings(words: Sequence[str], of_cue: Sequence[Any], held: HeldMemories) 
     own = held.columns(keys)
     if own is None:
         return None
-    hits, *likeness = unpacked(_BY_ALL[1 : len(of_cue)], of_cue[1:])
-    hits_of = {bits: _words_of(bits, words) for bits in set(hits)}
-    by_vector = [None if isnan(one) else one for one in likeness[0]] if likeness else None
-    return Standings._make(
-        (*own, [hits_of[bits] for bits in hits], by_vector or [None] * len(hits))
-    )
-
-
-def _words_of(bits: int, words: Sequence[str]) -> Sequence[str]:
-    return tuple(word for no, word in enumerate(words) if bits >> no & 1)
+    if len(of_cue) == len(_RECALLED):
+        likeness: Sequence[float | None] = [None] * len(own[0])
+    else:
+        (found,) = unpacked(_LIKE[len(_RECALLED) :], of_cue[len(_RECALLED) :])
+        likeness = [None if isnan(one) else one for one in found]
+    return Standings._make((*own, held.hits(words), likeness))
 
 
 def _recall_some(dimension: int) -> TextClause:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+import psycopg
 import pytest
 from sqlalchemy import text
 
@@ -563,7 +564,6 @@ async def test_no_more_than_the_newest_are_read_of_many_that_nobody_has_counted(
 
 
 async def test_of_a_long_cue_each_word_is_told(db: Database) -> None:
-    """The first words are looked at in another way than those behind them."""
     names = [f"name{no}" for no in range(CUE_WORDS + 2)]
     character = await characters.create(db, ME, "companion", "Ash", "")
     said = [" ".join(names[start : start + 5]) for start in range(0, 40, 5)]
@@ -582,17 +582,19 @@ def told(recalled: Recalled) -> tuple[list[Standing], bool]:
     return recalled.standings.rows(), recalled.grown
 
 
-async def test_a_crowded_character_is_not_read_whole_beside(db: Database) -> None:
-    """As a condition of the join it would be: each of its rows, only to be dropped."""
-    character = await numbered(db, 300)
-    await vectors.crowd(db, ME, character, crowd=300)
-    recall = next(one.text for one in statements() if one.name == "recall")
-    asked = {
+async def plan_of(db: Database, name: str, asked: JsonObject) -> str:
+    statement = next(one.text for one in statements() if one.name == name)
+    rows = await db.rows(text(f"/* plan */ explain (analyze, buffers off) {statement}"), asked)
+    return "\n".join(row[0] for row in rows)
+
+
+def asking_for(character: UUID, cue: str) -> JsonObject:
+    return {
         "user": ME,
         "character": character,
         "session": None,
         "shown_from": 1,
-        "cue": "ship",
+        "cue": cue,
         "language": "english",
         "signs": [],
         "most_words": 8,
@@ -603,11 +605,33 @@ async def test_a_crowded_character_is_not_read_whole_beside(db: Database) -> Non
         "held_since": None,
     }
 
-    rows = await db.rows(text(f"/* plan */ explain (analyze, buffers off) {recall}"), asked)
 
-    plan = "\n".join(row[0] for row in rows)
+async def test_a_crowded_character_is_not_read_whole_beside(db: Database) -> None:
+    """As a condition of the join it would be: each of its rows, only to be dropped."""
+    character = await numbered(db, 300)
+    await vectors.crowd(db, ME, character, crowd=300)
+
+    plan = await plan_of(db, "recall", asking_for(character, "ship"))
+
     assert "One-Time Filter: (NOT (InitPlan " in plan
     assert "Rows Removed" not in plan
+
+
+async def test_of_memories_that_are_held_the_index_alone_is_read(
+    db: Database, postgres_url: str
+) -> None:
+    """And of those that were learned nothing that was only said."""
+    characters = [await numbered(db, 300) for _ in range(5)]
+    await db.run(text("update memories set kind = 'turn' where text not like '%7 came.'"), {})
+    async with await psycopg.AsyncConnection.connect(postgres_url, autocommit=True) as looking:
+        await looking.execute("vacuum (analyze) memories")
+
+    recalling = await plan_of(db, "recall new", asking_for(characters[2], "ship"))
+    known = {"user": ME, "character": characters[2], "limit": 100}
+    consolidating = await plan_of(db, "consolidation known", known)
+
+    assert "Index Only Scan using memories_to_recall" in recalling
+    assert "memories_learned" in consolidating
 
 
 async def test_new_memories_of_a_crowd_get_keys_without_vectors(db: Database) -> None:

@@ -249,12 +249,13 @@ async def test_writers_and_pruning_side_by_side(db: Database, settings: Settings
     session = await new_session(db, started=True)
     await run_task(db, session, events=3000)
     await age(db, 31)
+    _, last = await bounds(db, session)
     await say(db, session)
     claim = await claimed(db, session)
 
     async def pruned() -> None:
         """A round passes over a session that is just being written to; the next one finds it."""
-        while (await bounds(db, session))[0] <= 3000:
+        while (await bounds(db, session))[0] <= last:
             await prune(db, [session], settings)
 
     pruning = asyncio.create_task(pruned())
