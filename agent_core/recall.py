@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from typing import Any, NamedTuple, TypeAlias
@@ -157,24 +157,13 @@ def _scores(cue: str, candidates: Candidates, weights: Weights) -> list[float]:
     return [like + share * word for word, like in zip(words, likeness, strict=True)]
 
 
-def _sums(rows: Iterable[Sequence[float]], weights: Sequence[float]) -> list[float]:
-    """Each row's signs by their weights; a loop over the twelve takes three times as long."""
-    a, b, c, d, e, f, g, h, i, j, k, m = weights
-    return [
-        a * s
-        + b * t
-        + c * u
-        + d * v
-        + e * w
-        + f * x
-        + g * y
-        + h * z
-        + i * o
-        + j * p
-        + k * q
-        + m * r
-        for s, t, u, v, w, x, y, z, o, p, q, r in rows
-    ]
+def _sums(columns: Sequence[Sequence[float]], weights: Sequence[float]) -> list[float]:
+    """Each candidate's signs by their weights; a sign that nobody has is passed over."""
+    total = [0.0] * len(columns[0])
+    for column, weight in zip(columns, weights, strict=True):
+        if any(column):
+            total = [before + weight * sign for before, sign in zip(total, column, strict=True)]
+    return total
 
 
 def bm25(candidates: Sequence[Candidate]) -> list[float]:
@@ -251,10 +240,11 @@ def signs(candidates: Sequence[Candidate], named: str | None) -> list[tuple[floa
     Args:
         named: the one speaker whom the question names.
     """
-    return list(_signs(Candidates.of(candidates), named))
+    return list(zip(*_signs(Candidates.of(candidates), named), strict=True))
 
 
-def _signs(candidates: Candidates, named: str | None) -> Iterator[tuple[float, ...]]:
+def _signs(candidates: Candidates, named: str | None) -> list[Sequence[float]]:
+    """The same by column."""
     raw = _bm25(candidates)
     words, likeness = z_scores(raw), z_scores(candidates.likeness)
     sessions = {place[0] for place in candidates.places if place is not None}
@@ -262,7 +252,7 @@ def _signs(candidates: Candidates, named: str | None) -> Iterator[tuple[float, .
     word_at = _best_at(keys, words)
     like_at = _best_at(keys, likeness) if any(likeness) else {}
     none = [0.0] * len(keys)
-    return zip(
+    return [
         words,
         likeness,
         _beside(keys, -1, word_at),
@@ -275,8 +265,7 @@ def _signs(candidates: Candidates, named: str | None) -> Iterator[tuple[float, .
         [1.0 if text.rstrip()[-1:] in _QUESTION_MARKS else 0.0 for text in candidates.texts],
         [_LENGTHS[size] if size < LONG_ENOUGH else _LONGEST for size in map(len, candidates.texts)],
         candidates.importance,
-        strict=True,
-    )
+    ]
 
 
 _LENGTHS = [math.log(1 + length) for length in range(LONG_ENOUGH + 1)]

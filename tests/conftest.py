@@ -52,3 +52,8 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the data that lies beside the checkout (../shared/data) is not here")
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long ones come first: for one that is begun last, all other processes wait."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)

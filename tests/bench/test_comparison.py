@@ -262,6 +262,7 @@ def test_idle_sockets_are_weighed() -> None:
     assert found["empty_mb"] > 10
 
 
+@pytest.mark.long
 def test_cells_of_growth_are_measured(tmp_path: Path) -> None:
     out = tmp_path / "growth.jsonl"
     argv = [sys.executable, "-m", "bench.growth", "--out", str(out), "--players", "2"]
@@ -301,6 +302,7 @@ def row_of(target: str, folder: Path) -> dict[str, Any]:
     return row
 
 
+@pytest.mark.long
 def test_a_comparison_writes_its_rows(tmp_path: Path) -> None:
     """The whole way: our real processes, four players."""
     ours = row_of("fireside", tmp_path)
@@ -313,6 +315,7 @@ def test_a_comparison_writes_its_rows(tmp_path: Path) -> None:
     assert 4 <= ours["conc_peak"] < 8  # a player may go on before the model has closed its call
 
 
+@pytest.mark.long
 @pytest.mark.skipif(missing_package() is not None, reason="needs the extra `embeddings`")
 def test_vectors_have_a_part_of_their_own(tmp_path: Path) -> None:
     """Every turn's memories have their vectors before the CPU is read."""

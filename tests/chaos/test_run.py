@@ -32,6 +32,7 @@ def explain(result: Result) -> str:
     return "\n".join([*map(str, result.defects), *map(str, result.crashes), *result.left])
 
 
+@pytest.mark.long
 async def test_without_faults_each_call_is_paid_once(folder: Path) -> None:
     plan = make_plan(11, actions=24, faults=0, model_faults=0)
     result = await run(plan, folder, settings=UNHURRIED)
@@ -42,6 +43,7 @@ async def test_without_faults_each_call_is_paid_once(folder: Path) -> None:
     assert result.left == []
 
 
+@pytest.mark.long
 async def test_a_short_storm_breaks_no_promise(folder: Path) -> None:
     plan = make_plan(5, actions=40, faults=8)
     assert {fault.kind for lane in plan.lanes.values() for fault in lane} >= set(FIRST)
