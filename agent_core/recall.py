@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
+from operator import mul
 from typing import Any, NamedTuple, TypeAlias
 
 Place: TypeAlias = tuple[Any, int]
@@ -194,9 +195,7 @@ def _bm25(candidates: Candidates) -> list[float]:
         length: 1.9 / (1 + 0.9 * (0.6 + 0.4 * length / (usual or 1.0)))
         for length in set(candidates.lengths)
     }
-    return [
-        worth[one] * share[length] for one, length in zip(sets, candidates.lengths, strict=True)
-    ]
+    return list(map(mul, map(worth.__getitem__, sets), map(share.__getitem__, candidates.lengths)))
 
 
 def z_scores(values: Sequence[float | None]) -> list[float]:
@@ -205,11 +204,12 @@ def z_scores(values: Sequence[float | None]) -> list[float]:
     if not known:
         return [0.0] * len(values)
     mean = math.fsum(known) / len(known)
-    spread = math.sqrt(math.fsum([(value - mean) ** 2 for value in known]) / len(known))
+    above = [value - mean for value in known]
+    spread = math.sqrt(math.fsum(map(mul, above, above)) / len(known))
     if spread < _NO_SPREAD:
         return [0.0] * len(values)
     if len(known) == len(values):
-        return [(value - mean) / spread for value in known]
+        return [value / spread for value in above]
     return [0.0 if value is None else (value - mean) / spread for value in values]
 
 
