@@ -1,7 +1,7 @@
 """What is held of a character's memories from one recall to the next.
 
 A character with a long past has thousands of memories, which are the same for each cue but for
-their words of it and their likeness to it: to read them again takes most of the time of a recall.
+their likeness to it: to read them again takes most of the time of a recall.
 """
 
 from collections import defaultdict

@@ -254,7 +254,7 @@ def test_a_graph_that_cannot_be_made_is_a_line(tmp_path: Path) -> None:
 def test_idle_sockets_are_weighed() -> None:
     argv = [sys.executable, "-m", "bench.sockets", "--count", "20", "--idle", "0.5"]
 
-    ran = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    ran = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=800)
 
     assert ran.returncode == 0, ran.stdout + ran.stderr
     found = json.loads(ran.stdout)
@@ -269,7 +269,7 @@ def test_cells_of_growth_are_measured(tmp_path: Path) -> None:
     argv += ["--workers", "1", "--sessions", "10", "--history", "4,6", "--batches", "1"]
     argv += ["--sockets", "0", "--in-flight", "0"]
 
-    ran = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    ran = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=800)
 
     assert ran.returncode == 0, ran.stdout + ran.stderr
     base, longer = map(json.loads, out.read_text().splitlines())
@@ -296,7 +296,7 @@ def row_of(target: str, folder: Path) -> dict[str, Any]:
     out = folder / "rows.jsonl"
     argv = [sys.executable, "-m", "bench", "--targets", target, "--workloads", "S"]
     argv += ["--repeat", "1", "--idle", "0", "--out", str(out)]
-    ran = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    ran = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=800)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     row: dict[str, Any] = json.loads(out.read_text())
     return row

@@ -115,6 +115,7 @@ def start(
     return start
 
 
+@pytest.mark.long
 def test_reading(
     node: str,
     browser: dict[str, str],

@@ -49,8 +49,8 @@ OF_MEMORIES = [
         (
             Change(
                 RECALL,
-                "not (select crowded from crowd) and user_id = :user and character_id = :character",
-                "not (select crowded from crowd) and character_id = :character",
+                "and m.user_id = :user and m.character_id = :character\n        {{newest}}",
+                "and m.character_id = :character\n        {{newest}}",
             ),
         ),
         (f"{MEMORY_TESTS} two_characters",),
@@ -60,8 +60,8 @@ OF_MEMORIES = [
         (
             Change(
                 RECALL,
-                "not (select crowded from crowd) and user_id = :user and character_id = :character",
-                "not (select crowded from crowd) and user_id = :user",
+                "and m.user_id = :user and m.character_id = :character\n        {{newest}}",
+                "and m.user_id = :user\n        {{newest}}",
             ),
         ),
         (f"{MEMORY_TESTS} two_characters",),

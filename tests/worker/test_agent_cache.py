@@ -4,6 +4,7 @@ import tracemalloc
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from random import Random
 from typing import Any
 from uuid import UUID
 
@@ -243,7 +244,7 @@ def memories_of(*words: str, since: datetime | None = NOW) -> HeldMemories:
     columns: list[Sequence[Any]] = [
         *(keys, [str(UUID(bytes=key)) for key in keys], [""] * count, ["fact"] * count),
         *([0] * count, [0] * count, [""] * count, [""] * count, words),
-        *([0.0] * count, [NOW] * count, [1] * count),
+        *([0.0] * count, [NOW] * count, ["\n".join(one.split()) for one in words]),
     ]
     held.take(since, NOW, columns)
     return held
@@ -269,7 +270,7 @@ def test_memories_drive_out_no_more_than_half_of_the_sessions() -> None:
         full.keep(one, transcript(1, 100))
     assert len(full) == 50
     for one in sessions:
-        full.keep_memories(one, memories_of("a lamp" * 300))
+        full.keep_memories(one, memories_of("lamp" * 450))
 
     assert full.bytes <= 40_000
     assert 20 <= len(full) <= 30
@@ -312,8 +313,12 @@ def test_more_memories_than_their_part_are_not_held() -> None:
 
 
 def test_a_memory_takes_about_what_it_is_said_to_take() -> None:
-    count = 1_000
-    said = [f"{number}: " + "x" * 150 for number in range(count)]
+    chance = Random(7)
+    # As in what people say: few words often, and many once.
+    said = [
+        " ".join({f"word{int(chance.paretovariate(0.4)) % 4_000}" for _ in range(15)})
+        for _ in range(1_000)
+    ]
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
     held = memories_of(*[text + "." for text in said])
