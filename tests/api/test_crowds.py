@@ -158,11 +158,16 @@ async def test_who_does_not_take_its_close_either_is_thrown_out(
     async with client_of(gateway) as client:
         session = await client.session()
         claim = await worker.start(session["id"])
-        async with silent_sockets(gateway, session["id"], 50):
-            await until_figure(client, "fireside_streams_open", 50)
+        async with (
+            client.socket(session["id"]) as reader,
+            silent_sockets(gateway, session["id"], 50),
+        ):
+            await reader.joined()
+            await until_figure(client, "fireside_streams_open", 51)
             files = open_files(gateway)
             for number in range(PIECES):
                 await worker.stream(claim, 0, number * len(PIECE), PIECE)
+                await reader.receive()
 
             async def all_are_out() -> bool:
                 return open_files(gateway) <= files - 40  # connections to servers come and go
