@@ -97,9 +97,9 @@ class HeldMemories:
         """A thousand memories are told by two speakers."""
         return [self._names.setdefault(name, name) for name in names]
 
-    def columns(self, keys: bytes) -> Sequence[Sequence[Any]] | None:
-        """The fields of the memories with these keys, 16 bytes each, by column; None where one is
-        not held."""
+    def columns(self, keys: bytes, words: Sequence[str]) -> Sequence[Sequence[Any]] | None:
+        """The fields of the memories with these keys, 16 bytes each, by column, down to which of a
+        cue's words each has; None where one is not held."""
         if keys != self._last_keys:
             try:
                 self._last_places = [self._places[key] for key in split_keys(keys)]
@@ -108,10 +108,10 @@ class HeldMemories:
             places = self._last_places
             self._last = [tuple([column[at] for at in places]) for column in self._columns]
             self._last_keys = keys
-        return self._last
+        return (*self._last, self._hits(self._last_places, words))
 
-    def hits(self, words: Sequence[str]) -> Sequence[Sequence[str]]:
-        """Which of a cue's words each memory has that `columns` told of last."""
+    def _hits(self, places: Sequence[int], words: Sequence[str]) -> Sequence[Sequence[str]]:
+        """Which of the words the memory at each place has."""
         found = [0] * len(self._places)
         for no, word in enumerate(words):
             bit = 1 << no
@@ -121,4 +121,4 @@ class HeldMemories:
             bits: tuple([word for no, word in enumerate(words) if bits >> no & 1])
             for bits in set(found)
         }
-        return [alike[found[place]] for place in self._last_places]
+        return [alike[found[place]] for place in places]

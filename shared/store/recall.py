@@ -82,12 +82,10 @@ _OWN = (
 
 # What depends on the cue: which may be recalled at all, and how like it their vectors are where it
 # has one.
+_LIKENESS = doubles("""case when m.model = :model and vector_dims(m.vector) = :dimension
+            then -(m.vector <#> cast(:vector as halfvec)) else 'NaN' end""")
 _RECALLED = (uuids("m.id"),)
-_LIKE = (
-    *_RECALLED,
-    doubles("""case when m.model = :model and vector_dims(m.vector) = :dimension
-            then -(m.vector <#> cast(:vector as halfvec)) else 'NaN' end"""),
-)
+_LIKE = (*_RECALLED, _LIKENESS)
 
 _READ = ", ".join(
     f"m.{name}"
@@ -336,18 +334,16 @@ async def _recalled_of_crowd(
 
 def _standings(words: Sequence[str], of_cue: Sequence[Any], held: HeldMemories) -> Standings | None:
     """How memories that are held stand to a cue; None where one is not held."""
-    keys = of_cue[0]
+    keys, *of_vector = of_cue
     if keys is None:
         return NOTHING_RECALLED
-    own = held.columns(keys)
-    if own is None:
+    known = held.columns(keys, words)
+    if known is None:
         return None
-    if len(of_cue) == len(_RECALLED):
-        likeness: Sequence[float | None] = [None] * len(own[0])
-    else:
-        (found,) = unpacked(_LIKE[len(_RECALLED) :], of_cue[len(_RECALLED) :])
-        likeness = [None if isnan(one) else one for one in found]
-    return Standings._make((*own, held.hits(words), likeness))
+    likeness: Sequence[float | None] = [None] * len(known[0])
+    if of_vector:
+        likeness = [None if isnan(one) else one for one in _LIKENESS.read(of_vector[0])]
+    return Standings._make((*known, likeness))
 
 
 def _recall_some(dimension: int) -> TextClause:

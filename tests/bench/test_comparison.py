@@ -254,7 +254,7 @@ def test_a_graph_that_cannot_be_made_is_a_line(tmp_path: Path) -> None:
 def test_idle_sockets_are_weighed() -> None:
     argv = [sys.executable, "-m", "bench.sockets", "--count", "20", "--idle", "0.5"]
 
-    ran = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=800)
+    ran = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
     assert ran.returncode == 0, ran.stdout + ran.stderr
     found = json.loads(ran.stdout)
