@@ -50,14 +50,18 @@ class Comparison:
     rows: dict[tuple[str, str], list[dict[str, Any]]] = field(default_factory=dict)
     stalls: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
 
-    def enter(self, target: Target, ground: Ground) -> None:
-        """Start a target and warm it up; one that fails stays away from the rounds."""
+    def enter(self, target: Target, ground: Ground, names: Sequence[str]) -> None:
+        """Start a target and warm it up for these workloads; one that fails stays away from the
+        rounds.
+        """
+        sessions = max(WORKLOADS[name].sessions for name in names)
         entrant = Entrant(target)
         self.entrants.append(entrant)
         say(f"starting {target.name}")
         try:
             entrant.running = target.start(ground)
-            ready = uvloop.run(get_ready(entrant.running, ScriptedModel(self.model.url)))
+            model = ScriptedModel(self.model.url)
+            ready = uvloop.run(get_ready(entrant.running, model, sessions))
             entrant.boot = {"boot_s": round(ready, 1)}
             entrant.boot |= uvloop.run(idle(entrant.running, self.options.idle))
         except Exception as error:  # noqa: BLE001 - another's failure is a row of the result
@@ -157,7 +161,7 @@ def run(options: argparse.Namespace, entering: Sequence[Target], names: Sequence
             place.mkdir()
             place.chmod(0o755)
             ground = Ground(place, stack, model, options.workers, options.peers)
-            comparison.enter(target, ground)
+            comparison.enter(target, ground, names)
         for number in range(options.repeat):
             say(f"round {number + 1} of {options.repeat}")
             comparison.round(names)

@@ -34,10 +34,12 @@ from bench.targets import Running, as_running
 from bench.workloads import Workload
 from deploy.local.model import ScriptedModelProcess
 
-Measurement: TypeAlias = Callable[..., dict[str, Any]]
-"""Makes one row, in a `folder`."""
+Row: TypeAlias = dict[str, Any]
 
-Batch: TypeAlias = dict[str, dict[str, Any]]
+Measurement: TypeAlias = Callable[[Path], list[Row]]
+"""Makes rows, in a folder."""
+
+Batch: TypeAlias = dict[str, Row]
 """The row of each phase."""
 
 ROOT = Path(__file__).parents[1]
@@ -188,42 +190,54 @@ def standing(cell: Cell, folder: Path, options: argparse.Namespace) -> Iterator[
         ) as running,
     ):
         seeded = seed(running.postgres_url, USER, sessions=cell.sessions, history=cell.history)
-        uvloop.run(get_ready(_as_seen(running), running.model))
+        uvloop.run(get_ready(_as_seen(running), running.model, options.players))
         resting = uvloop.run(idle(_as_seen(running), IDLE_SECONDS))
         yield Bench(running, seeded, model, options.players, resting["idle_cpu_ms_s"])
 
 
-def measure(
-    cell: Cell, folder: Path, options: argparse.Namespace, base: Cell | None = None
-) -> dict[str, Any]:
-    """The row of one cell; beside a `base`, whose batches are measured in turn with its own."""
+def measure(folder: Path, options: argparse.Namespace, measured_cells: Sequence[Cell]) -> list[Row]:
+    """The rows of cells, the base first. Their batches are measured in turn, for the machine
+    becomes quicker and slower.
+    """
     with ExitStack() as servers:
-        bench = servers.enter_context(standing(cell, folder / "cell", options))
-        beside = None
-        if base is not None:
-            beside = servers.enter_context(standing(base, folder / "base", options))
-        before = kept_bytes(bench.fireside.postgres_url)
-        batches, ratios = [], []
-        for batch in range(options.batches):
-            batches.append(bench.batch(batch))
-            if beside is not None:
-                # The machine may have become quicker or slower since the base's own row.
-                ratios.append(_again(batches[-1]) / max(_again(beside.batch(batch)), 0.01))
-        after = kept_bytes(bench.fireside.postgres_url)
+        benches = [
+            servers.enter_context(standing(cell, folder / f"cell-{no}", options))
+            for no, cell in enumerate(measured_cells)
+        ]
+        before = [kept_bytes(bench.fireside.postgres_url) for bench in benches]
+        batches = [[bench.batch(no) for bench in benches] for no in range(options.batches)]
+        after = [kept_bytes(bench.fireside.postgres_url) for bench in benches]
+    by_cell = list(zip(*batches, strict=True))
+    return [
+        {
+            "kind": "cost",
+            "workers": cell.workers,
+            "sessions": cell.sessions,
+            "history": cell.history,
+            **{phase: _summary([batch[phase] for batch in own]) for phase in PHASES},
+            "against_base": _against(own, by_cell[0]),
+            "idle_cpu_ms_s": bench.idle_ms,
+            "kept_kb_turn": _kept_each(own, *kept),
+            "at": time.strftime("%F %T"),
+        }
+        for cell, bench, own, *kept in zip(
+            measured_cells, benches, by_cell, before, after, strict=True
+        )
+    ]
+
+
+def _against(own: Sequence[Batch], base: Sequence[Batch]) -> float:
+    ratios = [_again(one) / max(_again(other), 0.01) for one, other in zip(own, base, strict=True)]
+    return round(statistics.median(ratios), 3)
+
+
+def _kept_each(
+    batches: Sequence[Batch], before: Mapping[str, int], after: Mapping[str, int]
+) -> dict[str, float]:
+    """KB a turn by table."""
     turns = max(1, sum(row["ok"] for batch in batches for row in batch.values()))
     return {
-        "kind": "cost",
-        "workers": cell.workers,
-        "sessions": cell.sessions,
-        "history": cell.history,
-        **{phase: _summary([batch[phase] for batch in batches]) for phase in PHASES},
-        "against_base": round(statistics.median(ratios), 3) if ratios else 1.0,
-        "idle_cpu_ms_s": bench.idle_ms,
-        "kept_kb_turn": {
-            name: round((size - before.get(name, 0)) / turns / 1e3, 2)
-            for name, size in after.items()
-        },
-        "at": time.strftime("%F %T"),
+        name: round((size - before.get(name, 0)) / turns / 1e3, 2) for name, size in after.items()
     }
 
 
@@ -336,28 +350,38 @@ def _weight_line(row: Mapping[str, Any]) -> list[object]:
 
 
 def measurements(options: argparse.Namespace) -> Iterator[Measurement]:
-    """All that make a row, in their order."""
+    """All that make rows, in their order."""
     if options.batches:
         base, *larger = cells(options.workers, options.sessions, options.history)
-        yield partial(measure, base, options=options)
-        for cell in larger:
-            yield partial(measure, cell, options=options, base=base)
+        if not larger:
+            yield partial(measure, options=options, measured_cells=[base])
+        for no, cell in enumerate(larger):
+            pair = partial(measure, options=options, measured_cells=[base, cell])
+            yield pair if no == 0 else partial(_without_base, pair)
     if options.sockets:
-        yield partial(sockets.row, count=options.sockets)
+        yield partial(_one, sockets.row, count=options.sockets)
     if options.in_flight:
         for model_path in ("direct", "litellm"):
-            yield partial(in_flight.row, count=options.in_flight, model_path=model_path)
+            yield partial(_one, in_flight.row, count=options.in_flight, model_path=model_path)
 
 
-def row_of(measurement: Measurement) -> dict[str, Any] | None:
-    """The row, or None where the servers did not get there: the others are measured anyway."""
+def _without_base(pair: Measurement, folder: Path) -> list[Row]:
+    return pair(folder)[1:]
+
+
+def _one(row: Callable[..., Row], folder: Path, **options: Any) -> list[Row]:
+    return [row(folder, **options)]
+
+
+def rows_of(measurement: Measurement) -> list[Row]:
+    """The rows; none where the servers did not get there: the others are measured anyway."""
     # Postgres may have to run as somebody else.
     with own_folder() as folder:
         try:
-            return measurement(folder=folder)
+            return measurement(folder)
         except Exception as error:  # noqa: BLE001 - whatever it is, it costs one row
             print(f"growth: failed: {type(error).__name__}: {error}"[:300], flush=True)
-            return None
+            return []
 
 
 def _numbers(text: str) -> list[int]:
@@ -390,17 +414,16 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, keep the rows, and write the tables; 1 where a row is missing."""
+    """Measure, keep the rows, and write the tables; 1 where some are missing."""
     options = _arguments(argv)
-    rows = []
+    rows: list[Row] = []
     old, failed = report.read_rows(options.out), 0
     for measurement in measurements(options):
-        row = row_of(measurement)
-        if row is None:
-            failed += 1
-            continue
-        print(f"growth: {row}", flush=True)
-        rows.append(row)
+        found = rows_of(measurement)
+        failed += not found
+        for row in found:
+            print(f"growth: {row}", flush=True)
+        rows += found
         report.write_rows(options.out, report.keep_others(old, rows, *IDENTITY))
     rows = report.read_rows(options.out)
     if options.docs is not None:

@@ -22,7 +22,7 @@ from bench.probe.sitecustomize import REST
 from bench.processes import busy_seconds, cpu_seconds, pss_megabytes, rss_megabytes, tree
 from bench.stalls import Stalls
 from bench.targets import Running, Target
-from bench.workloads import ONE_TURN, WARM_UP, Workload
+from bench.workloads import ONE_TURN, Workload, warm_up
 from deploy.local.model import ScriptedModelProcess
 from deploy.models.control import ScriptedModel
 
@@ -150,8 +150,13 @@ def _profile(model: ScriptedModel, load: Workload) -> None:
     model.profile(ttft=load.ttft, chunks=load.chunks, duration=load.duration, tool=False)
 
 
-async def get_ready(running: Running, model: ScriptedModel, *, limit: float = 90) -> float:
+async def get_ready(
+    running: Running, model: ScriptedModel, sessions: int, *, limit: float = 90
+) -> float:
     """Wait until one whole turn works, then warm up; the seconds that the first part took.
+
+    Args:
+        sessions: as many as the load will have.
 
     Raises:
         NotReadyError: no turn worked for `limit` seconds.
@@ -166,8 +171,9 @@ async def get_ready(running: Running, model: ScriptedModel, *, limit: float = 90
                 raise NotReadyError(f"no turn works: {errors[0]}")
             await asyncio.sleep(0.3)
         ready = time.monotonic() - began
-        async with opened(client, WARM_UP.sessions) as sessions:
-            await play(client, sessions, WARM_UP, limit=60)
+        load = warm_up(sessions)
+        async with opened(client, load.sessions) as playing:
+            await play(client, playing, load, limit=60)
     await _vectors_made(running)
     return ready
 

@@ -41,8 +41,12 @@ WORKLOADS = {
     "S": Workload(4, 2),
 }
 
-WARM_UP = Workload(50, 3, ttft=0.0, duration=0.0)
 ONE_TURN = Workload(1, 1, ttft=0.0, duration=0.0)
+
+
+def warm_up(sessions: int) -> Workload:
+    """What goes before a load of so many sessions."""
+    return Workload(min(sessions, 50), 3, ttft=0.0, duration=0.0)
 
 
 def chosen(names: str) -> list[str]:

@@ -272,7 +272,8 @@ def test_cells_of_growth_are_measured(tmp_path: Path) -> None:
     ran = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=800)
 
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    base, longer = map(json.loads, out.read_text().splitlines())
+    rows = map(json.loads, out.read_text().splitlines())
+    base, longer = sorted(rows, key=lambda row: row["history"])
     for found in (base, longer):
         phases = {phase: (found[phase]["turns"], found[phase]["errors"]) for phase in PHASES}
         assert phases == {"first": (2, 0), "again": (2 * AGAIN, 0), "pushed": (2 * AGAIN, 0)}
