@@ -8,8 +8,11 @@ Postgres, `wire` a line to the test's database that can be cut.
 from collections.abc import AsyncIterator, Iterator
 from itertools import count
 
+import psycopg
 import pytest
 import redis
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 
 from deploy.local.model import ScriptedModelProcess
 from deploy.local.postgres import NOT_DURABLE, EmbeddedPostgres
@@ -30,7 +33,17 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedd
     """The session's Postgres; its data need not survive a crash of the machine."""
     folder = tmp_path_factory.mktemp("servers") / "postgres"
     with EmbeddedPostgres(folder, settings=NOT_DURABLE) as server:
+        _let_in_quickly(server.url)
         yield server
+
+
+def _let_in_quickly(url: str) -> None:
+    """Have the same password cost one round of hashing: the tests log in many thousand times, each
+    time for some milliseconds of CPU."""
+    password = conninfo_to_dict(url)["password"]
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("set scram_iterations = 1")
+        connection.execute(sql.SQL("alter user postgres password {}").format(str(password)))
 
 
 @pytest.fixture(scope="session")

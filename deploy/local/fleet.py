@@ -80,13 +80,16 @@ class Worker(Child):
 class Fleet:
     """Gateways and workers over one Postgres, one Redis and one model; all end with its block.
 
-    `by_uvicorn`: whether gateways are started by uvicorn's own command instead of ours.
+    `by_uvicorn`: whether gateways are started by uvicorn's own command instead of ours;
+    `gateway_type` and `worker_type`: what its processes are.
 
     Args:
         settings: further FIRESIDE_* settings of all processes, in lower case.
     """
 
     by_uvicorn = True
+    gateway_type = Gateway
+    worker_type = Worker
 
     def __init__(
         self, folder: Path, *, postgres: str, redis: str, model: str, **settings: str
@@ -110,14 +113,14 @@ class Fleet:
     def add_gateway(self) -> Gateway:
         """Start one more gateway."""
         name = f"gateway-{len(self.gateways)}"
-        gateway = Gateway(name, self.env, self._folder, by_uvicorn=self.by_uvicorn)
+        gateway = self.gateway_type(name, self.env, self._folder, by_uvicorn=self.by_uvicorn)
         self.gateways.append(gateway)
         gateway.start()
         return gateway
 
     def add_worker(self) -> Worker:
         """Start one more worker."""
-        worker = Worker(f"worker-{len(self.workers)}", self.env, self._folder)
+        worker = self.worker_type(f"worker-{len(self.workers)}", self.env, self._folder)
         self.workers.append(worker)
         worker.start()
         return worker

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Protocol, Self
 
 from deploy.local.account import Account, shim_command
 from deploy.local.errors import StartFailedError
@@ -43,6 +43,27 @@ class Command:
     start_timeout: float = 60.0
 
 
+class Process(Protocol):
+    """What a child needs of its process: its number, and to be told of its end and reap it."""
+
+    @property
+    def pid(self) -> int:
+        """Its number."""
+
+    def has_ended(self) -> bool:
+        """Tell whether it has ended, without reaping it where that is possible."""
+
+    def wait(self) -> int:
+        """Reap it, and return how it ended (negative: by that signal)."""
+
+
+class _Started(subprocess.Popen[bytes]):
+    def has_ended(self) -> bool:
+        if sys.platform == "darwin":
+            return self.poll() is not None
+        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
 class Child:
     """A process of ours. Subclasses say how to prepare it and when it is ready.
 
@@ -52,7 +73,7 @@ class Child:
 
     def __init__(self, command: Command) -> None:
         self.command = command
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
         self._returncode: int | None = None
         self._log_start = 0
 
@@ -100,24 +121,29 @@ class Child:
         self.prepare()
         command = self.command
         command.log.parent.mkdir(parents=True, exist_ok=True)
+        with command.log.open("ab") as log:
+            self._log_start = log.tell()
+            self._process = self.begin(log)
+        self._returncode = None
+
+    def begin(self, log: IO[bytes]) -> Process:
+        """Begin the process, in a session of its own, with its output in the log."""
+        command = self.command
         on_main_thread = threading.current_thread() is threading.main_thread()
         shim = shim_command(
             command.account,
             parent=os.getpid(),
             signum=command.orphan_signal if on_main_thread else 0,
         )
-        with command.log.open("ab") as log:
-            self._log_start = log.tell()
-            self._process = subprocess.Popen(
-                [*shim, *command.argv],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=None if command.env is None else dict(command.env),
-                cwd=command.cwd,
-                start_new_session=True,  # Ctrl-C in the terminal is for us alone
-            )
-        self._returncode = None
+        return _Started(
+            [*shim, *command.argv],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=None if command.env is None else dict(command.env),
+            cwd=command.cwd,
+            start_new_session=True,  # Ctrl-C in the terminal is for us alone
+        )
 
     def start(self) -> Self:
         """Start the process and return when it is ready; StartFailedError if it ends or takes too
@@ -215,20 +241,13 @@ class Child:
         """
         if self._process is None or self._returncode is not None:
             return
-        if not _has_ended(self._process):
+        if not self._process.has_ended():
             return
         pid = self._process.pid
         # macOS says EPERM when only the dead one is left in the group.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, signal.SIGKILL)
         self._returncode = self._process.wait()
-
-
-def _has_ended(process: subprocess.Popen[bytes]) -> bool:
-    """Tell whether a process has ended, without reaping it where that is possible."""
-    if sys.platform == "darwin":
-        return process.poll() is not None
-    return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def run(command: Command) -> tuple[int, list[str]]:

@@ -14,6 +14,7 @@ from deploy.local.server import ROOT
 from deploy.local.valkey import EmbeddedValkey
 from deploy.models.control import ScriptedModel
 from tests.clients import http_client
+from tests.nursery import BornFleet
 
 LONG_LEASE = "30"
 """Seconds that a machine which stands still does not use up: tests that look at single attempts."""
@@ -33,7 +34,7 @@ def fleet(
     tmp_path: Path, stories: Path, postgres_url: str, redis_url: str, scripted_model: ScriptedModel
 ) -> Iterator[Fleet]:
     """No process yet: a test adds the gateways and workers that it wants, and may end them."""
-    with Fleet(
+    with BornFleet(
         tmp_path,
         postgres=postgres_url,
         redis=redis_url,
@@ -85,7 +86,7 @@ def _standing(folder: Path, postgres: str, model: str, **settings: str) -> Itera
     (folder / "stories" / "gate.ink").write_text(GATE)
     with (
         EmbeddedValkey(folder / "valkey", durable=False) as valkey,
-        Fleet(
+        BornFleet(
             folder,
             postgres=postgres,
             redis=valkey.url,

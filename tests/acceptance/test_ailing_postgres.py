@@ -19,6 +19,7 @@ from tests.acceptance.conftest import end_at_once
 from tests.acceptance.player import Player, ended
 from tests.ailing import frozen
 from tests.clients import http_client
+from tests.nursery import BornFleet
 from tests.pgbouncer import PgBouncer
 from tests.waiting import PATIENCE, until
 
@@ -35,7 +36,7 @@ def fleet_on(tmp_path: Path, redis_url: str, scripted_model: ScriptedModel) -> F
 
     @contextmanager
     def standing(postgres: str, **settings: str) -> Iterator[Fleet]:
-        with Fleet(
+        with BornFleet(
             tmp_path,
             postgres=postgres,
             redis=redis_url,

@@ -9,13 +9,13 @@ import httpx
 from redis.asyncio import Redis
 from sqlalchemy import text
 
-from deploy.local.fleet import Fleet
 from deploy.local.valkey import EmbeddedValkey
 from shared.records import CatalogEntry
 from shared.store import api_keys, catalog
 from shared.store.database import Database
 from tests.acceptance.player import Player
 from tests.clients import http_client
+from tests.nursery import BornFleet
 from tests.shared.traces import keys_with, tables_with
 from tests.waiting import PATIENCE, until
 
@@ -34,7 +34,7 @@ async def test_an_erasure_that_redis_missed_ends_by_itself(
     await catalog.announce(db, [CatalogEntry("agent", "companion", "A companion", "Listens.")])
     with (
         EmbeddedValkey(tmp_path / "valkey") as valkey,
-        Fleet(
+        BornFleet(
             tmp_path, postgres=postgres_url, redis=valkey.url, model="", auth="required"
         ) as fleet,
     ):

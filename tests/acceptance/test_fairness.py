@@ -27,6 +27,7 @@ from shared.store import api_keys
 from shared.store.database import Database
 from tests.acceptance.conftest import LONG_LEASE, end_at_once
 from tests.clients import http_client
+from tests.nursery import BornFleet
 from tests.shared.times import now
 from tests.waiting import until, within
 
@@ -147,7 +148,7 @@ async def town(
     scripted_model: ScriptedModel,
 ) -> AsyncIterator[Town]:
     """With as many slots as the test's parameter says."""
-    with Fleet(
+    with BornFleet(
         tmp_path,
         postgres=postgres_url,
         redis=redis_url,

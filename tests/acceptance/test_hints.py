@@ -18,6 +18,7 @@ from shared.queue import envelope
 from tests.acceptance.conftest import end_at_once
 from tests.acceptance.player import Player, ended
 from tests.clients import http_client
+from tests.nursery import BornFleet
 from tests.waiting import PATIENCE, until
 
 QUEUE = "fireside"
@@ -37,7 +38,7 @@ def patient(
     tmp_path: Path, stories: Path, postgres_url: str, redis_url: str, scripted_model: ScriptedModel
 ) -> Iterator[Fleet]:
     """A gateway and two workers that no busy machine makes lose a lease."""
-    with Fleet(
+    with BornFleet(
         tmp_path,
         postgres=postgres_url,
         redis=redis_url,

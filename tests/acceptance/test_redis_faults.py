@@ -25,6 +25,7 @@ from tests.acceptance.conftest import LONG_LEASE
 from tests.acceptance.player import Player, ended
 from tests.clients import http_client
 from tests.links import SlowLink
+from tests.nursery import BornFleet
 from tests.waiting import PATIENCE, PAUSE, until
 
 PLAYERS = 20
@@ -58,7 +59,7 @@ class Stand:
         (folder / "stories").mkdir()
         with EmbeddedValkey(folder / "valkey", durable=False) as valkey:
             async with SlowLink(valkey.url).running() as link:
-                with Fleet(
+                with BornFleet(
                     folder,
                     postgres=postgres,
                     redis=link.url,

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from deploy.local.fleet import Fleet
 from deploy.local.postgres import NOT_DURABLE, EmbeddedPostgres
 from deploy.local.process import Child
 from deploy.models.control import ScriptedModel
 from shared.migrate import migrate
 from tests.acceptance.player import Player, ended
 from tests.clients import http_client
+from tests.nursery import BornFleet
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ async def test_players_go_on_after_a_restore(
     scripted_model: ScriptedModel,
 ) -> None:
     (tmp_path / "stories").mkdir()
-    with Fleet(
+    with BornFleet(
         tmp_path,
         postgres=own_postgres.url,
         redis=redis_url,

@@ -15,6 +15,7 @@ import pytest
 from deploy.local.fleet import Fleet
 from deploy.models.control import ScriptedModel
 from tests.browser.node import HERE, SECONDS, run
+from tests.nursery import BornFleet
 
 pytestmark = pytest.mark.timeout(SECONDS + 60)
 
@@ -110,7 +111,7 @@ def start(
         script(scripted_model)
         servers = {"postgres": postgres_url, "redis": redis_url, "model": scripted_model.url}
         ours = {"story_folders": str(STORIES), "model_path": "direct", **settings}
-        return Fleet(tmp_path, **servers, **ours)
+        return BornFleet(tmp_path, **servers, **ours)
 
     return start
 

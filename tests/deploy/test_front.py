@@ -24,6 +24,7 @@ from shared.store.database import Database
 from tests.acceptance.player import Frame, Player, ended
 from tests.deploy.container_files import CONTAINER, seconds
 from tests.deploy.front import Front
+from tests.nursery import BornFleet
 from tests.waiting import until
 
 
@@ -45,7 +46,7 @@ def fleet(
     tmp_path: Path, postgres_url: str, redis_url: str, scripted_model: ScriptedModel
 ) -> Iterator[Fleet]:
     """Two gateways that ask for keys, as in the compose file."""
-    with Fleet(
+    with BornFleet(
         tmp_path,
         postgres=postgres_url,
         redis=redis_url,

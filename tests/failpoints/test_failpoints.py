@@ -22,6 +22,7 @@ from tests.acceptance.player import Player, ended
 from tests.clients import http_client
 from tests.failpoints.failpoints import CASES, SETTINGS, Case, Fault, Played, Stage
 from tests.failpoints.proxy import Moment, PostgresProxy, RedisProxy, Trap
+from tests.nursery import BornFleet
 
 T = TypeVar("T")
 
@@ -46,7 +47,7 @@ def fleet(
     (folder / "stories").mkdir()
     with (
         EmbeddedValkey(folder / "valkey", durable=False) as valkey,
-        Fleet(
+        BornFleet(
             folder,
             postgres=url,
             redis=valkey.url,
@@ -207,7 +208,7 @@ async def until_it_goes_on(
     """Strike the worker that has the task; the seconds until another one began it."""
     (folder / "stories").mkdir()
     settings = {"agent_modules": "tests.failpoints.effects_agent", "model_path": "direct"}
-    with Fleet(
+    with BornFleet(
         folder,
         postgres=postgres_url,
         redis=redis_url,

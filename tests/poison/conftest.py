@@ -7,6 +7,7 @@ import pytest
 
 from deploy.local.fleet import Fleet
 from deploy.models.control import ScriptedModel
+from tests.nursery import BornFleet
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def fleet(
 ) -> Iterator[Fleet]:
     (tmp_path / "stories").mkdir()
     (tmp_path / "notes").touch()
-    with Fleet(
+    with BornFleet(
         tmp_path,
         postgres=postgres_url,
         redis=redis_url,
