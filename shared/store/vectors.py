@@ -189,15 +189,18 @@ _BUILT = """
 
 
 async def index(db: Database, dimension: int) -> None:
-    """Build the graph for vectors of this length, if there is none; others go on meanwhile."""
+    """Build the graph for vectors of this length, if there is none; others go on meanwhile.
+
+    It takes as long as it takes: beside the work itself it waits for each transaction that is older
+    than it, and a backup is one.
+    """
     if not 1 <= dimension <= LONGEST_INDEXED:
         return
-    async with db.raw() as connection:
+    async with db.raw(limited=False) as connection:
         name = f"memories_near_{dimension:d}"
         built = await (await connection.execute(_BUILT, [name])).fetchone()
         if built is not None and built[0]:
             return  # without the lock that would wait for a vacuum
-        await connection.execute("set statement_timeout = 0")
         if built is not None:
             # What a build that was broken off left behind: kept up to date, but never used.
             await connection.execute(f"drop index concurrently if exists {name}")
@@ -206,4 +209,3 @@ async def index(db: Database, dimension: int) -> None:
             f"using hnsw ((vector::halfvec({dimension:d})) halfvec_ip_ops) "
             f"where keys is not null and vector_dims(vector) = {dimension:d}"
         )
-        await connection.execute("set statement_timeout = '10s'")
