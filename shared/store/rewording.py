@@ -13,7 +13,7 @@ from sqlalchemy import text
 from shared.encoding import dumps_text
 from shared.memories import words_of
 from shared.store.database import Database
-from shared.store.memories import WORDS
+from shared.store.memories import KEYS, WORDS
 
 _PAGE = text(
     """/* words page */
@@ -45,9 +45,7 @@ _READ_ANEW = text(
             order by old.id for update of old) as m
     ), changed as (
         update memories m set words = read.words,
-            keys = case when m.keys is not null then array(
-                select hashtextextended(m.character_id::text || w, 0)
-                from unnest(tsvector_to_array(read.words)) as w) end
+            keys = case when m.keys is not null then {KEYS.format(words="read.words")} end
         from read
         where m.id = read.id and m.text = read.text and m.words <> read.words
         returning m.character_id

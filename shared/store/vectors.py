@@ -12,6 +12,7 @@ from uuid import UUID
 from sqlalchemy import text
 
 from shared.store.database import AnyRow, Database
+from shared.store.memories import KEYS
 from shared.store.recall import CROWD, LONGEST_INDEXED
 
 _COLUMNS = "id, user_id, character_id, speaker, said_at, text"
@@ -42,7 +43,7 @@ _SAMPLE = text(
     """
 )
 
-_KEYS = "array(select hashtextextended(m.character_id::text || w, 0) from unnest(tsvector_to_array(m.words)) as w)"  # noqa: E501 - one expression
+_KEYS = KEYS.format(words="m.words")
 
 _PUT = text(
     f"""/* vectors put */
