@@ -14,10 +14,7 @@ from shared.errors import FiresideError, StoreUnavailable
 from shared.schema import MIGRATIONS
 from shared.settings import get_settings
 from shared.store.database import driver_url
-
-# Any number that no other user of the database takes; not the one of the release before, which
-# waits for it in a statement.
-MIGRATION_LOCK = 7_316_205_119
+from shared.store.locks import MIGRATION_LOCK
 
 _PAUSE_SECONDS = 0.2
 

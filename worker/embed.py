@@ -80,19 +80,32 @@ class Filling:
         return count
 
     async def fill_for_ever(self) -> None:
-        """Fill until cancelled; a model or a database that is away is tried again."""
+        """Fill until cancelled; a model or a database that is away is tried again.
+
+        The graph is built beside it: that may wait for hours, and vectors are of use without it.
+        """
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._index())
+            task = asyncio.current_task()
+            while task is None or not task.cancelling():
+                try:
+                    pause = 0.0 if await self.fill() else IDLE_SECONDS
+                except FiresideError as error:
+                    log.warning("memories wait for their vectors", error=str(error))
+                    pause = AWAY_SECONDS
+                await asyncio.sleep(pause)
+
+    async def _index(self) -> None:
+        """Have the graph built; a build that was broken off is begun anew."""
         task = asyncio.current_task()
-        indexed = False
         while task is None or not task.cancelling():
             try:
-                if not indexed:
-                    await vectors.index(self._db, self._dimension)
-                    indexed = True
-                pause = 0.0 if await self.fill() else IDLE_SECONDS
+                await vectors.index(self._db, self._dimension)
             except FiresideError as error:
-                log.warning("memories wait for their vectors", error=str(error))
-                pause = AWAY_SECONDS
-            await asyncio.sleep(pause)
+                log.warning("the graph of vectors is not built", error=str(error))
+                await asyncio.sleep(AWAY_SECONDS)
+            else:
+                return
 
     async def again(self) -> int:
         """Give vectors to all memories that have others; how many there were."""

@@ -56,10 +56,18 @@ class Keeper:
                 await self._run_child(session_id)
 
     async def _run_child(self, session_id: UUID) -> None:
-        self._child = child = _start()
+        try:
+            self._child = child = _start()
+        except OSError as error:
+            # No process is free, or no memory. The thousand tasks of this worker go on; the session
+            # is given out again when the time it was reserved for is over.
+            log.warning("quarantine not begun", session_id=str(session_id), error=str(error))
+            return
         log.warning("quarantine begun", session_id=str(session_id), pid=child.pid)
         code = await _end_of(child)
         self._child = None
+        assert child.stdin is not None
+        child.stdin.close()
         if code == 0:
             log.info("quarantine over", pid=child.pid)
         else:

@@ -14,6 +14,7 @@ from shared.records import Claim, Known
 from shared.store import beginnings, budgets
 from shared.store.database import AnyRow, Database, Parameters
 from shared.store.exchange import kept
+from shared.store.locks import QUARANTINE_LOCK
 from shared.store.sweeps import FREE
 
 # State is what `returning` gives: the row under the lock that the lease is written with. Should
@@ -129,8 +130,6 @@ _TAKE_QUARANTINED = text(
     returning {_LEASED}
     """
 )
-
-QUARANTINE_LOCK = 7_316_205_119
 
 _LOCK_QUARANTINE = text("/* claim quarantine lock */ select pg_try_advisory_xact_lock(:lock)")
 

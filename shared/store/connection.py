@@ -70,6 +70,9 @@ ANSWER_SECONDS = 12.0
 """The longest wait for an answer. Above the server's own limits, for where those can't help: it
 is frozen, the network is gone without a word, or a pooler keeps a limit from being set."""
 
+WITHOUT_LIMITS = "set lock_timeout = 0; set statement_timeout = 0"
+"""For a connection of one's own, on which nothing else will run."""
+
 STOP_SECONDS = 0.5
 """How long Postgres may take to stop a statement that nobody waits for; then the line is cut."""
 
@@ -82,6 +85,8 @@ class Connection(psycopg.AsyncConnection[Any]):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self.answer_seconds: float | None = ANSWER_SECONDS
+        """The longest wait for an answer here; None is without end."""
         self.prepares = False
         """Whether statements may be kept prepared (see `exchange`)."""
         self.prepared: dict[tuple[bytes, tuple[int, ...]], bytes] = {}
@@ -97,17 +102,21 @@ class Connection(psycopg.AsyncConnection[Any]):
         Raises:
             psycopg.OperationalError: none came in time; the connection is closed then.
         """
-        deadline = asyncio.get_running_loop().call_later(ANSWER_SECONDS, self._give_up)
+        seconds = self.answer_seconds
+        deadline = None
+        if seconds is not None:
+            deadline = asyncio.get_running_loop().call_later(seconds, self._give_up)
         try:
             if timeout is None:
                 return await super().wait(gen, interval)
             return await super().wait(gen, interval, timeout)
         except psycopg.OperationalError as error:
             if self._late:
-                raise psycopg.OperationalError(f"no answer in {ANSWER_SECONDS:g} s") from error
+                raise psycopg.OperationalError(f"no answer in {seconds:g} s") from error
             raise
         finally:
-            deadline.cancel()
+            if deadline is not None:
+                deadline.cancel()
             if self._cutting is not None:
                 self._cutting.cancel()
                 self._cutting = None

@@ -20,6 +20,8 @@ from shared.store.connection import (
     BEGIN,
     BEGIN_POOLED,
     SET_LIMITS,
+    WITHOUT_LIMITS,
+    Connection,
     connect,
     connect_pooled,
 )
@@ -196,15 +198,32 @@ class Database:
             yield lent.connection
 
     @asynccontextmanager
-    async def raw(self) -> AsyncIterator[RawConnection]:
-        """The driver's own connection; it is closed where anything goes wrong on it."""
+    async def raw(self, *, limited: bool = True) -> AsyncIterator[RawConnection]:
+        """The driver's own connection; it is closed where anything goes wrong on it.
+
+        Args:
+            limited: False for what may wait for hours. That connection is closed in any case, so
+                that nobody else waits without limits.
+        """
         async with self._lent() as lent:
             try:
+                if not limited:
+                    await self._lift_limits(lent.driver)
                 yield lent.driver
             except psycopg.Error as error:
                 await lent.connection.invalidate()
                 reason = " ".join(str(error).split())
                 raise StoreUnavailable(f"Postgres is not available: {reason}") from error
+            finally:
+                if not limited:
+                    await lent.connection.invalidate()
+
+    async def _lift_limits(self, connection: Connection) -> None:
+        """Behind a pooler Postgres limits no statement outside of a transaction, and what is set
+        would stay on a connection of the pooler's that others use."""
+        if not self._pooled:
+            await connection.execute(WITHOUT_LIMITS)
+        connection.answer_seconds = None
 
     @asynccontextmanager
     async def _lent(self) -> AsyncIterator[Lent]:

@@ -21,6 +21,13 @@ WORDS = """to_tsvector(cast(m.language as regconfig), coalesce(m.spelled,
             || array_to_tsvector(m.signs)"""
 """The words of a new memory `m`, which has those of `shared.memories.words_of`."""
 
+KEY = "hashtextextended({character} || {word}, 0)"
+"""By which the memories of a crowded character are found that have a word; its id is a text."""
+
+_OF_MEMORY = KEY.format(character="m.character_id::text", word="word")
+KEYS = f"array(select {_OF_MEMORY} from unnest(tsvector_to_array({{words}})) as word)"
+"""The keys of a memory `m` by its words."""
+
 # Parts of the statement that ends a task; `fence` is its row under the lease. Turns that were on
 # the branch which the new messages leave (after an undo) are recalled no more.
 NEW_TURNS = f"""off_branch as (

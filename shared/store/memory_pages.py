@@ -10,6 +10,7 @@ from sqlalchemy import text
 from shared.errors import NotFound
 from shared.memories import DEFAULT_LANGUAGE, Memory, MemoryKind, words_of
 from shared.store.database import AnyRow, Database
+from shared.store.memories import KEYS
 from shared.unsegmented import asked_signs, spelled
 
 QUERY_CHARACTERS = 500
@@ -95,9 +96,8 @@ _CHANGE = text(
         words = coalesce(words.new, m.words),
         vector = case when words.new is null then m.vector end,
         model = case when words.new is null then m.model end,
-        keys = case when words.new is null or m.keys is null then m.keys else array(
-            select hashtextextended(m.character_id::text || w, 0)
-            from unnest(tsvector_to_array(words.new)) as w) end,
+        keys = case when words.new is null or m.keys is null then m.keys
+            else {KEYS.format(words="words.new")} end,
         importance = coalesce(cast(:importance as real), m.importance),
         valid_to = case
             when cast(:valid as boolean) is null then m.valid_to

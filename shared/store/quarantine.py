@@ -6,8 +6,8 @@ from uuid import UUID
 
 from sqlalchemy import text
 
-from shared.store.claims import QUARANTINE_LOCK
 from shared.store.database import Database
+from shared.store.locks import QUARANTINE_LOCK
 from shared.store.sweeps import FREE
 
 # Whoever is given one starts a process for it, which takes seconds: until then `hint_at` keeps

@@ -29,6 +29,7 @@ from shared.store.columns import (
 from shared.store.database import Database, Parameters
 from shared.store.exchange import kept
 from shared.store.held_memories import HeldMemories
+from shared.store.memories import KEY
 from shared.unsegmented import FEW_SIGNS, asked_signs, spelled
 
 CROWD = 2_000
@@ -178,7 +179,7 @@ _RECALL_SOME = f"""/* recall some */
             select id, count(*) over () as frequency from (
                 select id from memories
                 where keys is not null
-                    and keys @> array[hashtextextended(:character_name || word, 0)]
+                    and keys @> array[{KEY.format(character=":character_name", word="word")}]
                 limit greatest(:per_word, :of_words / cardinality(asked.words))) as having_it
         ) as found
         group by found.id order by sum(ln(1024 / cast(found.frequency as float))) desc limit :worded

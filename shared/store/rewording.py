@@ -13,7 +13,7 @@ from sqlalchemy import text
 from shared.encoding import dumps_text
 from shared.memories import words_of
 from shared.store.database import Database
-from shared.store.memories import WORDS
+from shared.store.memories import KEYS, WORDS
 
 _PAGE = text(
     """/* words page */
@@ -21,8 +21,18 @@ _PAGE = text(
     """
 )
 
+# Before their memories, as where one is changed or a character is deleted, and in one order.
+_LOCK_OWNERS = text(
+    """/* words owners */
+    select id from characters
+    where id in (select character_id from memories where id = any(cast(:ids as uuid[])))
+    order by id for no key update
+    """
+)
+
 # What was changed meanwhile was read by the release that changed it. Locked in the order of their
-# ids, in which vectors are put as well.
+# ids, in which vectors are put as well. Whoever holds a memory as it was reads it again, for its
+# character has changed.
 _READ_ANEW = text(
     f"""/* words anew */
     with read as materialized (
@@ -33,13 +43,17 @@ _READ_ANEW = text(
                 spelled text, signs text[])
             join memories old on old.id = v.id and old.text = v.text
             order by old.id for update of old) as m
+    ), changed as (
+        update memories m set words = read.words,
+            keys = case when m.keys is not null then {KEYS.format(words="read.words")} end
+        from read
+        where m.id = read.id and m.text = read.text and m.words <> read.words
+        returning m.character_id
+    ), owners as (
+        update characters set updated_at = clock_timestamp()
+        where id in (select character_id from changed)
     )
-    update memories m set words = read.words,
-        keys = case when m.keys is not null then array(
-            select hashtextextended(m.character_id::text || w, 0)
-            from unnest(tsvector_to_array(read.words)) as w) end
-    from read
-    where m.id = read.id and m.text = read.text and m.words <> read.words
+    select count(*) from changed
     """
 )
 
@@ -69,4 +83,11 @@ async def read_anew(db: Database, memories: Sequence[Worded]) -> int:
         for one, words in read
         if words["spelled"] is not None
     ]
-    return await db.run(_READ_ANEW, {"memories": dumps_text(others)}) if others else 0
+    if not others:
+        return 0
+    ids = {"ids": [one["id"] for one in others]}
+    _, answer = await db.together(
+        (_LOCK_OWNERS, ids), (_READ_ANEW, {"memories": dumps_text(others)})
+    )
+    ((count,),) = answer.rows
+    return int(count)

@@ -6,13 +6,12 @@ from uuid import UUID
 from sqlalchemy import text
 
 from shared.store.database import Database
+from shared.store.locks import SWEEP_LOCK
 
 # What a worker may take: something is open, nobody has the lease, and no back-off lasts.
 FREE = """open_tasks > 0
         and (lease_until is null or lease_until < clock_timestamp())
         and (ready_at is null or ready_at < clock_timestamp())"""
-
-SWEEP_LOCK = 7_316_205_118
 
 # Materialized, or else the planner may lock more rows than the limit says. By an array, and not by
 # a join: where a table has grown faster than its statistics, a join may go through all of it for

@@ -12,6 +12,7 @@ from uuid import UUID
 from sqlalchemy import text
 
 from shared.store.database import AnyRow, Database
+from shared.store.memories import KEYS
 from shared.store.recall import CROWD, LONGEST_INDEXED
 
 _COLUMNS = "id, user_id, character_id, speaker, said_at, text"
@@ -42,7 +43,7 @@ _SAMPLE = text(
     """
 )
 
-_KEYS = "array(select hashtextextended(m.character_id::text || w, 0) from unnest(tsvector_to_array(m.words)) as w)"  # noqa: E501 - one expression
+_KEYS = KEYS.format(words="m.words")
 
 _PUT = text(
     f"""/* vectors put */
@@ -189,15 +190,18 @@ _BUILT = """
 
 
 async def index(db: Database, dimension: int) -> None:
-    """Build the graph for vectors of this length, if there is none; others go on meanwhile."""
+    """Build the graph for vectors of this length, if there is none; others go on meanwhile.
+
+    It takes as long as it takes: beside the work itself it waits for each transaction that is older
+    than it, and a backup is one.
+    """
     if not 1 <= dimension <= LONGEST_INDEXED:
         return
-    async with db.raw() as connection:
+    async with db.raw(limited=False) as connection:
         name = f"memories_near_{dimension:d}"
         built = await (await connection.execute(_BUILT, [name])).fetchone()
         if built is not None and built[0]:
             return  # without the lock that would wait for a vacuum
-        await connection.execute("set statement_timeout = 0")
         if built is not None:
             # What a build that was broken off left behind: kept up to date, but never used.
             await connection.execute(f"drop index concurrently if exists {name}")
@@ -206,4 +210,3 @@ async def index(db: Database, dimension: int) -> None:
             f"using hnsw ((vector::halfvec({dimension:d})) halfvec_ip_ops) "
             f"where keys is not null and vector_dims(vector) = {dimension:d}"
         )
-        await connection.execute("set statement_timeout = '10s'")

@@ -69,6 +69,7 @@ EXCEPTIONS = {
     "vectors sample",
     "vectors put",
     "words page",
+    "words owners",
     "words anew",
     # These read no table.
     "memories query",

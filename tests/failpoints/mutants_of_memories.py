@@ -72,7 +72,7 @@ OF_MEMORIES = [
             Change(
                 RECALL,
                 "where keys is not null\n                    "
-                "and keys @> array[hashtextextended(:character_name || word, 0)]",
+                'and keys @> array[{KEY.format(character=":character_name", word="word")}]',
                 "where words @@ plainto_tsquery('simple', word)",
             ),
             Change(RECALL, "where {_OF_OWNER} and {_RECALLABLE}", "where {_RECALLABLE}"),

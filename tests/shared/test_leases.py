@@ -30,6 +30,7 @@ from shared.settings import load_settings
 from shared.store import actions, cancels, characters, claims, leases, sessions, sweeps
 from shared.store.connection import _ON_CONNECT
 from shared.store.database import Database
+from shared.store.locks import SWEEP_LOCK
 from tests.shared.invariants import broken
 from tests.shared.locks import lock_waiters
 from tests.shared.sessions import LEASE, ME, claimed, completed, finish, new_session, say
@@ -856,9 +857,7 @@ async def test_of_many_sweepers_one_sweeps(db: Database) -> None:
     for session in found:
         await due(db, session)
     async with db.transaction() as connection:
-        await connection.execute(
-            text("select pg_advisory_xact_lock(:lock)"), {"lock": sweeps.SWEEP_LOCK}
-        )
+        await connection.execute(text("select pg_advisory_xact_lock(:lock)"), {"lock": SWEEP_LOCK})
         assert await sweeps.sweep(db) == []
 
     results = await asyncio.gather(*(sweeps.sweep(db) for _ in range(8)))

@@ -1,5 +1,6 @@
 """Memories in the store: written as a task ends, found by their owner, kept to the branch."""
 
+import asyncio
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,7 +24,7 @@ from shared.memories import (
     said_in,
 )
 from shared.records import Claim, NewEvent, NewSession, Outcome
-from shared.store import characters, leases, memories, sessions, vectors
+from shared.store import characters, connection, leases, memories, sessions, vectors
 from shared.store.database import Database
 from shared.store.held_memories import HeldMemories
 from shared.store.recall import CROWD, CUE_WORDS, NEWEST, WORDED, Cue, Recalled, Vector, recall
@@ -31,7 +32,7 @@ from tests.shared.sessions import ME, claimed, finish, say
 from tests.shared.statements import statements
 from tests.shared.tables import dump
 from tests.shared.test_leases import taken_over
-from tests.waiting import within
+from tests.waiting import until, within
 
 Chat = tuple[UUID, UUID]
 """A session and its character."""
@@ -700,3 +701,57 @@ async def test_a_graph_whose_build_was_broken_off_is_built_anew(db: Database) ->
     assert row is not None
     assert row[0]
     await db.run(text("drop index memories_near_13"))
+
+
+async def built_behind_a_backup(
+    db: Database, postgres_url: str, dimension: int, monkeypatch: pytest.MonkeyPatch
+) -> int:
+    """Build a graph that waits for an older snapshot, for longer than any limit; by which process.
+
+    The limits are shorter than the store's own, for this waits until they have passed.
+    """
+    short = "set lock_timeout = '100ms'; set statement_timeout = '1s'"
+    monkeypatch.setattr(connection, "_ON_CONNECT", f"{connection._ON_CONNECT}; {short}")
+    monkeypatch.setattr(connection, "ANSWER_SECONDS", 2.0)
+    building = asyncio.create_task(vectors.index(db, dimension))
+    pid = 0
+    async with await psycopg.AsyncConnection.connect(postgres_url, autocommit=True) as looking:
+
+        async def is_past_all_limits() -> bool:
+            nonlocal pid
+            found = await looking.execute(
+                "select pid from pg_stat_activity where query like 'create index concurrently%'"
+                " and datname = current_database() and state = 'active'"
+                " and wait_event_type = 'Lock' and query_start < now() - interval '3 s'"
+            )
+            pid = (await found.fetchone() or (0,))[0]
+            return pid > 0 or building.done()
+
+        async with await psycopg.AsyncConnection.connect(postgres_url) as backup:
+            await backup.execute("set transaction isolation level repeatable read")
+            await backup.execute("select count(*) from memories")
+            await until(is_past_all_limits)
+        await within(building)
+    return pid
+
+
+async def test_a_graph_is_built_however_long_it_waits(
+    db: Database,
+    postgres_url: str,
+    watcher: psycopg.AsyncConnection[Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And the connection that may wait for ever is lent to nobody else."""
+    built_by = await built_behind_a_backup(db, postgres_url, 14, monkeypatch)
+
+    async def is_gone() -> bool:
+        found = await watcher.execute("select from pg_stat_activity where pid = %s", [built_by])
+        return await found.fetchone() is None
+
+    await until(is_gone)
+    limits = text(
+        "select current_setting('lock_timeout'), current_setting('statement_timeout'), indisvalid"
+        " from pg_index where indexrelid = 'memories_near_14'::regclass"
+    )
+    assert await db.row(limits) == ("100ms", "1s", True)
+    await db.run(text("drop index memories_near_14"))

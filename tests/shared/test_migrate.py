@@ -15,6 +15,7 @@ from shared.errors import StoreUnavailable
 from shared.migrate import migrate
 from shared.schema import head_revision, warn_of_newer_schema
 from shared.settings import load_settings
+from shared.store import locks
 from shared.store.database import Database
 from tests.shared.tables import TABLES
 from tests.waiting import PATIENCE
@@ -86,6 +87,13 @@ def test_from_many_processes_at_once(empty_url: str) -> None:
     with psycopg.connect(empty_url) as connection:
         found = connection.execute("select version_num from alembic_version").fetchall()
     assert found == [(head_revision(),)]
+
+
+def test_nobody_waits_for_a_lock_of_another_kind() -> None:
+    numbers = [value for name, value in vars(locks).items() if name.endswith("_LOCK")]
+
+    assert len(numbers) == len(set(numbers)) == 3
+    assert 7_316_205_117 not in numbers
 
 
 def test_a_database_that_is_away(closed_port: int) -> None:

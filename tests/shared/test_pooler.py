@@ -18,6 +18,7 @@ from shared.store.exchange import kept
 from tests.pgbouncer import PgBouncer
 from tests.shared.invariants import broken
 from tests.shared.sessions import LEASE, ME, claimed, finish, new_session, say
+from tests.shared.test_memories import built_behind_a_backup
 from tests.waiting import PATIENCE, until, within
 from tests.wire import Wire
 
@@ -186,6 +187,16 @@ async def test_the_schema_is_brought_up_to_date(
     url = pgbouncer.url_of(postgres_url.rpartition("/")[2])
     for _ in range(6):
         await asyncio.to_thread(migrate, url)
+
+
+async def test_a_graph_that_waits_long_leaves_nothing_behind(
+    pooled: Database, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await built_behind_a_backup(pooled, postgres_url, 9, monkeypatch)
+
+    left = await asyncio.gather(*(pooled.row(LIMITS) for _ in range(30)))
+    assert left == [("0", "0", "0")] * 30
+    await pooled.run(text("drop index memories_near_9"))
 
 
 async def test_times_are_in_utc_whatever_the_server_writes(

@@ -5,11 +5,12 @@ from dataclasses import replace
 from uuid import UUID
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import create_engine, text
 
+from shared.migrate import _alone
 from shared.records import Claim, Step
 from shared.store import cancels, claims, leases, quarantine, sessions, sweeps
-from shared.store.database import Database
+from shared.store.database import Database, driver_url
 from tests.shared.invariants import broken
 from tests.shared.sessions import LEASE, ME, claimed, completed, finish, new_session, say
 
@@ -241,6 +242,20 @@ async def test_a_session_is_reserved_for_one_process(db: Database) -> None:
     await finish(db, claim)
     assert await quarantine.reserve(db, seconds=60) is not None
     assert await quarantine.count(db) == 1
+
+
+async def test_the_quarantine_goes_on_while_a_migration_runs(
+    db: Database, postgres_url: str
+) -> None:
+    session = await quarantined(db)
+    engine = create_engine(driver_url(postgres_url))
+    with _alone(engine):
+        assert await quarantine.reserve(db, seconds=0) == session
+        claim = await alone(db)
+    engine.dispose()
+
+    assert claim is not None
+    assert claim.fence.session_id == session
 
 
 async def test_a_deleted_session_leaves_the_quarantine(db: Database) -> None:

@@ -24,6 +24,7 @@ from shared.redis_pool import connect_redis
 from shared.settings import Settings, load_settings
 from shared.store import sweeps
 from shared.store.database import Database
+from shared.store.locks import SWEEP_LOCK
 from shared.sweep import sweep_for_ever
 from tests.shared.sessions import MAKE_DUE, MAKE_DUE_ONCE, new_session
 from tests.waiting import PATIENCE, until
@@ -281,7 +282,7 @@ async def test_a_sweep_does_not_read_all_sessions_for_each_that_it_hints(db: Dat
     await db.run(MAKE_DUE)
     await db.run(NOT_KNOWN)
     explain = f"/* plan */ explain (analyze, buffers off, format json) {sweeps._SWEEP.text}"
-    asked = {"lock": sweeps.SWEEP_LOCK, "limit": limit, "grace": 0.0}
+    asked = {"lock": SWEEP_LOCK, "limit": limit, "grace": 0.0}
 
     found = await db.row(text(explain), asked)
 

@@ -1,18 +1,24 @@
 """Words without blanks: what is cut apart, what stands for it, and that memories are found so."""
 
+import asyncio
+from typing import Any
 from uuid import UUID
 
+import psycopg
 import pytest
 from sqlalchemy import text
 
 from shared.memories import NewMemory, words_of
 from shared.store import characters, memories, memory_pages, rewording, vectors
 from shared.store.database import Database
+from shared.store.held_memories import HeldMemories
 from shared.store.memory_pages import Wanted
 from shared.store.recall import Cue, recall
 from shared.unsegmented import FEW_SIGNS, asked_signs, index_signs, pairs, spelled
+from tests.shared.locks import lock_waiters
 from tests.shared.sessions import ME
 from tests.shared.test_memories import answer, chat, exchange, hits, recalled, user
+from tests.waiting import within
 
 CHINESE = ["我的狗叫Rex。", "我在2019年结婚了", "狗很可爱", "我养了一只猫"]
 
@@ -203,6 +209,47 @@ async def test_older_memories_are_found_as_before_and_by_all_when_read_anew(db: 
     row = await db.row(keys, {"id": before.id})
     assert row is not None
     assert row.fit
+
+
+async def test_whoever_holds_a_memory_is_told_its_new_words(db: Database) -> None:
+    read_anew = await older(db, "我的狗叫Rex", ["我的", "的狗", "狗叫"])
+    as_it_was = await character(db, "我的猫叫Tom")
+    cues = [Cue(ME, read_anew, "Rex"), Cue(ME, as_it_was, "Tom")]
+    held = [HeldMemories(), HeldMemories()]
+    for cue, one in zip(cues, held, strict=True):
+        await recall(db, cue, None, one)
+    before = held[1].since
+
+    read = await rewording.page(db, after=UUID(int=0), limit=9)
+    assert await rewording.read_anew(db, read) == 1
+
+    for cue, one in zip(cues, held, strict=True):
+        fresh = await recall(db, cue, None)
+        assert await recall(db, cue, None, one) == fresh
+        assert any(fresh.standings.hits)
+    assert held[1].since == before
+
+
+async def test_words_are_read_anew_beside_whoever_changes_or_deletes(
+    db: Database, watcher: psycopg.AsyncConnection[Any]
+) -> None:
+    """All of them lock the character first, and several in the order of their ids."""
+    who = [await older(db, f"我的狗叫Rex{no}", ["我的"]) for no in range(3)]
+    read = await rewording.page(db, after=UUID(int=0), limit=9)
+    first, *_, last = sorted(who)
+    async with watcher.transaction():
+        await watcher.execute("select from characters where id = %s for update", (first,))
+        reading = asyncio.create_task(rewording.read_anew(db, read))
+        await lock_waiters(watcher)
+        # Nothing behind the first one is locked yet, of memories neither.
+        await watcher.execute(
+            "select from characters c join memories m on m.character_id = c.id"
+            " where c.id = %s or m.character_id = %s for update nowait",
+            (last, first),
+        )
+        await watcher.execute("delete from memories where character_id = %s", (first,))
+
+    assert await within(reading) == 2
 
 
 async def test_what_was_changed_meanwhile_keeps_its_new_words(db: Database) -> None:

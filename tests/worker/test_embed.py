@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from uuid import UUID
 
+import psycopg
 import pytest
 from pydantic import SecretStr
 from redis.asyncio import Redis
@@ -102,17 +103,57 @@ async def test_filling_gives_a_vector_to_each_memory(db: Database) -> None:
     assert len(embedder.seen) == 70
 
 
+async def is_built(db: Database, dimension: int) -> bool:
+    found = text(
+        "/* graph */ select from pg_index where indisvalid and indexrelid = to_regclass(:name)"
+    )
+    return await db.row(found, {"name": f"memories_near_{dimension}"}) is not None
+
+
 async def test_vectors_of_any_length_have_their_graph(db: Database) -> None:
     filling = asyncio.create_task(Filling(db, Fickle(7), 7).fill_for_ever())
 
-    async def is_built() -> bool:
-        found = text("/* graph */ select from pg_index where indisvalid "
-                     "and indexrelid = to_regclass('memories_near_7')")  # fmt: skip
-        return await db.row(found) is not None
-
-    await until(is_built)
+    await until(lambda: is_built(db, 7))
     await end_all([filling])
-    await db.run(text("/* drop */ drop index memories_near_7"))
+
+
+async def test_memories_get_their_vectors_while_the_graph_waits(
+    db: Database, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it does behind every older transaction; and its build may be broken off."""
+    monkeypatch.setattr("worker.embed.AWAY_SECONDS", 0.01)
+    connect = psycopg.AsyncConnection.connect
+    async with (
+        await connect(postgres_url, autocommit=True) as looking,
+        await connect(postgres_url) as other,
+    ):
+
+        async def waiting() -> int | None:
+            found = await looking.execute(
+                "select pid from pg_stat_activity where query like 'create index concurrently%'"
+                " and datname = current_database() and wait_event_type = 'Lock'"
+            )
+            row = await found.fetchone()
+            return None if row is None else int(row[0])
+
+        async def waits_anew() -> bool:
+            return await waiting() not in {None, first}
+
+        async def all_have_vectors() -> bool:
+            return await without_vector(db) == 0
+
+        # What writers don't mind, and whoever builds an index does.
+        await other.execute("lock table memories in share update exclusive mode")
+        filling = asyncio.create_task(Filling(db, Fickle(8), 8).fill_for_ever())
+        for words in ("one", "two"):
+            first = await waiting()
+            await remembered(db, words)
+            await until(all_have_vectors)
+            await until(waits_anew)
+            await looking.execute("select pg_terminate_backend(%s)", [await waiting()])
+        await other.rollback()
+        await until(lambda: is_built(db, 8))
+        await end_all([filling])
 
 
 async def test_a_worker_sees_to_characters_that_have_grown(db: Database, redis: Redis) -> None:
