@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing, suppress
-from dataclasses import KW_ONLY, dataclass, field
-from types import TracebackType
-from typing import Any, Literal, TypeAlias
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 from agent_core.abort import AbortSignal, CancelEvent, UntilAbort, signal_from
+from agent_core.agent_context import AgentContext
 from agent_core.completion import stream_completion
 from agent_core.errors import (
     AbortedError,
@@ -18,42 +17,29 @@ from agent_core.errors import (
     NothingToContinueError,
     UnknownModelError,
 )
+from agent_core.event_stream import AgentEventStream
 from agent_core.events import (
     AgentEnd,
-    AgentEvent,
     AgentStart,
+    Emit,
     MessageEnd,
     MessageStart,
     MessageUpdate,
     TurnEnd,
     TurnStart,
 )
-from agent_core.hooks import (
-    AfterToolCallHook,
-    BeforeToolCallHook,
-    ConvertToLlm,
-    FinishedTurn,
-    FinishTurn,
-    GetApiKey,
-    GetMessages,
-    NextTurn,
-    PrepareNextTurn,
-    TransformContext,
-    UpcomingTurn,
-)
-from agent_core.journal import StepJournal
+from agent_core.hooks import FinishedTurn, GetMessages, NextTurn, UpcomingTurn
+from agent_core.loop_config import AgentLoopConfig
 from agent_core.messages import (
     AssistantMessage,
     Message,
     StopReason,
     ToolResultMessage,
     Usage,
-    convert_to_llm,
 )
 from agent_core.models import Model
 from agent_core.redaction import error_text
 from agent_core.repair import open_results, repaired
-from agent_core.router import ModelRouter, Task
 from agent_core.streaming import (
     FinalEvent,
     LlmContext,
@@ -64,156 +50,8 @@ from agent_core.streaming import (
     StreamStart,
     ThinkingLevel,
 )
-from agent_core.tool_calls import Emit, ToolBatch
-from agent_core.tools import AgentTool, ExecutionMode, ToolContext, check_names
-
-SteeringPolicy = Literal["finish", "skip"]
-
-
-@dataclass(slots=True)
-class AgentContext:
-    """What a run begins with. The run works on a copy of the list of messages."""
-
-    system_prompt: str = ""
-    messages: list[Message] = field(default_factory=list)
-    tools: list[AgentTool] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class AgentLoopConfig:
-    """How a run goes; all but the first two are optional.
-
-    Times are in seconds; None as a cap means none. `first_step` is the journal's number of the
-    first model call. `has_steering_messages` is asked by the "skip" policy before each call.
-    With `enable_credit_tracking` the run's summed usage comes with `agent_end`. A
-    `model_router` picks the model by `task`, with fallbacks; `model` is not used then.
-    """
-
-    model: Model | None
-    convert_to_llm: ConvertToLlm = convert_to_llm
-    _: KW_ONLY
-    transform_context: TransformContext | None = None
-    get_api_key: GetApiKey | None = None
-    get_steering_messages: GetMessages | None = None
-    has_steering_messages: Callable[[], bool] | None = None
-    get_follow_up_messages: GetMessages | None = None
-    before_tool_call: BeforeToolCallHook | None = None
-    after_tool_call: AfterToolCallHook | None = None
-    prepare_next_turn: PrepareNextTurn | None = None
-    finish_turn: FinishTurn | None = None
-    steering_policy: SteeringPolicy = "finish"
-    tool_execution: ExecutionMode = "parallel"
-    max_parallel_tools: int = 8
-    max_turns: int | None = 50
-    tool_timeout: float | None = 120.0
-    abort_grace: float = 2.0
-    tool_context: ToolContext = field(default_factory=ToolContext)
-    journal: StepJournal | None = None
-    first_step: int = 0
-    reasoning: ThinkingLevel | None = None
-    thinking_budgets: Mapping[str, int] | None = None
-    session_id: str | None = None
-    model_router: ModelRouter | None = None
-    task: Task = "simple"
-    api_key: str | None = None
-    temperature: float | None = None
-    max_tokens: int | None = None
-    max_retry_delay: float = 60.0
-    enable_credit_tracking: bool = False
-
-
-class AgentEventStream:
-    """The events of a run, and its result.
-
-    The run goes on only as far as it is read: after an event it waits until the next one is
-    asked for. Who stops reading early should call `aclose` (or use `async with`), which ends
-    the run and its tools.
-    """
-
-    def __init__(self, start: Callable[[Emit], Awaitable[list[Message]]]) -> None:
-        self._start = start
-        self._handoff = _Handoff()
-        self._task: asyncio.Future[list[Message]] | None = None
-        self._over = False
-
-    def __aiter__(self) -> AsyncIterator[AgentEvent]:
-        return self
-
-    async def __anext__(self) -> AgentEvent:
-        if self._over:
-            raise StopAsyncIteration
-        task = self._running()
-        try:
-            event = await self._handoff.take()
-        except asyncio.CancelledError:
-            await self.aclose()
-            raise
-        if event is None:
-            self._over = True
-            task.result()
-            raise StopAsyncIteration
-        return event
-
-    async def result(self) -> list[Message]:
-        """Run to the end and return the new messages."""
-        async for _ in self:
-            pass
-        return self._running().result()
-
-    async def aclose(self) -> None:
-        """End the run, if it is not over, and wait for its tools to be cancelled."""
-        self._over = True
-        if self._task is not None and not self._task.done():
-            self._task.cancel()
-            await asyncio.wait({self._task})
-
-    async def __aenter__(self) -> AgentEventStream:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.aclose()
-
-    def __del__(self) -> None:
-        task = getattr(self, "_task", None)
-        if task is not None and not task.done():
-            with suppress(RuntimeError):  # the event loop may be closed
-                task.cancel()
-
-    def _running(self) -> asyncio.Future[list[Message]]:
-        if self._task is None:
-            self._task = asyncio.ensure_future(self._start(self._handoff.put))
-            self._task.add_done_callback(self._handoff.end)
-        return self._task
-
-
-class _Handoff:
-    """Passes events from the run to the reader, one at a time and only on demand."""
-
-    def __init__(self) -> None:
-        self._event: AgentEvent | None = None
-        self._given = asyncio.Event()
-        self._wanted = asyncio.Event()
-
-    async def put(self, event: AgentEvent) -> None:
-        self._event = event
-        self._wanted.clear()
-        self._given.set()
-        await self._wanted.wait()
-
-    async def take(self) -> AgentEvent | None:
-        self._wanted.set()
-        await self._given.wait()
-        self._given.clear()
-        event, self._event = self._event, None
-        return event
-
-    def end(self, _: object) -> None:
-        self._given.set()
+from agent_core.tool_calls import ToolBatch
+from agent_core.tools import check_names
 
 
 def agent_loop(

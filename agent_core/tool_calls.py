@@ -12,16 +12,17 @@ import inspect
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from agent_core.abort import AbortSignal, UntilAbort
+from agent_core.agent_context import AgentContext
 from agent_core.arguments import validated_arguments
 from agent_core.content import ToolCall
 from agent_core.errors import AbortedError, ToolArgumentsError
 from agent_core.events import (
-    AgentEvent,
+    Emit,
     MessageEnd,
     MessageStart,
     ToolExecutionEnd,
@@ -30,17 +31,13 @@ from agent_core.events import (
 )
 from agent_core.hooks import AfterToolCall, BeforeToolCall, ToolCallBlock, ToolResultOverride
 from agent_core.journal import StepRequest, tool_step_hash
+from agent_core.loop_config import AgentLoopConfig
 from agent_core.messages import AssistantMessage, ToolResultMessage
 from agent_core.redaction import error_text
 from agent_core.results import AgentToolResult
 from agent_core.tools import AgentTool, ToolContext
 
-if TYPE_CHECKING:
-    from agent_core.loop import AgentContext, AgentLoopConfig
-
 logger = logging.getLogger(__name__)
-
-Emit: TypeAlias = Callable[[AgentEvent], Awaitable[None]]
 
 ABORTED = "Operation aborted"
 SKIPPED = "Skipped due to queued user message."
