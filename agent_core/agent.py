@@ -24,6 +24,7 @@ from agent_core.events import (
 )
 from agent_core.fields import items, json_object, maybe, one_of, require
 from agent_core.hooks import GetMessages
+from agent_core.interruption import ends_this_task
 from agent_core.loop import run_loop
 from agent_core.loop_config import AgentLoopConfig
 from agent_core.messages import AssistantMessage, Message, UserMessage, message_from_dict
@@ -235,7 +236,9 @@ class Agent:
                 told = listener(event)
                 if told is not None and inspect.isawaitable(told):
                     await told
-            except Exception:
+            except BaseException as error:
+                if ends_this_task(error):
+                    raise
                 logger.exception("a listener failed at %s", event.type)
 
     def _apply(self, event: AgentEvent) -> None:

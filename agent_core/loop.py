@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
-from agent_core.abort import AbortSignal, CancelEvent, UntilAbort, signal_from
+from agent_core.abort import AbortSignal, CancelEvent, signal_from
 from agent_core.agent_context import AgentContext
+from agent_core.asking import (
+    ask,
+    key_or_none,
+    llm_message_list,
+    message_list,
+    message_list_or_none,
+    next_turn_or_none,
+    verdict_or_none,
+)
 from agent_core.completion import stream_completion
 from agent_core.errors import (
     AbortedError,
@@ -28,7 +36,7 @@ from agent_core.events import (
     TurnEnd,
     TurnStart,
 )
-from agent_core.hooks import FinishedTurn, GetMessages, NextTurn, UpcomingTurn
+from agent_core.hooks import FinishedTurn, GetMessages, UpcomingTurn
 from agent_core.loop_config import AgentLoopConfig
 from agent_core.messages import (
     AssistantMessage,
@@ -125,6 +133,7 @@ class _Turn:
     unanswered: bool
 
 
+T = TypeVar("T")
 _Request: TypeAlias = tuple[Model, LlmContext, StreamOptions]
 
 
@@ -188,17 +197,19 @@ class _Run:
         further = turn.unanswered
         messages: Sequence[Message] = ()
         try:
-            verdict = await self._ask(config.finish_turn, self._finished(turn))
-            if verdict == "end":
-                return None
-            further = further or verdict == "continue"
+            if config.finish_turn is not None:
+                asked = self._finished(turn)
+                verdict = await self._ask("finish_turn", verdict_or_none, config.finish_turn, asked)
+                if verdict == "end":
+                    return None
+                further = further or verdict == "continue"
             # Before the queues are read: what is queued stays queued.
             if config.max_turns is not None and turn.number >= config.max_turns:
                 self._error = f"Turn limit of {config.max_turns} reached" if further else None
                 return None
-            messages = await self._poll(config.get_steering_messages)
+            messages = await self._poll("get_steering_messages", config.get_steering_messages)
             if not further and not messages:
-                messages = await self._poll(config.get_follow_up_messages)
+                messages = await self._poll("get_follow_up_messages", config.get_follow_up_messages)
             if not further and not messages:
                 return None
             await self._prepare(turn.number + 1)
@@ -214,8 +225,11 @@ class _Run:
         )
 
     async def _prepare(self, number: int) -> None:
+        hook = self._config.prepare_next_turn
+        if hook is None:
+            return
         upcoming = UpcomingTurn(number, tuple(self._context.messages), self._model, self._thinking)
-        changes: NextTurn | None = await self._ask(self._config.prepare_next_turn, upcoming)
+        changes = await self._ask("prepare_next_turn", next_turn_or_none, hook, upcoming)
         if changes is None:
             return
         if changes.model is not None:
@@ -233,7 +247,8 @@ class _Run:
             if plan.failure is not None:
                 raise plan.failure
             if plan.poll_steering:
-                await self._add(await self._poll(self._config.get_steering_messages))
+                queue = self._config.get_steering_messages
+                await self._add(await self._poll("get_steering_messages", queue))
             request = await self._request()
         except HookError as error:
             return await self._fail("error", error)
@@ -245,13 +260,22 @@ class _Run:
         config = self._config
         messages = self._context.messages
         if config.transform_context is not None:
-            messages = await self._ask(config.transform_context, list(messages), self._signal)
-        converted = await self._ask(config.convert_to_llm, list(messages))
+            messages = await self._ask(
+                "transform_context",
+                message_list,
+                config.transform_context,
+                list(messages),
+                self._signal,
+            )
+        converted = await self._ask(
+            "convert_to_llm", llm_message_list, config.convert_to_llm, list(messages)
+        )
         permitted = [tool for tool in self._context.tools if config.tool_context.allows(tool)]
         model = self._chosen_model(has_tools=bool(permitted))
         api_key = config.api_key
         if config.get_api_key is not None:
-            api_key = await self._ask(config.get_api_key, model.provider) or api_key
+            given = await self._ask("get_api_key", key_or_none, config.get_api_key, model.provider)
+            api_key = given or api_key
         options = StreamOptions(
             signal=self._signal,
             api_key=api_key,
@@ -317,13 +341,12 @@ class _Run:
         return message
 
     async def _fail(self, reason: StopReason, error: Exception) -> AssistantMessage:
-        cause = (error.__cause__ or error) if isinstance(error, HookError) else error
         message = AssistantMessage(
             [],
             model=self._model.id if self._model else "",
             provider=self._model.provider if self._model else "",
             stop_reason=reason,
-            error_message=error_text(cause, self._config.api_key),
+            error_message=error_text(error, self._config.api_key),
         )
         await self._add([message])
         return message
@@ -340,21 +363,17 @@ class _Run:
 
     # The caller's functions
 
-    async def _ask(self, hook: Callable[..., Any] | None, *arguments: object) -> Any:
-        """Call a hook; raises HookError for what it raises, AbortedError on abort."""
-        if hook is None:
-            return None
-        try:
-            with UntilAbort(self._signal):
-                answer = hook(*arguments)
-                return await answer if inspect.isawaitable(answer) else answer
-        except AbortedError:
-            raise
-        except Exception as error:
-            raise HookError(str(error)) from error
+    async def _ask(
+        self,
+        name: str,
+        may_be: Callable[[object], T],
+        hook: Callable[..., Any],
+        *arguments: object,
+    ) -> T:
+        return await ask(name, may_be, hook, *arguments, until=self._signal)
 
-    async def _poll(self, queue: GetMessages | None) -> Sequence[Message]:
-        return list(await self._ask(queue) or ())
+    async def _poll(self, name: str, queue: GetMessages | None) -> Sequence[Message]:
+        return [] if queue is None else await self._ask(name, message_list_or_none, queue)
 
     def _usage(self) -> Usage:
         answers = (message for message in self._new if isinstance(message, AssistantMessage))

@@ -8,19 +8,20 @@ one and executed side by side, unless the batch is sequential.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import json
 import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeAlias
 
 from agent_core.abort import AbortSignal, UntilAbort
 from agent_core.agent_context import AgentContext
 from agent_core.arguments import validated_arguments
+from agent_core.asking import ask, block_or_none, override_or_none
 from agent_core.content import ToolCall
-from agent_core.errors import AbortedError, ToolArgumentsError
+from agent_core.errors import AbortedError, HookError, ToolArgumentsError
 from agent_core.events import (
     Emit,
     MessageEnd,
@@ -29,7 +30,7 @@ from agent_core.events import (
     ToolExecutionStart,
     ToolExecutionUpdate,
 )
-from agent_core.hooks import AfterToolCall, BeforeToolCall, ToolCallBlock, ToolResultOverride
+from agent_core.hooks import AfterToolCall, BeforeToolCall, ToolResultOverride
 from agent_core.journal import StepRequest, tool_step_hash
 from agent_core.loop_config import AgentLoopConfig
 from agent_core.messages import AssistantMessage, ToolResultMessage
@@ -67,7 +68,7 @@ class BatchResult:
     terminate: bool
 
 
-_Report: TypeAlias = ToolExecutionUpdate | _Call | Exception
+_Report: TypeAlias = ToolExecutionUpdate | _Call | BaseException
 
 
 class ToolBatch:
@@ -178,14 +179,14 @@ class ToolBatch:
             return None
         asked = BeforeToolCall(call.call, call.params, self._context)
         try:
-            with UntilAbort(self._signal):
-                block = hook(asked, self._signal)
-                block = await block if inspect.isawaitable(block) else block
+            block = await ask(
+                "before_tool_call", block_or_none, hook, asked, self._signal, until=self._signal
+            )
         except AbortedError:
             return AgentToolResult.error(ABORTED)
-        except Exception as error:  # noqa: BLE001 - a call that cannot be judged is not run
-            return AgentToolResult.error(error_text(error))
-        if not isinstance(block, ToolCallBlock):
+        except HookError as error:  # a call that cannot be judged is not run
+            return AgentToolResult.error(str(error))
+        if block is None:
             return None
         result = AgentToolResult.error(block.reason or "Tool execution was blocked")
         result.terminate = block.terminate
@@ -196,11 +197,13 @@ class ToolBatch:
     async def _execute_all(self, calls: Sequence[_Call]) -> None:
         reports: asyncio.Queue[_Report] = asyncio.Queue()
         supervisors = [asyncio.create_task(self._supervise(call, reports)) for call in calls]
+        for supervisor in supervisors:
+            supervisor.add_done_callback(partial(_report_failure, reports))
         try:
             running = len(supervisors)
             while running:
                 report = await reports.get()
-                if isinstance(report, Exception):
+                if isinstance(report, BaseException):
                     raise report
                 if isinstance(report, _Call):
                     running -= 1
@@ -218,16 +221,12 @@ class ToolBatch:
                 await self._slots.acquire()
         except AbortedError:
             call.result = AgentToolResult.error(ABORTED)
-            reports.put_nowait(call)
-            return
-        try:
-            call.result = await self._execute(call, reports)
-        except Exception as error:  # noqa: BLE001 - the journal's refusal ends the whole run
-            reports.put_nowait(error)
         else:
-            reports.put_nowait(call)
-        finally:
-            self._slots.release()
+            try:
+                call.result = await self._execute(call, reports)
+            finally:
+                self._slots.release()
+        reports.put_nowait(call)
 
     async def _execute(self, call: _Call, reports: asyncio.Queue[_Report]) -> AgentToolResult:
         if self._signal.is_set():
@@ -313,14 +312,14 @@ class ToolBatch:
         limit = self._config.abort_grace if self._signal.is_set() else None
         signal = AbortSignal() if self._signal.is_set() else self._signal
         try:
-            with UntilAbort(signal):
-                async with asyncio.timeout(limit):
-                    override = hook(asked, self._signal)
-                    override = await override if inspect.isawaitable(override) else override
+            async with asyncio.timeout(limit):
+                override = await ask(
+                    "after_tool_call", override_or_none, hook, asked, self._signal, until=signal
+                )
         except (AbortedError, TimeoutError):
             return AgentToolResult.error(ABORTED)
-        except Exception as error:  # noqa: BLE001 - a result that cannot be judged is an error
-            return AgentToolResult.error(error_text(error))
+        except HookError as error:  # a result that cannot be judged is an error
+            return AgentToolResult.error(str(error))
         return _checked(call.call.name, _overridden(result, override))
 
 
@@ -352,7 +351,11 @@ async def _invoke(
         result = await tool.execute(call.call.id, call.params, context, updates)
     except AbortedError:
         return AgentToolResult.error(ABORTED)
-    except Exception as error:  # noqa: BLE001 - one of the two edges: tools are other people's
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # noqa: BLE001 - one of the two edges: tools are other people's
+        # Also what is no Exception: a panic in an extension, or sys.exit(), which would end the
+        # event loop, and every other run in it.
         logger.info("tool %s raised %s", tool.name, type(error).__name__)
         return AgentToolResult.error(error_text(error))
     return _checked(tool.name, result)
@@ -365,7 +368,11 @@ def _checked(name: str, result: object) -> AgentToolResult:
     if not result.is_well_formed():
         return AgentToolResult.error(f'Tool "{name}" returned content that is not text or images')
     if result.details is not None:
-        result.details = _plain(result.details)
+        try:
+            result.details = _plain(result.details)
+        except Exception as error:  # noqa: BLE001 - whatever is in them is other people's
+            text = f'Tool "{name}" returned details that are no JSON: {error_text(error)}'
+            return AgentToolResult.error(text)
     return result
 
 
@@ -405,6 +412,14 @@ def _tool_of(call: _Call) -> AgentTool:
     if call.tool is None:
         raise RuntimeError(f"call {call.call.id} was not prepared")
     return call.tool
+
+
+def _report_failure(reports: asyncio.Queue[_Report], supervisor: asyncio.Task[None]) -> None:
+    # The journal's refusal, or a cancellation; the run would wait for a silent end for ever.
+    if supervisor.cancelled():
+        reports.put_nowait(asyncio.CancelledError())
+    elif (error := supervisor.exception()) is not None:
+        reports.put_nowait(error)
 
 
 def _retrieve(task: asyncio.Future[AgentToolResult]) -> None:
