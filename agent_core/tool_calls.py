@@ -31,6 +31,7 @@ from agent_core.events import (
     ToolExecutionUpdate,
 )
 from agent_core.hooks import AfterToolCall, BeforeToolCall, ToolResultOverride
+from agent_core.interruption import ends_this_task
 from agent_core.journal import StepRequest, tool_step_hash
 from agent_core.loop_config import AgentLoopConfig
 from agent_core.messages import AssistantMessage, ToolResultMessage
@@ -157,6 +158,11 @@ class ToolBatch:
             call.params = validated_arguments(tool, call.call)
         except ToolArgumentsError as error:
             return AgentToolResult.error(str(error))
+        except BaseException as error:
+            if ends_this_task(error):
+                raise
+            text = f'The arguments of tool "{tool.name}" could not be checked: {error_text(error)}'
+            return AgentToolResult.error(text)
         call.tool = tool
         return await self._ask_before(call)
 

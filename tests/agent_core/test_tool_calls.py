@@ -7,6 +7,7 @@ import logging
 from typing import Any
 
 import pytest
+from pydantic import BaseModel, field_validator
 
 from agent_core import (
     AfterToolCall,
@@ -101,6 +102,54 @@ async def test_what_a_tool_prints_goes_nowhere_else(
     assert scripted.results() == [("c1", False, "done")]
     assert "hunter2" in capsys.readouterr().out
     assert "hunter2" not in caplog.text
+
+
+class Picky(BaseModel):
+    """Arguments that fail in another way than by not fitting."""
+
+    table: str
+
+    @field_validator("table")
+    @classmethod
+    def look_up(cls, table: str) -> str:
+        raise LookupError(f"there is no {table}")
+
+
+async def test_arguments_that_cannot_be_checked_are_an_error() -> None:
+    ran: list[object] = []
+
+    async def execute(*arguments: object) -> AgentToolResult:
+        ran.append(arguments)
+        return AgentToolResult.text("never")
+
+    scripted = Scripted(one_call("t", table="x"), AgentTool("t", "t", "t", Picky, execute))
+    await scripted.agent.prompt("hi")
+
+    text = 'The arguments of tool "t" could not be checked: there is no x'
+    assert scripted.results() == [("c1", True, text)]
+    assert scripted.types()[-2:] == ["turn_end", "agent_end"]
+    assert ran == []
+
+
+@pytest.mark.parametrize(
+    ("schema", "value"),
+    [
+        ({"type": "integer"}, "Infinity"),
+        ({"type": "integer"}, float("inf")),
+        ({"type": "string", "pattern": r"^\p{L}+$"}, "x"),
+    ],
+)
+async def test_no_argument_ends_the_run(schema: dict[str, Any], value: object) -> None:
+    async def execute(*_: object) -> AgentToolResult:
+        return AgentToolResult.text("ok")
+
+    parameters = {"type": "object", "properties": {"value": schema}}
+    scripted = Scripted(one_call("t", value=value), AgentTool("t", "t", "t", parameters, execute))
+    await scripted.agent.prompt("hi")
+
+    assert len(scripted.results()) == 1
+    assert scripted.texts()[-1] == "end"
+    assert scripted.types()[-2:] == ["turn_end", "agent_end"]
 
 
 class Panic(BaseException):
