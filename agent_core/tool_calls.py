@@ -237,11 +237,9 @@ class ToolBatch:
     async def _execute(self, call: _Call, reports: asyncio.Queue[_Report]) -> AgentToolResult:
         if self._signal.is_set():
             return AgentToolResult.error(ABORTED)
-        if self._is_steered():
-            return AgentToolResult.error(SKIPPED)
         journal = self._config.journal
         if journal is None:
-            return await self._run_tool(call, None, reports)
+            return self._skipped() or await self._run_tool(call, None, reports)
         tool = _tool_of(call)
         step = StepRequest(
             call.step, "tool", call.call.name, tool_step_hash(call.call), tool.effect
@@ -251,17 +249,27 @@ class ToolBatch:
             return AgentToolResult.from_dict(start.output)
         if start.outcome == "unknown":
             return AgentToolResult.error(UNKNOWN_OUTCOME)
+        # Asked only now: what the journal knows of the call goes before what is said meanwhile.
+        skipped = self._skipped()
+        if skipped is not None:
+            await journal.finish(step, skipped.to_dict())
+            return skipped
         result = await self._run_tool(call, start.idempotency_key, reports)
         # What an abort cut short is not the call's result: the next attempt runs it again.
         if not (self._signal.is_set() and result.is_error):
             await journal.finish(step, result.to_dict())
         return result
 
-    def _is_steered(self) -> bool:
+    def _skipped(self) -> AgentToolResult | None:
+        """Return the result of a call that a waiting message keeps from running, or None."""
         has_steering = self._config.has_steering_messages
-        return (
-            self._config.steering_policy == "skip" and has_steering is not None and has_steering()
-        )
+        if self._config.steering_policy != "skip" or has_steering is None:
+            return None
+        try:
+            steered = has_steering()
+        except Exception as error:  # noqa: BLE001 - a call that cannot be judged is not run
+            return AgentToolResult.error(error_text(error))
+        return AgentToolResult.error(SKIPPED) if steered else None
 
     async def _run_tool(
         self, call: _Call, idempotency_key: str | None, reports: asyncio.Queue[_Report]
