@@ -5,6 +5,7 @@ What needs a heavy package (litellm, aiohttp, mcp) imports it when it is first u
 
 from agent_core.abort import AbortSignal, CancelEvent
 from agent_core.agent import Agent, AgentState, Listener
+from agent_core.agent_context import AgentContext
 from agent_core.coalescer import CoalescedDelta, DeltaCoalescer
 from agent_core.completion import complete, stream_completion
 from agent_core.content import (
@@ -37,6 +38,7 @@ from agent_core.errors import (
     UnknownModelError,
     UnknownToolError,
 )
+from agent_core.event_stream import AgentEventStream
 from agent_core.events import (
     AgentEnd,
     AgentEvent,
@@ -77,14 +79,8 @@ from agent_core.limiter import (
     ModelCall,
     limited,
 )
-from agent_core.loop import (
-    AgentContext,
-    AgentEventStream,
-    AgentLoopConfig,
-    agent_loop,
-    agent_loop_continue,
-    run_loop,
-)
+from agent_core.loop import agent_loop, agent_loop_continue, run_loop
+from agent_core.loop_config import AgentLoopConfig
 from agent_core.mcp_tools import McpHttp, McpMissingError, McpStdio, mcp_tools
 from agent_core.messages import (
     AssistantMessage,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias, get_args
 
 from agent_core.abort import AbortSignal
+from agent_core.agent_context import AgentContext
 from agent_core.content import ImageContent, TextContent
 from agent_core.errors import AgentBusyError, MalformedDataError, NothingToContinueError
 from agent_core.events import (
@@ -23,7 +24,9 @@ from agent_core.events import (
 )
 from agent_core.fields import items, json_object, maybe, one_of, require
 from agent_core.hooks import GetMessages
-from agent_core.loop import AgentContext, AgentLoopConfig, run_loop
+from agent_core.interruption import ends_this_task
+from agent_core.loop import run_loop
+from agent_core.loop_config import AgentLoopConfig
 from agent_core.messages import AssistantMessage, Message, UserMessage, message_from_dict
 from agent_core.models import Model
 from agent_core.options import AgentOptions
@@ -233,7 +236,9 @@ class Agent:
                 told = listener(event)
                 if told is not None and inspect.isawaitable(told):
                     await told
-            except Exception:
+            except BaseException as error:
+                if ends_this_task(error):
+                    raise
                 logger.exception("a listener failed at %s", event.type)
 
     def _apply(self, event: AgentEvent) -> None:

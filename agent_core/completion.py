@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -11,6 +12,7 @@ from uuid import uuid4
 
 from agent_core.abort import AbortSignal, CancelEvent, UntilAbort, signal_from
 from agent_core.errors import AbortedError, ProviderError
+from agent_core.interruption import ends_this_task
 from agent_core.journal import StepJournal, StepRequest, model_step_hash
 from agent_core.messages import AssistantMessage
 from agent_core.models import Model
@@ -131,8 +133,12 @@ async def _guarded(
                 raise ProviderError(  # noqa: TRY301 - told like every other failure
                     f"The model's stream gave {type(event).__name__}, which is no stream event"
                 )
-    except Exception as error:  # noqa: BLE001 - whatever fails becomes the message's error
+    except BaseException as error:
+        if ends_this_task(error):
+            raise
         logger.debug("call of %s failed: %s", model.name, type(error).__name__)
+        if isinstance(error, asyncio.CancelledError):
+            error = ProviderError("The model call was cancelled")
         final = _failed(model, partial, error, options.api_key)
     finally:
         if stream is not None:
@@ -165,7 +171,7 @@ def _give_ids(message: AssistantMessage) -> None:
 def _failed(
     model: Model,
     partial: AssistantMessage | None,
-    error: Exception,
+    error: BaseException,
     api_key: str | None = None,
 ) -> StreamError:
     aborted = isinstance(error, AbortedError)
@@ -192,7 +198,9 @@ async def _close(stream: AsyncIterator[AssistantMessageEvent]) -> None:
         return
     try:
         await close()
-    except Exception:  # the answer is there, or its failure is already told
+    except BaseException as error:  # the answer is there, or its failure is already told
+        if ends_this_task(error):
+            raise
         logger.warning("closing a model's stream failed", exc_info=True)
 
 

@@ -52,7 +52,10 @@ class ScriptExhaustedError(AgentCoreError, AssertionError):
 
 
 class HookError(AgentCoreError):
-    """A hook, a converter or a queue raised; `__cause__` is what it raised."""
+    """A hook, a converter or a queue raised, or answered what it may not.
+
+    `__cause__` is what it raised.
+    """
 
 
 class AbortedError(AgentCoreError):

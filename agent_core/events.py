@@ -11,6 +11,7 @@ tool_execution_start, any number of updates, and tool_execution_end:
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeAlias
 
@@ -218,6 +219,9 @@ AgentEvent: TypeAlias = (
     | ToolExecutionUpdate
     | ToolExecutionEnd
 )
+
+Emit: TypeAlias = Callable[[AgentEvent], Awaitable[None]]
+"""Tells an event; the run goes on when it returns."""
 
 
 def event_from_dict(data: object) -> AgentEvent:

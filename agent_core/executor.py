@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from agent_core.abort import CancelEvent, signal_from
+from agent_core.agent_context import AgentContext
 from agent_core.content import ToolCall
 from agent_core.events import AgentEvent
-from agent_core.loop import AgentContext, AgentLoopConfig
+from agent_core.loop_config import AgentLoopConfig
 from agent_core.messages import AssistantMessage, ToolResultMessage
 from agent_core.registry import ToolRegistry
 from agent_core.tool_calls import ToolBatch

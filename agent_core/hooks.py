@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from agent_core.abort import AbortSignal
+from agent_core.agent_context import AgentContext
 from agent_core.content import ToolCall, UserContent
 from agent_core.messages import AssistantMessage, LlmMessage, Message, ToolResultMessage
+from agent_core.models import Model
 from agent_core.results import AgentToolResult
-
-if TYPE_CHECKING:
-    from agent_core.loop import AgentContext
-    from agent_core.models import Model
-    from agent_core.streaming import ThinkingLevel
+from agent_core.streaming import ThinkingLevel
 
 T = TypeVar("T")
 MaybeAsync: TypeAlias = T | Awaitable[T]

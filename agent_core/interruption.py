@@ -5,6 +5,17 @@ from __future__ import annotations
 import asyncio
 
 
+def ends_this_task(error: BaseException) -> bool:
+    """Whether an exception is meant for the running task, and not a failure of what it called.
+
+    A cancellation that nobody asked of this task is a failure: something cancelled was awaited.
+    """
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task()
+        return task is None or task.cancelling() > 0
+    return isinstance(error, (KeyboardInterrupt, GeneratorExit))
+
+
 class Interruption:
     """Cancels the task it was last begun in, once; knows its own cancellation on the way out."""
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing, suppress
-from dataclasses import KW_ONLY, dataclass, field
-from types import TracebackType
-from typing import Any, Literal, TypeAlias
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
 
-from agent_core.abort import AbortSignal, CancelEvent, UntilAbort, signal_from
+from agent_core.abort import AbortSignal, CancelEvent, signal_from
+from agent_core.agent_context import AgentContext
+from agent_core.asking import (
+    ask,
+    key_or_none,
+    llm_message_list,
+    message_list,
+    message_list_or_none,
+    next_turn_or_none,
+    verdict_or_none,
+)
 from agent_core.completion import stream_completion
 from agent_core.errors import (
     AbortedError,
@@ -18,42 +25,29 @@ from agent_core.errors import (
     NothingToContinueError,
     UnknownModelError,
 )
+from agent_core.event_stream import AgentEventStream
 from agent_core.events import (
     AgentEnd,
-    AgentEvent,
     AgentStart,
+    Emit,
     MessageEnd,
     MessageStart,
     MessageUpdate,
     TurnEnd,
     TurnStart,
 )
-from agent_core.hooks import (
-    AfterToolCallHook,
-    BeforeToolCallHook,
-    ConvertToLlm,
-    FinishedTurn,
-    FinishTurn,
-    GetApiKey,
-    GetMessages,
-    NextTurn,
-    PrepareNextTurn,
-    TransformContext,
-    UpcomingTurn,
-)
-from agent_core.journal import StepJournal
+from agent_core.hooks import FinishedTurn, GetMessages, UpcomingTurn
+from agent_core.loop_config import AgentLoopConfig
 from agent_core.messages import (
     AssistantMessage,
     Message,
     StopReason,
     ToolResultMessage,
     Usage,
-    convert_to_llm,
 )
 from agent_core.models import Model
 from agent_core.redaction import error_text
 from agent_core.repair import open_results, repaired
-from agent_core.router import ModelRouter, Task
 from agent_core.streaming import (
     FinalEvent,
     LlmContext,
@@ -64,156 +58,8 @@ from agent_core.streaming import (
     StreamStart,
     ThinkingLevel,
 )
-from agent_core.tool_calls import Emit, ToolBatch
-from agent_core.tools import AgentTool, ExecutionMode, ToolContext, check_names
-
-SteeringPolicy = Literal["finish", "skip"]
-
-
-@dataclass(slots=True)
-class AgentContext:
-    """What a run begins with. The run works on a copy of the list of messages."""
-
-    system_prompt: str = ""
-    messages: list[Message] = field(default_factory=list)
-    tools: list[AgentTool] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class AgentLoopConfig:
-    """How a run goes; all but the first two are optional.
-
-    Times are in seconds; None as a cap means none. `first_step` is the journal's number of the
-    first model call. `has_steering_messages` is asked by the "skip" policy before each call.
-    With `enable_credit_tracking` the run's summed usage comes with `agent_end`. A
-    `model_router` picks the model by `task`, with fallbacks; `model` is not used then.
-    """
-
-    model: Model | None
-    convert_to_llm: ConvertToLlm = convert_to_llm
-    _: KW_ONLY
-    transform_context: TransformContext | None = None
-    get_api_key: GetApiKey | None = None
-    get_steering_messages: GetMessages | None = None
-    has_steering_messages: Callable[[], bool] | None = None
-    get_follow_up_messages: GetMessages | None = None
-    before_tool_call: BeforeToolCallHook | None = None
-    after_tool_call: AfterToolCallHook | None = None
-    prepare_next_turn: PrepareNextTurn | None = None
-    finish_turn: FinishTurn | None = None
-    steering_policy: SteeringPolicy = "finish"
-    tool_execution: ExecutionMode = "parallel"
-    max_parallel_tools: int = 8
-    max_turns: int | None = 50
-    tool_timeout: float | None = 120.0
-    abort_grace: float = 2.0
-    tool_context: ToolContext = field(default_factory=ToolContext)
-    journal: StepJournal | None = None
-    first_step: int = 0
-    reasoning: ThinkingLevel | None = None
-    thinking_budgets: Mapping[str, int] | None = None
-    session_id: str | None = None
-    model_router: ModelRouter | None = None
-    task: Task = "simple"
-    api_key: str | None = None
-    temperature: float | None = None
-    max_tokens: int | None = None
-    max_retry_delay: float = 60.0
-    enable_credit_tracking: bool = False
-
-
-class AgentEventStream:
-    """The events of a run, and its result.
-
-    The run goes on only as far as it is read: after an event it waits until the next one is
-    asked for. Who stops reading early should call `aclose` (or use `async with`), which ends
-    the run and its tools.
-    """
-
-    def __init__(self, start: Callable[[Emit], Awaitable[list[Message]]]) -> None:
-        self._start = start
-        self._handoff = _Handoff()
-        self._task: asyncio.Future[list[Message]] | None = None
-        self._over = False
-
-    def __aiter__(self) -> AsyncIterator[AgentEvent]:
-        return self
-
-    async def __anext__(self) -> AgentEvent:
-        if self._over:
-            raise StopAsyncIteration
-        task = self._running()
-        try:
-            event = await self._handoff.take()
-        except asyncio.CancelledError:
-            await self.aclose()
-            raise
-        if event is None:
-            self._over = True
-            task.result()
-            raise StopAsyncIteration
-        return event
-
-    async def result(self) -> list[Message]:
-        """Run to the end and return the new messages."""
-        async for _ in self:
-            pass
-        return self._running().result()
-
-    async def aclose(self) -> None:
-        """End the run, if it is not over, and wait for its tools to be cancelled."""
-        self._over = True
-        if self._task is not None and not self._task.done():
-            self._task.cancel()
-            await asyncio.wait({self._task})
-
-    async def __aenter__(self) -> AgentEventStream:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.aclose()
-
-    def __del__(self) -> None:
-        task = getattr(self, "_task", None)
-        if task is not None and not task.done():
-            with suppress(RuntimeError):  # the event loop may be closed
-                task.cancel()
-
-    def _running(self) -> asyncio.Future[list[Message]]:
-        if self._task is None:
-            self._task = asyncio.ensure_future(self._start(self._handoff.put))
-            self._task.add_done_callback(self._handoff.end)
-        return self._task
-
-
-class _Handoff:
-    """Passes events from the run to the reader, one at a time and only on demand."""
-
-    def __init__(self) -> None:
-        self._event: AgentEvent | None = None
-        self._given = asyncio.Event()
-        self._wanted = asyncio.Event()
-
-    async def put(self, event: AgentEvent) -> None:
-        self._event = event
-        self._wanted.clear()
-        self._given.set()
-        await self._wanted.wait()
-
-    async def take(self) -> AgentEvent | None:
-        self._wanted.set()
-        await self._given.wait()
-        self._given.clear()
-        event, self._event = self._event, None
-        return event
-
-    def end(self, _: object) -> None:
-        self._given.set()
+from agent_core.tool_calls import ToolBatch
+from agent_core.tools import check_names
 
 
 def agent_loop(
@@ -287,6 +133,7 @@ class _Turn:
     unanswered: bool
 
 
+T = TypeVar("T")
 _Request: TypeAlias = tuple[Model, LlmContext, StreamOptions]
 
 
@@ -350,17 +197,19 @@ class _Run:
         further = turn.unanswered
         messages: Sequence[Message] = ()
         try:
-            verdict = await self._ask(config.finish_turn, self._finished(turn))
-            if verdict == "end":
-                return None
-            further = further or verdict == "continue"
+            if config.finish_turn is not None:
+                asked = self._finished(turn)
+                verdict = await self._ask("finish_turn", verdict_or_none, config.finish_turn, asked)
+                if verdict == "end":
+                    return None
+                further = further or verdict == "continue"
             # Before the queues are read: what is queued stays queued.
             if config.max_turns is not None and turn.number >= config.max_turns:
                 self._error = f"Turn limit of {config.max_turns} reached" if further else None
                 return None
-            messages = await self._poll(config.get_steering_messages)
+            messages = await self._poll("get_steering_messages", config.get_steering_messages)
             if not further and not messages:
-                messages = await self._poll(config.get_follow_up_messages)
+                messages = await self._poll("get_follow_up_messages", config.get_follow_up_messages)
             if not further and not messages:
                 return None
             await self._prepare(turn.number + 1)
@@ -376,8 +225,11 @@ class _Run:
         )
 
     async def _prepare(self, number: int) -> None:
+        hook = self._config.prepare_next_turn
+        if hook is None:
+            return
         upcoming = UpcomingTurn(number, tuple(self._context.messages), self._model, self._thinking)
-        changes: NextTurn | None = await self._ask(self._config.prepare_next_turn, upcoming)
+        changes = await self._ask("prepare_next_turn", next_turn_or_none, hook, upcoming)
         if changes is None:
             return
         if changes.model is not None:
@@ -395,7 +247,8 @@ class _Run:
             if plan.failure is not None:
                 raise plan.failure
             if plan.poll_steering:
-                await self._add(await self._poll(self._config.get_steering_messages))
+                queue = self._config.get_steering_messages
+                await self._add(await self._poll("get_steering_messages", queue))
             request = await self._request()
         except HookError as error:
             return await self._fail("error", error)
@@ -407,13 +260,22 @@ class _Run:
         config = self._config
         messages = self._context.messages
         if config.transform_context is not None:
-            messages = await self._ask(config.transform_context, list(messages), self._signal)
-        converted = await self._ask(config.convert_to_llm, list(messages))
+            messages = await self._ask(
+                "transform_context",
+                message_list,
+                config.transform_context,
+                list(messages),
+                self._signal,
+            )
+        converted = await self._ask(
+            "convert_to_llm", llm_message_list, config.convert_to_llm, list(messages)
+        )
         permitted = [tool for tool in self._context.tools if config.tool_context.allows(tool)]
         model = self._chosen_model(has_tools=bool(permitted))
         api_key = config.api_key
         if config.get_api_key is not None:
-            api_key = await self._ask(config.get_api_key, model.provider) or api_key
+            given = await self._ask("get_api_key", key_or_none, config.get_api_key, model.provider)
+            api_key = given or api_key
         options = StreamOptions(
             signal=self._signal,
             api_key=api_key,
@@ -479,13 +341,12 @@ class _Run:
         return message
 
     async def _fail(self, reason: StopReason, error: Exception) -> AssistantMessage:
-        cause = (error.__cause__ or error) if isinstance(error, HookError) else error
         message = AssistantMessage(
             [],
             model=self._model.id if self._model else "",
             provider=self._model.provider if self._model else "",
             stop_reason=reason,
-            error_message=error_text(cause, self._config.api_key),
+            error_message=error_text(error, self._config.api_key),
         )
         await self._add([message])
         return message
@@ -502,21 +363,17 @@ class _Run:
 
     # The caller's functions
 
-    async def _ask(self, hook: Callable[..., Any] | None, *arguments: object) -> Any:
-        """Call a hook; raises HookError for what it raises, AbortedError on abort."""
-        if hook is None:
-            return None
-        try:
-            with UntilAbort(self._signal):
-                answer = hook(*arguments)
-                return await answer if inspect.isawaitable(answer) else answer
-        except AbortedError:
-            raise
-        except Exception as error:
-            raise HookError(str(error)) from error
+    async def _ask(
+        self,
+        name: str,
+        may_be: Callable[[object], T],
+        hook: Callable[..., Any],
+        *arguments: object,
+    ) -> T:
+        return await ask(name, may_be, hook, *arguments, until=self._signal)
 
-    async def _poll(self, queue: GetMessages | None) -> Sequence[Message]:
-        return list(await self._ask(queue) or ())
+    async def _poll(self, name: str, queue: GetMessages | None) -> Sequence[Message]:
+        return [] if queue is None else await self._ask(name, message_list_or_none, queue)
 
     def _usage(self) -> Usage:
         answers = (message for message in self._new if isinstance(message, AssistantMessage))

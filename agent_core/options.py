@@ -17,7 +17,7 @@ from agent_core.hooks import (
     TransformContext,
 )
 from agent_core.journal import StepJournal
-from agent_core.loop import SteeringPolicy
+from agent_core.loop_config import SteeringPolicy
 from agent_core.messages import Message, convert_to_llm
 from agent_core.models import Model
 from agent_core.queues import QueueMode

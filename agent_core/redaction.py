@@ -23,5 +23,15 @@ def redact(text: str, *secrets: str | None) -> str:
 
 
 def error_text(error: BaseException, *secrets: str | None) -> str:
-    """Return what an exception says, or else its type, without keys."""
-    return redact(str(error), *secrets) or type(error).__name__
+    """Return what an exception says, or else its type, without keys.
+
+    What is no Exception is named: `SystemExit(2)` says only "2".
+    """
+    name = type(error).__name__
+    try:
+        text = redact(str(error), *secrets)
+    except Exception:  # noqa: BLE001 - it is other people's: what it says may fail as well
+        return name
+    if not text or isinstance(error, Exception):
+        return text or name
+    return f"{name}: {text}"

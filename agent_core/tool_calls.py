@@ -8,39 +8,38 @@ one and executed side by side, unless the batch is sequential.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from functools import partial
+from typing import Any, TypeAlias
 
 from agent_core.abort import AbortSignal, UntilAbort
+from agent_core.agent_context import AgentContext
 from agent_core.arguments import validated_arguments
+from agent_core.asking import ask, block_or_none, override_or_none
 from agent_core.content import ToolCall
-from agent_core.errors import AbortedError, ToolArgumentsError
+from agent_core.errors import AbortedError, HookError, ToolArgumentsError
 from agent_core.events import (
-    AgentEvent,
+    Emit,
     MessageEnd,
     MessageStart,
     ToolExecutionEnd,
     ToolExecutionStart,
     ToolExecutionUpdate,
 )
-from agent_core.hooks import AfterToolCall, BeforeToolCall, ToolCallBlock, ToolResultOverride
+from agent_core.hooks import AfterToolCall, BeforeToolCall, ToolResultOverride
+from agent_core.interruption import ends_this_task
 from agent_core.journal import StepRequest, tool_step_hash
+from agent_core.loop_config import AgentLoopConfig
 from agent_core.messages import AssistantMessage, ToolResultMessage
 from agent_core.redaction import error_text
 from agent_core.results import AgentToolResult
 from agent_core.tools import AgentTool, ToolContext
 
-if TYPE_CHECKING:
-    from agent_core.loop import AgentContext, AgentLoopConfig
-
 logger = logging.getLogger(__name__)
-
-Emit: TypeAlias = Callable[[AgentEvent], Awaitable[None]]
 
 ABORTED = "Operation aborted"
 SKIPPED = "Skipped due to queued user message."
@@ -70,7 +69,7 @@ class BatchResult:
     terminate: bool
 
 
-_Report: TypeAlias = ToolExecutionUpdate | _Call | Exception
+_Report: TypeAlias = ToolExecutionUpdate | _Call | BaseException
 
 
 class ToolBatch:
@@ -159,6 +158,11 @@ class ToolBatch:
             call.params = validated_arguments(tool, call.call)
         except ToolArgumentsError as error:
             return AgentToolResult.error(str(error))
+        except BaseException as error:
+            if ends_this_task(error):
+                raise
+            text = f'The arguments of tool "{tool.name}" could not be checked: {error_text(error)}'
+            return AgentToolResult.error(text)
         call.tool = tool
         return await self._ask_before(call)
 
@@ -181,14 +185,14 @@ class ToolBatch:
             return None
         asked = BeforeToolCall(call.call, call.params, self._context)
         try:
-            with UntilAbort(self._signal):
-                block = hook(asked, self._signal)
-                block = await block if inspect.isawaitable(block) else block
+            block = await ask(
+                "before_tool_call", block_or_none, hook, asked, self._signal, until=self._signal
+            )
         except AbortedError:
             return AgentToolResult.error(ABORTED)
-        except Exception as error:  # noqa: BLE001 - a call that cannot be judged is not run
-            return AgentToolResult.error(error_text(error))
-        if not isinstance(block, ToolCallBlock):
+        except HookError as error:  # a call that cannot be judged is not run
+            return AgentToolResult.error(str(error))
+        if block is None:
             return None
         result = AgentToolResult.error(block.reason or "Tool execution was blocked")
         result.terminate = block.terminate
@@ -199,11 +203,13 @@ class ToolBatch:
     async def _execute_all(self, calls: Sequence[_Call]) -> None:
         reports: asyncio.Queue[_Report] = asyncio.Queue()
         supervisors = [asyncio.create_task(self._supervise(call, reports)) for call in calls]
+        for supervisor in supervisors:
+            supervisor.add_done_callback(partial(_report_failure, reports))
         try:
             running = len(supervisors)
             while running:
                 report = await reports.get()
-                if isinstance(report, Exception):
+                if isinstance(report, BaseException):
                     raise report
                 if isinstance(report, _Call):
                     running -= 1
@@ -221,25 +227,19 @@ class ToolBatch:
                 await self._slots.acquire()
         except AbortedError:
             call.result = AgentToolResult.error(ABORTED)
-            reports.put_nowait(call)
-            return
-        try:
-            call.result = await self._execute(call, reports)
-        except Exception as error:  # noqa: BLE001 - the journal's refusal ends the whole run
-            reports.put_nowait(error)
         else:
-            reports.put_nowait(call)
-        finally:
-            self._slots.release()
+            try:
+                call.result = await self._execute(call, reports)
+            finally:
+                self._slots.release()
+        reports.put_nowait(call)
 
     async def _execute(self, call: _Call, reports: asyncio.Queue[_Report]) -> AgentToolResult:
         if self._signal.is_set():
             return AgentToolResult.error(ABORTED)
-        if self._is_steered():
-            return AgentToolResult.error(SKIPPED)
         journal = self._config.journal
         if journal is None:
-            return await self._run_tool(call, None, reports)
+            return self._skipped() or await self._run_tool(call, None, reports)
         tool = _tool_of(call)
         step = StepRequest(
             call.step, "tool", call.call.name, tool_step_hash(call.call), tool.effect
@@ -249,17 +249,27 @@ class ToolBatch:
             return AgentToolResult.from_dict(start.output)
         if start.outcome == "unknown":
             return AgentToolResult.error(UNKNOWN_OUTCOME)
+        # Asked only now: what the journal knows of the call goes before what is said meanwhile.
+        skipped = self._skipped()
+        if skipped is not None:
+            await journal.finish(step, skipped.to_dict())
+            return skipped
         result = await self._run_tool(call, start.idempotency_key, reports)
         # What an abort cut short is not the call's result: the next attempt runs it again.
         if not (self._signal.is_set() and result.is_error):
             await journal.finish(step, result.to_dict())
         return result
 
-    def _is_steered(self) -> bool:
+    def _skipped(self) -> AgentToolResult | None:
+        """Return the result of a call that a waiting message keeps from running, or None."""
         has_steering = self._config.has_steering_messages
-        return (
-            self._config.steering_policy == "skip" and has_steering is not None and has_steering()
-        )
+        if self._config.steering_policy != "skip" or has_steering is None:
+            return None
+        try:
+            steered = has_steering()
+        except Exception as error:  # noqa: BLE001 - a call that cannot be judged is not run
+            return AgentToolResult.error(error_text(error))
+        return AgentToolResult.error(SKIPPED) if steered else None
 
     async def _run_tool(
         self, call: _Call, idempotency_key: str | None, reports: asyncio.Queue[_Report]
@@ -316,14 +326,14 @@ class ToolBatch:
         limit = self._config.abort_grace if self._signal.is_set() else None
         signal = AbortSignal() if self._signal.is_set() else self._signal
         try:
-            with UntilAbort(signal):
-                async with asyncio.timeout(limit):
-                    override = hook(asked, self._signal)
-                    override = await override if inspect.isawaitable(override) else override
+            async with asyncio.timeout(limit):
+                override = await ask(
+                    "after_tool_call", override_or_none, hook, asked, self._signal, until=signal
+                )
         except (AbortedError, TimeoutError):
             return AgentToolResult.error(ABORTED)
-        except Exception as error:  # noqa: BLE001 - a result that cannot be judged is an error
-            return AgentToolResult.error(error_text(error))
+        except HookError as error:  # a result that cannot be judged is an error
+            return AgentToolResult.error(str(error))
         return _checked(call.call.name, _overridden(result, override))
 
 
@@ -355,7 +365,11 @@ async def _invoke(
         result = await tool.execute(call.call.id, call.params, context, updates)
     except AbortedError:
         return AgentToolResult.error(ABORTED)
-    except Exception as error:  # noqa: BLE001 - one of the two edges: tools are other people's
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # noqa: BLE001 - one of the two edges: tools are other people's
+        # Also what is no Exception: a panic in an extension, or sys.exit(), which would end the
+        # event loop, and every other run in it.
         logger.info("tool %s raised %s", tool.name, type(error).__name__)
         return AgentToolResult.error(error_text(error))
     return _checked(tool.name, result)
@@ -368,7 +382,11 @@ def _checked(name: str, result: object) -> AgentToolResult:
     if not result.is_well_formed():
         return AgentToolResult.error(f'Tool "{name}" returned content that is not text or images')
     if result.details is not None:
-        result.details = _plain(result.details)
+        try:
+            result.details = _plain(result.details)
+        except Exception as error:  # noqa: BLE001 - whatever is in them is other people's
+            text = f'Tool "{name}" returned details that are no JSON: {error_text(error)}'
+            return AgentToolResult.error(text)
     return result
 
 
@@ -408,6 +426,14 @@ def _tool_of(call: _Call) -> AgentTool:
     if call.tool is None:
         raise RuntimeError(f"call {call.call.id} was not prepared")
     return call.tool
+
+
+def _report_failure(reports: asyncio.Queue[_Report], supervisor: asyncio.Task[None]) -> None:
+    # The journal's refusal, or a cancellation; the run would wait for a silent end for ever.
+    if supervisor.cancelled():
+        reports.put_nowait(asyncio.CancelledError())
+    elif (error := supervisor.exception()) is not None:
+        reports.put_nowait(error)
 
 
 def _retrieve(task: asyncio.Future[AgentToolResult]) -> None:

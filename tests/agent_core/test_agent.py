@@ -15,6 +15,7 @@ from agent_core import (
     AgentOptions,
     DuplicateToolError,
     ImageContent,
+    Listener,
     MessageStart,
     Model,
     NothingToContinueError,
@@ -173,14 +174,21 @@ async def test_an_idle_agent_is_idle_at_once_and_abort_does_nothing() -> None:
     assert agent.signal is None
 
 
+def bad(_: AgentEvent) -> None:
+    raise ValueError("listener broke")
+
+
+async def bad_by_cancellation(_: AgentEvent) -> None:
+    task = asyncio.create_task(asyncio.Event().wait())
+    task.cancel()
+    await task
+
+
+@pytest.mark.parametrize("bad", [bad, bad_by_cancellation])
 async def test_a_listener_that_raises_is_reported_and_the_run_goes_on(
-    caplog: pytest.LogCaptureFixture,
+    bad: Listener, caplog: pytest.LogCaptureFixture
 ) -> None:
     scripted = Scripted([calls(call("c1", "ok")), "end"], ok)
-
-    def bad(_: AgentEvent) -> None:
-        raise ValueError("listener broke")
-
     scripted.agent.subscribe(bad)
     with caplog.at_level(logging.ERROR):
         await scripted.agent.prompt("hi")

@@ -10,7 +10,9 @@ import pytest
 
 from agent_core import (
     Agent,
+    AgentContext,
     AgentEvent,
+    AgentLoopConfig,
     AgentTool,
     AgentToolResult,
     JournalError,
@@ -26,6 +28,7 @@ from agent_core import (
     ToolExecutionEnd,
     ToolResultMessage,
     UserMessage,
+    agent_loop,
     complete,
     stream_completion,
     tool,
@@ -114,6 +117,82 @@ async def test_a_run_goes_on_where_the_record_ends() -> None:
 
     assert len(model.requests) == 1
     assert plain_text(again.state.messages[-1].content) == "other"
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+async def test_a_message_skips_only_calls_that_the_record_does_not_have(recorded: bool) -> None:
+    journal = MemoryJournal()
+    counter = Counter()
+    script: list[Reply] = [calls(call("c1", "add", amount=5)), "end"]
+    if recorded:
+        first, _, _ = agent_with(script, journal, counter.tool)
+        await first.prompt("hi")
+        # The worker was lost before it asked for the next answer.
+        journal.steps.pop(2)
+        journal.outputs.pop(2)
+    again = Scripted(
+        ["end"] if recorded else script, counter.tool, journal=journal, steering_policy="skip"
+    )
+    steer_once(again.agent)
+
+    await again.agent.prompt("hi")
+
+    text = "1:5" if recorded else "Skipped due to queued user message."
+    assert again.results() == [("c1", not recorded, text)]
+    assert counter.runs == (1 if recorded else 0)
+
+
+async def test_a_skipped_call_is_skipped_the_next_time_too() -> None:
+    journal = MemoryJournal()
+    counter = Counter()
+    script: list[Reply] = [calls(call("c1", "add", amount=5)), "end"]
+    first = Scripted(script, counter.tool, journal=journal, steering_policy="skip")
+    steer_once(first.agent)
+    await first.agent.prompt("hi")
+    again = Scripted([], counter.tool, journal=journal, steering_policy="skip")
+    # The message that was taken while the call was skipped is told again by who keeps it.
+    again.agent.subscribe(
+        lambda event: again.agent.steer("wait!") if event.type == "tool_execution_end" else None
+    )
+
+    await again.agent.prompt("hi")
+
+    assert again.results() == first.results()
+    assert again.texts() == first.texts()
+    assert (again.model.requests, counter.runs) == ([], 0)
+
+
+def steer_once(agent: Agent) -> None:
+    """Say something as soon as the model has answered."""
+
+    def on_event(event: AgentEvent) -> None:
+        if isinstance(event, MessageEnd) and event.message.role == "assistant":
+            agent.steer("wait!")
+            unsubscribe()
+
+    unsubscribe = agent.subscribe(on_event)
+
+
+async def test_a_call_is_not_run_if_nobody_can_say_whether_to_skip_it() -> None:
+    def broken() -> bool:
+        raise ConnectionError("the queue is away")
+
+    counter = Counter()
+    journal = MemoryJournal()
+    config = AgentLoopConfig(
+        SCRIPTED_MODEL,
+        journal=journal,
+        steering_policy="skip",
+        has_steering_messages=broken,
+    )
+    model = ScriptedModel([calls(call("c1", "add", amount=5)), "end"])
+    context = AgentContext(tools=[counter.tool])
+    messages = await agent_loop([UserMessage("hi")], context, config, None, model).result()
+
+    (result,) = (message for message in messages if isinstance(message, ToolResultMessage))
+    assert (result.is_error, plain_text(result.content)) == (True, "the queue is away")
+    assert plain_text(messages[-1].content) == "end"
+    assert counter.runs == 0
 
 
 @pytest.mark.parametrize(("effect", "runs"), [("external", 1), ("state", 2), ("pure", 2)])

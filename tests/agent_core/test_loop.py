@@ -258,29 +258,130 @@ def raises(*_: object) -> Any:
     raise ValueError("hook broke")
 
 
+async def cancelled(*_: object) -> Any:
+    """Await what has been cancelled: a cancellation that nobody means for the run."""
+    task = asyncio.create_task(asyncio.Event().wait())
+    task.cancel()
+    await task
+
+
+async def panic(*_: object) -> Any:
+    raise BaseExceptionGroup("all at once", [SystemExit(1)])
+
+
+HOOKS = [
+    ("transform_context", 0),
+    ("convert_to_llm", 0),
+    ("get_api_key", 0),
+    ("finish_turn", 1),
+    ("prepare_next_turn", 1),
+]
+
+
+@pytest.mark.parametrize(("hook", "requests"), HOOKS)
 @pytest.mark.parametrize(
-    ("hook", "requests"),
+    ("broken", "error"),
     [
-        ("transform_context", 0),
-        ("convert_to_llm", 0),
-        ("get_api_key", 0),
-        ("finish_turn", 1),
-        ("prepare_next_turn", 1),
+        (raises, "hook broke"),
+        (cancelled, "{} was cancelled"),
+        (panic, "BaseExceptionGroup: all at once (1 sub-exception)"),
     ],
 )
-async def test_a_hook_that_raises_ends_the_run_with_an_error(hook: str, requests: int) -> None:
-    options: dict[str, Any] = {hook: raises}
+async def test_a_hook_that_raises_ends_the_run_with_an_error(
+    hook: str, requests: int, broken: Any, error: str
+) -> None:
+    options: dict[str, Any] = {hook: broken}
+    await ends_with_an_error(options, requests, error.format(hook))
+
+
+async def ends_with_an_error(options: dict[str, Any], requests: int, error: str) -> None:
+    """Run an agent whose hook fails before or after its first request."""
     scripted = Scripted([calls(call("c1", "ok")), "end"], ok, **options)
     scripted.agent.follow_up("later")
 
     await scripted.agent.prompt("hi")
 
     assert len(scripted.model.requests) == requests
-    assert scripted.agent.state.error == "hook broke"
+    assert scripted.agent.state.error == error
     ending = ["message_start", "message_end", "turn_end", "agent_end"]
     between = ["turn_end", "turn_start"] if requests else ["message_end"]
     assert scripted.types()[-4 - len(between) :] == between + ending
     assert scripted.agent.has_queued_messages()
+
+
+MESSAGES = "a list of messages"
+FOR_A_MODEL = "a list of messages for a model"
+NEXT_TURN = "a NextTurn or None"
+VERDICT = '"continue", "end" or None'
+
+
+@pytest.mark.parametrize(
+    ("hook", "answer", "error"),
+    [
+        ("transform_context", None, f"NoneType, not {MESSAGES}"),
+        ("transform_context", "hi", f"str, not {MESSAGES}"),
+        ("transform_context", [{"role": "user"}], f"a list with dict in it, not {MESSAGES}"),
+        ("convert_to_llm", None, f"NoneType, not {FOR_A_MODEL}"),
+        (
+            "convert_to_llm",
+            [CustomMessage("hint", "psst")],
+            f"a list with CustomMessage in it, not {FOR_A_MODEL}",
+        ),
+        ("get_api_key", 5, "int, not a string or None"),
+        ("finish_turn", True, f"bool, not {VERDICT}"),
+        ("finish_turn", "stop", f"'stop', not {VERDICT}"),
+        ("prepare_next_turn", {"model": None}, f"dict, not {NEXT_TURN}"),
+        ("prepare_next_turn", NextTurn("gpt"), "a NextTurn with str for a model"),  # type: ignore[arg-type]
+        (
+            "prepare_next_turn",
+            NextTurn(None, "deep"),  # type: ignore[arg-type]
+            "a NextTurn with 'deep' for a thinking level",
+        ),
+        (
+            "prepare_next_turn",
+            NextTurn(messages="new"),  # type: ignore[arg-type]
+            f"str, not {MESSAGES}",
+        ),
+    ],
+)
+async def test_a_hooks_wrong_answer_ends_the_run_with_an_error(
+    hook: str, answer: Any, error: str
+) -> None:
+    options: dict[str, Any] = {hook: lambda *_: answer}
+    await ends_with_an_error(options, dict(HOOKS)[hook], f"{hook} returned {error}")
+
+
+@pytest.mark.parametrize("queue", ["get_steering_messages", "get_follow_up_messages"])
+@pytest.mark.parametrize("answer", ["wait", 5, [None]])
+async def test_a_queues_wrong_answer_ends_the_run_with_an_error(queue: str, answer: Any) -> None:
+    options: dict[str, Any] = {queue: lambda: answer}
+    config = AgentLoopConfig(SCRIPTED_MODEL, **options)
+    model = ScriptedModel(["one"])
+    messages = await agent_loop([UserMessage("hi")], AgentContext(), config, None, model).result()
+
+    last = messages[-1]
+    assert isinstance(last, AssistantMessage)
+    assert last.stop_reason == "error"
+    given = "a list with NoneType in it" if answer == [None] else type(answer).__name__
+    assert last.error_message == f"{queue} returned {given}, not a list of messages"
+
+
+async def test_a_cancellation_of_the_run_is_no_failure_of_the_hook_it_reaches() -> None:
+    reached = asyncio.Event()
+
+    async def hanging(*_: object) -> Any:
+        reached.set()
+        await asyncio.Event().wait()
+
+    scripted = Scripted(["never"], transform_context=hanging)
+    run = asyncio.create_task(scripted.agent.prompt("hi"))
+    await reached.wait()
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run
+
+    assert "agent_end" not in scripted.types()
+    assert not scripted.agent.state.is_streaming
 
 
 @pytest.mark.parametrize("queue", ["get_steering_messages", "get_follow_up_messages"])
@@ -346,6 +447,36 @@ async def test_a_stream_that_raises_keeps_its_text() -> None:
     message, _ = await run_stream([StreamStart(PARTIAL), ConnectionError("reset")])
 
     assert (message.stop_reason, message.text, message.error_message) == ("error", "Once", "reset")
+
+
+@pytest.mark.parametrize(
+    ("broken", "error"),
+    [
+        (cancelled, "The model call was cancelled"),
+        (panic, "BaseExceptionGroup: all at once (1 sub-exception)"),
+    ],
+)
+@pytest.mark.parametrize("when", ["opened", "read", "closed"])
+async def test_whatever_a_stream_raises_is_the_answers_error(
+    broken: Any, error: str, when: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Stream:
+        async def __anext__(self) -> Any:
+            return StreamDone("stop", answer("fine")) if when == "closed" else await broken()
+
+        async def aclose(self) -> None:
+            if when == "closed":
+                await broken()
+
+    async def stream_fn(*_: object) -> Any:
+        return await broken() if when == "opened" else Stream()
+
+    scripted = Scripted([], stream_fn=stream_fn)
+    await scripted.agent.prompt("hi")
+
+    assert scripted.types()[-4:] == ["message_start", "message_end", "turn_end", "agent_end"]
+    assert scripted.agent.state.error == (None if when == "closed" else error)
+    assert ("closing a model's stream failed" in caplog.text) == (when == "closed")
 
 
 async def test_an_empty_stream_is_an_error() -> None:

@@ -7,6 +7,7 @@ import logging
 from typing import Any
 
 import pytest
+from pydantic import BaseModel, field_validator
 
 from agent_core import (
     AfterToolCall,
@@ -101,6 +102,116 @@ async def test_what_a_tool_prints_goes_nowhere_else(
     assert scripted.results() == [("c1", False, "done")]
     assert "hunter2" in capsys.readouterr().out
     assert "hunter2" not in caplog.text
+
+
+class Picky(BaseModel):
+    """Arguments that fail in another way than by not fitting."""
+
+    table: str
+
+    @field_validator("table")
+    @classmethod
+    def look_up(cls, table: str) -> str:
+        raise LookupError(f"there is no {table}")
+
+
+async def test_arguments_that_cannot_be_checked_are_an_error() -> None:
+    ran: list[object] = []
+
+    async def execute(*arguments: object) -> AgentToolResult:
+        ran.append(arguments)
+        return AgentToolResult.text("never")
+
+    scripted = Scripted(one_call("t", table="x"), AgentTool("t", "t", "t", Picky, execute))
+    await scripted.agent.prompt("hi")
+
+    text = 'The arguments of tool "t" could not be checked: there is no x'
+    assert scripted.results() == [("c1", True, text)]
+    assert scripted.types()[-2:] == ["turn_end", "agent_end"]
+    assert ran == []
+
+
+@pytest.mark.parametrize(
+    ("schema", "value"),
+    [
+        ({"type": "integer"}, "Infinity"),
+        ({"type": "integer"}, float("inf")),
+        ({"type": "string", "pattern": r"^\p{L}+$"}, "x"),
+    ],
+)
+async def test_no_argument_ends_the_run(schema: dict[str, Any], value: object) -> None:
+    async def execute(*_: object) -> AgentToolResult:
+        return AgentToolResult.text("ok")
+
+    parameters = {"type": "object", "properties": {"value": schema}}
+    scripted = Scripted(one_call("t", value=value), AgentTool("t", "t", "t", parameters, execute))
+    await scripted.agent.prompt("hi")
+
+    assert len(scripted.results()) == 1
+    assert scripted.texts()[-1] == "end"
+    assert scripted.types()[-2:] == ["turn_end", "agent_end"]
+
+
+class Panic(BaseException):
+    """What extensions raise that are written in Rust: it is no Exception."""
+
+
+class Unspeakable(Exception):
+    """An error that fails to say what it is."""
+
+    def __str__(self) -> str:
+        raise AttributeError("response")
+
+
+def raising(error: BaseException) -> AgentTool:
+    """A tool that raises what it is told to."""
+
+    async def execute(*_: object) -> AgentToolResult:
+        raise error
+
+    return AgentTool("bad", "bad", "bad", {"type": "object"}, execute)
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (Panic("rust"), "Panic: rust"),
+        (Panic(), "Panic"),
+        (SystemExit(2), "SystemExit: 2"),
+        (
+            BaseExceptionGroup("both", [Panic(), ValueError()]),
+            "BaseExceptionGroup: both (2 sub-exceptions)",
+        ),
+        (Unspeakable(), "Unspeakable"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+async def test_whatever_a_tool_raises_is_its_result(error: BaseException, text: str) -> None:
+    batch = calls(call("c1", "bad"), call("c2", "ok"))
+    scripted = Scripted([batch, "end"], raising(error), ok)
+    async with asyncio.timeout(5):
+        await scripted.agent.prompt("hi")
+
+    assert scripted.results() == [("c1", True, text), ("c2", False, "ok")]
+    assert scripted.texts()[-1] == "end"
+    assert scripted.types()[-2:] == ["turn_end", "agent_end"]
+
+
+async def test_details_that_cannot_be_told_are_an_error() -> None:
+    details: dict[str, Any] = {}
+    details["self"] = details
+    odd = AgentToolResult.text("ok", details=details)
+    fine = AgentToolResult.text("fine")
+    returned = Scripted(one_call("t"), raw_tool("t", odd))
+    overridden = Scripted(one_call("t"), raw_tool("t", fine), after_tool_call=lambda *_: odd)
+    for scripted in (returned, overridden):
+        await scripted.agent.prompt("hi")
+
+        ((_, is_error, text),) = scripted.results()
+        assert is_error
+        assert text.startswith('Tool "t" returned details that are no JSON: ')
+        assert "Circular reference" in text
+        assert scripted.texts()[-1] == "end"
 
 
 async def test_an_error_without_words_is_named() -> None:
@@ -371,6 +482,102 @@ async def test_a_hook_before_a_call_that_raises_keeps_it_from_running() -> None:
 
     assert scripted.results() == [("c1", True, "cannot judge")]
     assert scripted.texts()[-1] == "end"
+
+
+async def cancelled(*_: object) -> Any:
+    """Await what has been cancelled: a cancellation that nobody means for the run."""
+    task = asyncio.create_task(asyncio.Event().wait())
+    task.cancel()
+    await task
+
+
+async def panic(*_: object) -> Any:
+    raise Panic("rust")
+
+
+def leave(*_: object) -> Any:
+    raise SystemExit(3)
+
+
+@pytest.mark.parametrize("name", ["before_tool_call", "after_tool_call"])
+@pytest.mark.parametrize(
+    ("hook", "text"),
+    [(cancelled, "{} was cancelled"), (panic, "Panic: rust"), (leave, "SystemExit: 3")],
+)
+async def test_whatever_a_hook_of_a_call_raises_is_the_calls_result(
+    name: str, hook: Any, text: str
+) -> None:
+    options: dict[str, Any] = {name: hook}
+    scripted = Scripted(one_call("ok"), ok, **options)
+    async with asyncio.timeout(5):
+        await scripted.agent.prompt("hi")
+
+    assert scripted.results() == [("c1", True, text.format(name))]
+    assert scripted.types()[-2:] == ["turn_end", "agent_end"]
+
+
+async def test_a_hook_after_a_call_that_cancels_its_task_cancels_the_run() -> None:
+    async def after(*_: object) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.Event().wait()
+
+    scripted = Scripted(one_call("ok"), ok, after_tool_call=after)
+    run = asyncio.create_task(scripted.agent.prompt("hi"))
+    await asyncio.wait({run}, timeout=5)
+
+    assert run.cancelled()
+    assert not scripted.agent.state.is_streaming
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        ({"block": True, "reason": "no"}, "dict, not a ToolCallBlock or None"),
+        (False, "bool, not a ToolCallBlock or None"),
+        (
+            ToolCallBlock(ValueError("no")),  # type: ignore[arg-type]
+            "a ToolCallBlock with ValueError for a reason",
+        ),
+    ],
+)
+async def test_a_call_does_not_run_after_an_answer_that_says_nothing(
+    answer: Any, text: str
+) -> None:
+    ran: list[str] = []
+
+    @tool
+    async def write() -> str:
+        """Write."""
+        ran.append("write")
+        return "written"
+
+    scripted = Scripted(one_call("write"), write, before_tool_call=lambda *_: answer)
+    await scripted.agent.prompt("hi")
+
+    assert ran == []
+    assert scripted.results() == [("c1", True, f"before_tool_call returned {text}")]
+    assert scripted.texts()[-1] == "end"
+
+
+async def test_a_result_is_an_error_after_an_answer_that_says_nothing() -> None:
+    scripted = Scripted(one_call("ok"), ok, after_tool_call=lambda *_: {"content": "x"})
+    await scripted.agent.prompt("hi")
+
+    text = "after_tool_call returned dict, not an AgentToolResult, a ToolResultOverride or None"
+    assert scripted.results() == [("c1", True, text)]
+    assert scripted.texts()[-1] == "end"
+
+
+async def test_a_hook_after_a_call_that_times_out_says_so() -> None:
+    def after(*_: object) -> None:
+        raise TimeoutError("the judge took too long")
+
+    scripted = Scripted(one_call("ok"), ok, after_tool_call=after)
+    await scripted.agent.prompt("hi")
+
+    assert scripted.results() == [("c1", True, "the judge took too long")]
 
 
 async def test_a_hook_before_a_call_that_hangs_ends_with_abort() -> None:
