@@ -61,7 +61,7 @@ def explore(
     Raises StoryInvalidError.
     """
     counted, places = _with_visits(compiled)
-    explorer = _Explorer(InkEngine(counted), longest, note)
+    explorer = _Explorer(InkEngine(counted, contained=False), longest, note)
     end = time.monotonic() + seconds
     for number in range(paths):
         if time.monotonic() > end or len(explorer.found.failures) >= _ENOUGH_FAILURES:
