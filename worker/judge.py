@@ -10,11 +10,12 @@ from typing import Any, Final
 
 from shared.encoding import JsonObject
 from worker.ink.machine import InkValue
+from worker.ink.ranges import Range
+from worker.ink.throws import is_number
 from worker.story_calls import StoryCalls
 from worker.story_prompts import PLAYER_MARKS, SCENE_CHARACTERS, clip, facts, quoted
 from worker.story_replies import json_in, number_in, text_in
-from worker.story_rules import Range
-from worker.story_scene import Scene, is_number
+from worker.story_scene import Scene
 
 JUDGE = f"""\
 You keep the books of an interactive story. A player wrote something, and a narrator told what came

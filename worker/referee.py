@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from shared.encoding import JsonObject
 from worker.ink.engine import Choice
+from worker.ink.throws import Check, is_number
 from worker.story_calls import StoryCalls
 from worker.story_prompts import (
     CHOICES,
@@ -23,7 +24,7 @@ from worker.story_prompts import (
 )
 from worker.story_replies import json_in, number_in, text_in
 from worker.story_rules import StoryRules
-from worker.story_scene import Check, Scene, is_number
+from worker.story_scene import Scene
 from worker.story_words import exact, match
 
 REFEREE = f"""\

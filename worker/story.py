@@ -16,13 +16,14 @@ from worker.context import TaskContext
 from worker.ink.engine import Choice, InkEngine
 from worker.ink.errors import ChoiceNotFoundError, InkError, SaveInvalidError
 from worker.ink.library import StoryLibrary
+from worker.ink.throws import Throw
 from worker.judge import Verdict, judge
 from worker.narration import begin_turn, end_turn, written
 from worker.narration import tell as tell_message
 from worker.referee import Ruling, rule
 from worker.story_calls import StoryCalls
 from worker.story_narrator import context_for, tell
-from worker.story_scene import Dice, Scene, Throw, as_json, begin, change, open_scene, take
+from worker.story_scene import Dice, Scene, as_json, begin, change, open_scene, take
 
 
 class StoryAgent:

@@ -6,12 +6,13 @@ from agent_core.context_notes import noted
 from worker.agents import RunningTask
 from worker.context import TaskContext, context_of
 from worker.ink.engine import Choice
+from worker.ink.throws import Throw
 from worker.memories import MEMORY_MARKS
 from worker.narration import written
 from worker.story_calls import StoryCalls
 from worker.story_prompts import PLAYER_MARKS, SCENE_CHARACTERS, clip, facts, listed, quoted, told
 from worker.story_rules import StoryRules
-from worker.story_scene import Scene, Throw
+from worker.story_scene import Scene
 
 _BUDGET = ContextBudget(memories=300, asides=300)
 """A player's words are deeds rather than questions; what they bear on is worth the same."""

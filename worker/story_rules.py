@@ -4,14 +4,14 @@ A tag that can't be read counts as absent and is warned of: a story is never los
 """
 
 import math
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 import structlog
 
 from worker.ink.engine import metadata_of
+from worker.ink.ranges import Range, judged_in, names_in, ranges_in
 
 log = structlog.get_logger(__name__)
 
@@ -20,28 +20,6 @@ CONFIDENCE = 0.6
 
 TITLE = "the story"
 SHRUG = "Nothing comes of it."
-
-_NUMBER = r"-?\d+(?:\.\d+)?"
-_NUMBERS = re.compile(rf"({_NUMBER})\s*\.\.\s*({_NUMBER})(?:\s+by\s+({_NUMBER}))?")
-
-
-@dataclass(frozen=True, slots=True)
-class Range:
-    """What a judged variable may become: numbers from `low` to `high`, at most `step` away from
-    what it was, or one of `words`."""
-
-    low: float = -math.inf
-    high: float = math.inf
-    step: float = math.inf
-    words: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        if self.words:
-            return " or ".join(self.words)
-        if self.low == -math.inf:
-            return "any"
-        changing = "" if self.step == math.inf else f", changing by at most {self.step:g}"
-        return f"{self.low:g} to {self.high:g}{changing}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,27 +50,25 @@ def read_rules(
         public: those that players see; they are the stats of a story that names none.
     """
     said = metadata_of(tags)
-    judged = () if said.get("judge", "").lower() == "off" else _names(said, "judged", variables)
-    ranges = dict(_ranges(tags))
+    judged = judged_in(tags, variables)
+    _warn_of_judged(said, tags, variables)
     return StoryRules(
         title=said.get("title") or TITLE,
         about=said.get("description", ""),
         confidence=_confidence(said.get("confidence")),
         stats=_names(said, "stats", variables) if "stats" in said else public,
-        judged={
-            name: allowed for name in judged if (allowed := ranges.get(name, Range())) is not None
-        },
+        judged=judged,
         narrate_choices="choices" in said.get("narrate", "").lower().split(),
         shrug=said.get("shrug") or SHRUG,
     )
 
 
 def _names(said: Mapping[str, str], tag: str, variables: Sequence[str]) -> tuple[str, ...]:
-    listed = [name.strip() for name in said.get(tag, "").split(",") if name.strip()]
-    for name in listed:
+    names = names_in(said, tag)
+    for name in names:
         if name not in variables:
             log.warning("a story's tag names no variable", tag=tag, name=name)
-    return tuple(name for name in dict.fromkeys(listed) if name in variables)
+    return tuple(name for name in names if name in variables)
 
 
 def _confidence(text: str | None) -> float:
@@ -108,27 +84,9 @@ def _confidence(text: str | None) -> float:
     return confidence
 
 
-def _ranges(tags: Sequence[str]) -> Iterator[tuple[str, Range | None]]:
-    """Every `range` tag's variable; with None where the range can't be read, for then the
-    variable has no bounds that anyone meant, and nobody may change it."""
-    for tag in tags:
-        kind, colon, text = tag.partition(":")
-        if not colon or kind.strip().lower() != "range":
-            continue
-        name, _, bounds = text.strip().partition(" ")
-        allowed = _range(bounds.strip())
+def _warn_of_judged(said: Mapping[str, str], tags: Sequence[str], variables: Sequence[str]) -> None:
+    if said.get("judge", "").lower() != "off":
+        _names(said, "judged", variables)
+    for _, text, allowed in ranges_in(tags):
         if allowed is None:
             log.warning("a story's tag is no range", tag="range", text=text)
-        yield name, allowed
-
-
-def _range(text: str) -> Range | None:
-    if ".." not in text and "," in text:
-        words = tuple(word.strip() for word in text.split(",") if word.strip())
-        return Range(words=words) if words else None
-    match = _NUMBERS.fullmatch(text)
-    if match is None:
-        return None
-    low, high = float(match[1]), float(match[2])
-    step = math.inf if match[3] is None else float(match[3])
-    return Range(low, high, step) if low <= high and step > 0 else None

@@ -1,9 +1,8 @@
 """Where a session stands in its story, and what moves it: turns of ink, dice, checks."""
 
 import asyncio
-import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
@@ -14,61 +13,10 @@ from shared.encoding import JsonObject
 from worker.ink.engine import Choice, InkEngine, Turn
 from worker.ink.errors import ChoiceNotFoundError
 from worker.ink.machine import InkValue
+from worker.ink.throws import DIE, Check, Throw, check_in, help_of
 from worker.story_rules import StoryRules, read_rules
 
 log = structlog.get_logger(__name__)
-
-DIE = 20
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """A deed that takes luck: a die of twenty sides and the variable `stat` against `dc`."""
-
-    stat: str | None
-    dc: int
-
-    def to_dict(self) -> JsonObject:
-        """As JSON."""
-        return {"stat": self.stat, "dc": self.dc}
-
-
-@dataclass(frozen=True, slots=True)
-class Throw:
-    """A check that was thrown."""
-
-    check: Check
-    roll: int
-    modifier: float
-
-    @property
-    def total(self) -> float:
-        """The die and the modifier."""
-        return self.roll + self.modifier
-
-    @property
-    def success(self) -> bool:
-        """Whether it is enough."""
-        return self.total >= self.check.dc
-
-    def to_dict(self) -> JsonObject:
-        """As it stands in a task's decision."""
-        return {
-            **self.check.to_dict(),
-            "roll": self.roll,
-            "modifier": self.modifier,
-            "total": self.total,
-            "success": self.success,
-        }
-
-    def variables(self, declared: Sequence[str]) -> dict[str, InkValue]:
-        """What a story is told of it, in those of three variables that it declares."""
-        told: dict[str, InkValue] = {
-            "check_roll": self.roll,
-            "check_total": self.total,
-            "check_success": self.success,
-        }
-        return {name: value for name, value in told.items() if name in declared}
 
 
 class Dice:
@@ -188,29 +136,18 @@ def rules_of(engine: InkEngine) -> StoryRules:
 
 def check_of(choice: Choice) -> Check | None:
     """The check that a choice's tags ask for, such as `# dc:12 # stat:wits`."""
-    said = dict(tag.split(":", 1) for tag in reversed(choice.tags) if ":" in tag)
-    tags = {name.strip().lower(): text.strip() for name, text in said.items()}
-    if "dc" not in tags:
-        return None
     try:
-        return Check(tags.get("stat") or None, int(tags["dc"]))
-    except ValueError:
-        log.warning("a choice's tag is no number", choice=choice.id, dc=tags["dc"][:80])
+        return check_in(choice.tags)
+    except ValueError as error:
+        log.warning("a choice's tag is no number", choice=choice.id, dc=str(error)[:80])
         return None
-
-
-def is_number(value: InkValue) -> bool:
-    """Whether a variable can help a throw."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _modifier(stat: str | None, variables: Mapping[str, InkValue]) -> float:
-    value = None if stat is None else variables.get(stat)
-    if isinstance(value, int | float) and is_number(value):
-        return value
-    if stat is not None:
+    helped = help_of(stat, variables)
+    if stat is not None and helped is None:
         log.warning("a check's stat is no number of the story's", stat=stat[:80])
-    return 0
+    return 0 if helped is None else helped
 
 
 async def _advance(engine: InkEngine, dice: Dice, **how: Any) -> Turn:

@@ -6,7 +6,8 @@ import pytest
 
 from tests.story.playing import GATE, begun, compiled, last_lamp, ruling, verdict
 from worker.ink.engine import Choice, InkEngine
-from worker.story_scene import Check, Dice, Throw, begin, check_of, take
+from worker.ink.throws import Check, Throw
+from worker.story_scene import Dice, begin, check_of, take
 
 LATER = UUID(int=9)
 

@@ -1,5 +1,7 @@
 """Players who cheat, models that obey them, and stories that changed or are broken."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -205,6 +207,52 @@ A hall.
 
     assert table.session.state == kept
     await table.still_plays()
+
+
+# A ref parameter of the name of the variable that it is given points at itself: whoever reads it
+# follows it until the stack is used up, whoever sets it follows it for ever.
+FATAL = """
+* [Go]
+~ temp n = 0
+-> k(n)
+=== k(ref n)
+{use}
+Never seen.
+-> END
+"""
+
+PLAY = """
+import asyncio, sys
+from tests.story.playing import begun
+
+async def main():
+    neighbour = await begun()
+    table = await begun(sys.argv[1])
+    kept = dict(table.session.state)
+    print(await table.failed("choose", choice_id=table.choices[0]["id"]))
+    print(table.session.state == kept)
+    await table.done("continue")
+    await neighbour.still_plays()
+    print("alive")
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("use", ["{n}", "~ n++", "~ n = 5", "{n > 0: Yes.}"])
+def test_a_story_that_kills_its_process_costs_its_session_a_turn(use: str) -> None:
+    """In a process of its own: without the safeguard it dies, or never comes back."""
+    played = subprocess.run(
+        [sys.executable, "-c", PLAY, FATAL.replace("{use}", use)],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+    assert played.stdout.split() == ["story_failed", "True", "alive"], played.stderr
+    assert played.returncode == 0
 
 
 async def test_a_story_with_a_byte_order_mark_plays(tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from worker.story_rules import CONFIDENCE, SHRUG, Range, StoryRules, read_rules
+from worker.ink.ranges import Range
+from worker.story_rules import CONFIDENCE, SHRUG, StoryRules, read_rules
 
 VARIABLES = ("mood", "trust", "wits", "oil")
 

@@ -17,14 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, Final, Literal, cast
 
-from worker.ink.engine import Choice, Turn
-from worker.ink.errors import (
-    EngineCrashedError,
-    InkError,
-    Problem,
-    StoryInvalidError,
-)
-from worker.ink.machine import Budget, ExternalFunction, InkValue, Line
+from worker.ink.errors import EngineCrashedError, InkError, Problem, StoryInvalidError
+from worker.ink.machine import ExternalFunction
 
 Work = Literal["compile", "explore", "turn"]
 
@@ -41,46 +35,6 @@ class CellLimits:
     seconds: float = 120.0
     cpu_seconds: int = 120
     memory_bytes: int = 1 << 30
-
-
-TURN_LIMITS: Final = CellLimits(seconds=10.0, cpu_seconds=5, memory_bytes=512 << 20)
-
-
-def play_contained(
-    compiled: str,
-    save: str | None = None,
-    choice_id: str | None = None,
-    *,
-    story_hash: str | None = None,
-    variables: Mapping[str, InkValue] | None = None,
-    functions: Mapping[str, ExternalFunction] | None = None,
-    seed: int | None = None,
-    budget: Budget | None = None,
-    limits: CellLimits = TURN_LIMITS,
-) -> Turn:
-    """Play one turn as `InkEngine.advance` does, in a process of its own; takes about 0.1 s.
-
-    Raises EngineCrashedError when the child dies or uses up its limits, else what `advance` raises.
-    """
-    given = functions or {}
-    request = {
-        "compiled": compiled,
-        "story_hash": story_hash,
-        "budget": asdict(budget or Budget()),
-        "functions": sorted(given),
-        "turn": {"save": save, "choice_id": choice_id, "variables": variables, "seed": seed},
-    }
-    answer = run("turn", request, limits=limits, functions=given)
-    return Turn(
-        lines=tuple(Line(line["text"], tuple(line["tags"])) for line in answer["lines"]),
-        choices=tuple(
-            Choice(**choice | {"tags": tuple(choice["tags"])}) for choice in answer["choices"]
-        ),
-        variables={name: _value(value) for name, value in answer["variables"].items()},
-        save=answer["save"],
-        ended=answer["ended"],
-        warnings=tuple(answer["warnings"]),
-    )
 
 
 def run(

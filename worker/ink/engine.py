@@ -1,7 +1,8 @@
 """Plays a compiled story turn by turn; all that lasts between turns is in the save a turn returns.
 
-One engine per process and story serves every session. A turn takes about 0.3 ms, so it may run on
-an event loop's thread; one that uses up its budget blocks for as long as the budget says.
+One engine per process and story serves every session. A turn takes about 0.3 ms, one that uses up
+its budget as long as the budget says. A story that could kill or stop the process that plays it is
+played in one of its own, which takes about 0.1 s for a turn.
 """
 
 import hashlib
@@ -9,10 +10,12 @@ import json
 import secrets
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from worker.ink import cell
+from worker.ink.cell import CellLimits
 from worker.ink.errors import (
     BudgetExceededError,
     ChoiceNotFoundError,
@@ -24,6 +27,10 @@ from worker.ink.errors import (
 from worker.ink.machine import Budget, ExternalFunction, InkValue, Line, Machine, in_order, shortest
 
 DEFAULT_FLOW: Final = "DEFAULT_FLOW"
+
+TURN_LIMITS: Final = CellLimits(seconds=60.0, cpu_seconds=5, memory_bytes=512 << 20)
+"""What a turn in a process of its own may use. It ends by its CPU time; the clock is for one that
+only waits, and far off, for a story is not to fail because the machine is busy."""
 
 # Keys of ours in a save. Ink's own format stays whole around them; other runtimes pass over them.
 _STORY_KEY: Final = "firesideStory"
@@ -62,16 +69,26 @@ class Turn:
 class InkEngine:
     """A compiled story; `hash` marks its saves (by default the SHA-256 of the compiled text).
 
-    Raises StoryInvalidError when the compiled text cannot be loaded.
+    Its turns are `contained` in processes of their own, within `limits`, if the story needs it,
+    and always or never if the caller says so. Raises StoryInvalidError when the compiled text
+    cannot be loaded.
     """
 
     def __init__(
-        self, compiled: str, *, story_hash: str | None = None, budget: Budget | None = None
+        self,
+        compiled: str,
+        *,
+        story_hash: str | None = None,
+        budget: Budget | None = None,
+        contained: bool | None = None,
+        limits: CellLimits = TURN_LIMITS,
     ) -> None:
         self._compiled = compiled.removeprefix("\ufeff")
         self._content = _Content(self._compiled)
         self.hash = story_hash or hashlib.sha256(self._compiled.encode()).hexdigest()
         self.budget = budget or Budget()
+        self.contained = self._content.refers_to_itself if contained is None else contained
+        self._limits = limits
         self.variable_names = self._content.variables
         self.external_names = self._content.externals
         self._lock = threading.Lock()
@@ -120,6 +137,9 @@ class InkEngine:
         Raises every InkError but those of compiling and of the library; the save stays usable.
         """
         given = functions or {}
+        if self.contained:
+            how = {"choice_id": choice_id, "variables": variables, "seed": seed}
+            return self._contained_turn({"save": save, "path": path, "flow": flow, **how}, given)
         with self._lock:
             machine = self._ready(frozenset(given) & self.external_names)
             state = self._opened(save, seed)
@@ -141,6 +161,18 @@ class InkEngine:
             finally:
                 if machine.broken:
                     self._machine = None
+
+    def _contained_turn(
+        self, turn: Mapping[str, Any], functions: Mapping[str, ExternalFunction]
+    ) -> Turn:
+        request = {
+            "compiled": self._compiled,
+            "story_hash": self.hash,
+            "budget": asdict(self.budget),
+            "functions": sorted(functions),
+            "turn": turn,
+        }
+        return _told(cell.run("turn", request, limits=self._limits, functions=functions))
 
     def _ready(self, bound: frozenset[str]) -> Machine:
         if missing := self.externals_without_fallback - bound:
@@ -189,6 +221,23 @@ def metadata_of(tags: Iterable[str]) -> Mapping[str, str]:
         if colon:
             metadata.setdefault(name.strip().lower(), value.strip())
     return metadata
+
+
+def _told(answer: Mapping[str, Any]) -> Turn:
+    """A turn as it came out of its process: JSON has no tuples."""
+    return Turn(
+        lines=tuple(Line(line["text"], tuple(line["tags"])) for line in answer["lines"]),
+        choices=tuple(
+            Choice(**choice | {"tags": tuple(choice["tags"])}) for choice in answer["choices"]
+        ),
+        variables={
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in answer["variables"].items()
+        },
+        save=answer["save"],
+        ended=answer["ended"],
+        warnings=tuple(answer["warnings"]),
+    )
 
 
 class _Save:
@@ -276,6 +325,7 @@ class _Content:
             raise StoryInvalidError("this is not a compiled story") from None
         self.list_items = {f"{o}.{i}": n for o, items in lists.items() for i, n in items.items()}
         self.externals = frozenset(_externals(root))
+        self.refers_to_itself = any(_own_references(root, self.variables))
         self._invisible = {
             ".".join(path): bool(flags & _INVISIBLE) for path, flags in _choice_points(root)
         }
@@ -338,6 +388,39 @@ def _externals(root: Any) -> Iterator[str]:
             if "x()" in node:
                 yield node["x()"]
             waiting.extend(value for value in node.values() if isinstance(value, list))
+
+
+# A ref parameter of a knot that is diverted to, or begun as a thread, lives in the same frame of
+# the call stack as the variable that it is given, so that it may come to point at itself, at once
+# or by way of others. The runtime then follows it until the process has no stack left, or for ever,
+# and no budget holds it. A function or tunnel has its own frame: what it is given lies below it.
+def _own_references(root: Any, variables: Collection[str]) -> Iterator[str]:
+    """The temporary variables that a divert or thread may give by reference."""
+    waiting: list[Any] = [root]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, dict):
+            waiting.extend(value for value in node.values() if isinstance(value, list))
+        else:
+            waiting.extend(part for part in node if isinstance(part, list | dict))
+            for place, part in enumerate(node):
+                given = part.get("^var") if isinstance(part, dict) else None
+                if given is not None and given not in variables and _diverts(node, place):
+                    yield given
+
+
+def _diverts(content: list[Any], place: int) -> bool:
+    """Whether the evaluation around this place is that of a divert's or thread's arguments."""
+    depth = 1
+    for end in range(place + 1, len(content)):
+        if content[end] == "ev":
+            depth += 1
+        elif content[end] == "/ev":
+            depth -= 1
+        if depth == 0:
+            following = next((part for part in content[end + 1 :] if part != "thread"), None)
+            return isinstance(following, dict) and "->" in following and content[end - 1] != "out"
+    return False
 
 
 # One choice point can be offered twice at once, by a thread that runs twice.

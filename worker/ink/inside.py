@@ -54,6 +54,7 @@ def _turn(request: Mapping[str, Any]) -> dict[str, Any]:
         request["compiled"],
         story_hash=request["story_hash"],
         budget=Budget(**request["budget"]),
+        contained=False,
     )
     turn = dict(request["turn"])
     variables = {
