@@ -11,7 +11,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, closing
-from typing import Any, get_args
+from typing import Any
 
 from agent_core.abort import CancelEvent
 from agent_core.attempts import is_retryable, next_in_time
@@ -42,17 +42,15 @@ from agent_core.redaction import error_text
 from agent_core.results import AgentToolResult
 from agent_core.sse import SseReader
 from agent_core.streaming import (
+    THINKING_LEVELS,
     AssistantMessageEvent,
     LlmContext,
     StreamError,
     StreamFn,
     StreamOptions,
-    ThinkingLevel,
     stream_event_from_dict,
 )
 from agent_core.tools import AgentTool, ToolContext, ToolUpdate
-
-_LEVELS: tuple[ThinkingLevel, ...] = get_args(ThinkingLevel)
 
 FindModel = Callable[[str, str], Model]
 """Gives the server's model of a provider and id; raises UnknownModelError."""
@@ -236,7 +234,7 @@ def _options(fields: JsonObject, api_key: str | None) -> StreamOptions:
     return StreamOptions(
         api_key=api_key,
         session_id=maybe(fields, "session_id", str),
-        reasoning=one_of(fields, "reasoning", _LEVELS) if fields.get("reasoning") else None,
+        reasoning=one_of(fields, "reasoning", THINKING_LEVELS) if fields.get("reasoning") else None,
         thinking_budgets={level: require(budgets, level, int) for level in budgets} or None,
         temperature=None if temperature is None else number(fields, "temperature"),
         max_tokens=maybe(fields, "max_tokens", int),
