@@ -24,13 +24,27 @@ def validated_arguments(tool: AgentTool, call: ToolCall) -> Any:
     Slips such as "5" for 5 are corrected.
     """
     if call.raw is not None:
-        raise _failure(call, ["root: must be a JSON object"], call.raw)
+        raise _failure(call, [f"root: {_why_unread(call.raw)}"], call.raw)
     if isinstance(tool.parameters, Mapping):
         params, problems = fit(call.arguments, tool.schema)
         if problems:
             raise _failure(call, problems)
         return params
     return _validated_model(tool.parameters, tool, call)
+
+
+def _why_unread(raw: str) -> str:
+    """What is wrong with arguments that `whole_arguments` could not read."""
+    try:
+        value = json.loads(raw)  # reads numbers that are not finite, too
+        value = json.loads(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError):
+        return "must be a JSON object"
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        return "has a number that is not finite"
+    return "must be a JSON object"
 
 
 def _validated_model(model: type[BaseModel], tool: AgentTool, call: ToolCall) -> BaseModel:

@@ -78,7 +78,8 @@ class StreamAssembler:
         self.began = False
         self._model = model
         self._open: TextContent | ThinkingContent | None = None
-        self._calls: dict[int, _GrowingCall] = {}
+        self._calls: list[_GrowingCall] = []
+        self._newest_at: dict[int, _GrowingCall] = {}
         self._finish_reason: str | None = None
 
     def take(self, chunk: ChatChunk) -> Iterator[PartialEvent]:
@@ -108,7 +109,7 @@ class StreamAssembler:
         if not self.began:
             yield StreamStart(self.message)
         yield from self._close()
-        for call in self._calls.values():
+        for call in self._calls:
             block = call.block
             block.arguments, block.raw = whole_arguments(call.text)
             yield ToolCallEnd(call.position, block, self.message)
@@ -141,27 +142,30 @@ class StreamAssembler:
             yield ThinkingDelta(self._last(), delta, self.message)
 
     def _call(self, piece: ToolCallPiece) -> Iterator[PartialEvent]:
-        key = self._key(piece)
-        call = self._calls.get(key)
+        call = self._call_of(piece)
         if call is None:
             yield from self._close()
-            call = self._calls[key] = _GrowingCall(
-                ToolCall(piece.id, piece.name), len(self.message.content)
-            )
+            call = _GrowingCall(ToolCall(piece.id, piece.name), len(self.message.content))
+            self._calls.append(call)
+            if piece.index is not None:
+                self._newest_at[piece.index] = call
             self.message.content.append(call.block)
             yield ToolCallStart(call.position, self.message)
         if piece.arguments:
             call.grow(piece.arguments)
             yield ToolCallDelta(call.position, piece.arguments, self.message)
 
-    def _key(self, piece: ToolCallPiece) -> int:
-        # Some providers count no index: then a new id is a new call.
+    def _call_of(self, piece: ToolCallPiece) -> _GrowingCall | None:
+        """The call that a piece belongs to; None if it begins one."""
         if piece.index is not None:
-            return piece.index
-        for key, call in self._calls.items():
-            if piece.id and call.block.id == piece.id:
-                return key
-        return len(self._calls) if piece.id or not self._calls else len(self._calls) - 1
+            call = self._newest_at.get(piece.index)
+            # Some providers give all calls of an answer the same index.
+            renamed = call is not None and piece.id and piece.name and piece.id != call.block.id
+            return None if renamed else call
+        # Some count no index: then a new id is a new call.
+        if piece.id:
+            return next((call for call in self._calls if call.block.id == piece.id), None)
+        return self._calls[-1] if self._calls else None
 
     def _close(self) -> Iterator[PartialEvent]:
         """End the text or thinking that is being given."""

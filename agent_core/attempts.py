@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, closing
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import TypeVar
 
 from agent_core.assembly import ChatChunk, StreamAssembler
 from agent_core.errors import ProviderError
@@ -23,6 +24,8 @@ from agent_core.redaction import error_text
 from agent_core.streaming import AssistantMessageEvent, StreamError, StreamOptions
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 OpenChunks = Callable[[], AsyncGenerator[ChatChunk, None]]
 
@@ -46,7 +49,9 @@ async def streamed_answer(
             async with aclosing(open_chunks()) as chunks:
                 with closing(Patience()) as patience:
                     while (
-                        chunk := await _next(chunks, patience, assembler, model, first_by)
+                        chunk := await next_in_time(
+                            chunks, patience, model, None if assembler.began else first_by
+                        )
                     ) is not None:
                         for event in assembler.take(chunk):
                             yield event
@@ -63,27 +68,23 @@ async def streamed_answer(
         await asyncio.sleep(delay)
 
 
-async def _next(
-    chunks: AsyncIterator[ChatChunk],
-    patience: Patience,
-    assembler: StreamAssembler,
-    model: Model,
-    first_by: float,
-) -> ChatChunk | None:
-    """Return the next chunk, None at the end; raises ProviderError if it is late."""
-    now = asyncio.get_running_loop().time()
-    deadline = now + model.stall_timeout if assembler.began else first_by
+async def next_in_time(
+    pieces: AsyncIterator[T], patience: Patience, model: Model, first_by: float | None
+) -> T | None:
+    """Return the next piece of an answer, None at the end; raises ProviderError if it is late.
+
+    Args:
+        first_by: the loop's time for the first content; None once it was there.
+    """
+    stalls_at = asyncio.get_running_loop().time() + model.stall_timeout
     try:
-        with patience.until(deadline):
-            return await anext(chunks, None)
+        with patience.until(stalls_at if first_by is None else first_by):
+            return await anext(pieces, None)
     except TimeoutError as error:
-        raise ProviderError(_lateness(assembler, model), retryable=True) from error
-
-
-def _lateness(assembler: StreamAssembler, model: Model) -> str:
-    if assembler.began:
-        return f"The model stalled: nothing came for {model.stall_timeout:g} seconds"
-    return f"The model did not answer within {model.first_token_timeout:g} seconds"
+        text = f"The model did not answer within {model.first_token_timeout:g} seconds"
+        if first_by is None:
+            text = f"The model stalled: nothing came for {model.stall_timeout:g} seconds"
+        raise ProviderError(text, retryable=True) from error
 
 
 def _failed(message: AssistantMessage, error: ProviderError, options: StreamOptions) -> StreamError:

@@ -1,11 +1,13 @@
-"""OpenAI's chat format, which litellm speaks, too: requests from messages, usage of answers."""
+"""OpenAI's chat format, which litellm speaks, too: requests from messages, what answers hold."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agent_core.content import ImageContent, TextContent, ThinkingContent, ToolCall, plain_text
+from agent_core.errors import ProviderError
 from agent_core.messages import (
     AssistantMessage,
     LlmMessage,
@@ -135,6 +137,29 @@ def sampling(model: Model, options: StreamOptions) -> dict[str, Any]:
     if temperature is not None:
         chosen["temperature"] = temperature
     return chosen
+
+
+def said_in(content: object) -> tuple[str, str]:
+    """Read the content of an answer: its text and its thinking.
+
+    Mistral's models that think send lists of parts; parts of other kinds are passed over.
+
+    Raises:
+        ProviderError: it is neither a text nor a list of parts.
+    """
+    if isinstance(content, str) or content is None:
+        return content or "", ""
+    if not isinstance(content, list) or not all(isinstance(part, Mapping) for part in content):
+        shown = json.dumps(content)[:200]
+        raise ProviderError(
+            f"The server sent as content what is neither a text nor parts of one: {shown}"
+        )
+    said = {"text": "", "thinking": ""}
+    for part in content:
+        kind = part.get("type")
+        if kind in said:
+            said[kind] += said_in(part.get(kind))[0]
+    return said["text"], said["thinking"]
 
 
 def usage_of(usage: Mapping[str, Any]) -> Usage:

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
-from agent_core.content import AssistantContent, TextContent, UserContent, plain_text
+from agent_core.content import plain_text
 from agent_core.context_budget import ContextBudget, ContextOverflowError, fitted
 from agent_core.context_notes import (
     ContextNote,
@@ -24,8 +23,8 @@ from agent_core.context_notes import (
     noted,
     summary_of,
 )
+from agent_core.fitted_run import fitted_run, shortened
 from agent_core.messages import (
-    AssistantMessage,
     LlmMessage,
     Message,
     ToolResultMessage,
@@ -37,9 +36,6 @@ from agent_core.recall import is_question
 from agent_core.recalled import filled, tokens_of, told_by_day
 from agent_core.tokens import count_context_tokens, count_message_tokens, count_tokens
 from agent_core.tools import AgentTool
-from agent_core.window import ContextWindow
-
-B = TypeVar("B", AssistantContent, UserContent)
 
 _SMALLEST_MESSAGE = 64
 """Tokens that instructions and tools must leave."""
@@ -86,10 +82,11 @@ class BuiltContext:
     def convert(self, messages: Sequence[Message]) -> list[LlmMessage]:
         """What a model is given of a run's messages: a `convert_to_llm` hook.
 
-        A run that outgrows the budget by what its tools bring loses its oldest messages.
+        A run that outgrows the budget by what its tools bring loses what is oldest, but not what
+        the user said; a batch of results that is too large alone is shortened.
         """
-        shown = [_with_note(message, self.longest) for message in messages]
-        return convert_to_llm(ContextWindow(self.room).transform(shown))
+        shown = convert_to_llm(_with_note(message, self.longest) for message in messages)
+        return convert_to_llm(fitted_run(shown, self.room))
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +165,7 @@ class ContextBuilder:
         self, said: UserMessage, parts: ContextParts, memories: Sequence[RecalledMemory]
     ) -> ContextNote:
         history, fixed = parts.history, self._fixed(parts)
-        shown = _shortened(said, self._longest(fixed))
+        shown = shortened(said, self._longest(fixed))
         message = count_message_tokens(shown)
         room = self.budget.total - fixed - message
         if room < 0:  # pictures can't be cut
@@ -326,7 +323,7 @@ class ContextBuilder:
         return replace(short, details=None) if isinstance(short, UserMessage) else short
 
     def _short(self, message: Message) -> Message:
-        return _shortened(message, self.budget.history // _LONGEST_SHARE)
+        return shortened(message, self.budget.history // _LONGEST_SHARE)
 
 
 def _text(message: UserMessage) -> str:
@@ -354,41 +351,12 @@ def _summary_at(parts: ContextParts, window: _Window) -> tuple[Summary | None, b
 def _with_note(message: Message, longest: int) -> Message:
     """A message of the run as a model is shown it."""
     note = note_of(message)
-    short = _shortened(message, longest)
+    short = shortened(message, longest)
     return short if note is None else _with_lines(short, note.memories)
 
 
 def _with_lines(message: Message, memories: Sequence[RecalledMemory]) -> Message:
     return with_memories([message], [memory.text for memory in memories])[0]
-
-
-def _shortened(message: Message, tokens: int) -> Message:
-    """The message itself, or one of the same role with less text.
-
-    Calls of tools are left as they are: a model has to find its own arguments again.
-    """
-    if isinstance(message, AssistantMessage):
-        said = _shortened_blocks(message.content, tokens)
-        return message if said is message.content else replace(message, content=said)
-    if isinstance(message, ToolResultMessage):
-        given = _shortened_blocks(message.content, tokens)
-        return message if given is message.content else replace(message, content=given)
-    if isinstance(message.content, str):
-        text = fitted(message.content, tokens)
-        return message if text == message.content else replace(message, content=text)
-    blocks = _shortened_blocks(message.content, tokens)
-    return message if blocks is message.content else replace(message, content=blocks)
-
-
-def _shortened_blocks(blocks: list[B], tokens: int) -> list[B]:
-    texts = [block.text if isinstance(block, TextContent) else "" for block in blocks]
-    fitting = [fitted(text, tokens) for text in texts]
-    if fitting == texts:
-        return blocks
-    return [
-        replace(block, text=text) if isinstance(block, TextContent) else block
-        for block, text in zip(blocks, fitting, strict=True)
-    ]
 
 
 def _memory_tokens(memories: Sequence[RecalledMemory]) -> int:

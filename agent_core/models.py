@@ -27,7 +27,7 @@ _DEFAULT_CACHE_MINIMUM = 1_024
 
 Api = Literal["litellm", "openai"]
 _APIS: tuple[Api, ...] = get_args(Api)
-_LEVELS: tuple[ThinkingLevel, ...] = ("minimal", "low", "medium", "high")
+_USUAL_LEVELS: tuple[ThinkingLevel, ...] = ("minimal", "low", "medium", "high")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Model:
     api: Api = "litellm"
     temperature: float | None = None
     reasoning: bool = False
-    thinking_levels: tuple[ThinkingLevel, ...] = _LEVELS
+    thinking_levels: tuple[ThinkingLevel, ...] = _USUAL_LEVELS
     images: bool = False
     tools: bool = True
     cache_minimum: int = _DEFAULT_CACHE_MINIMUM
@@ -130,7 +130,7 @@ class Model:
             api=one_of(fields, "api", _APIS, "litellm"),
             temperature=None if temperature is None else number(fields, "temperature"),
             reasoning=optional(fields, "reasoning", bool, default=False),
-            thinking_levels=tuple(optional(fields, "thinking_levels", list, [*_LEVELS])),
+            thinking_levels=tuple(optional(fields, "thinking_levels", list, [*_USUAL_LEVELS])),
             images=optional(fields, "images", bool, default=False),
             tools=optional(fields, "tools", bool, default=True),
             first_token_timeout=number(fields, "first_token_timeout", 60.0),

@@ -15,7 +15,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from agent_core.chat_format import usage_of
+from agent_core.chat_format import said_in, usage_of
 from agent_core.errors import ProviderError
 from agent_core.http_connections import http_session, network_errors
 from agent_core.messages import Usage
@@ -247,10 +247,10 @@ def _result(line: bytes) -> BatchResult | None:
 
 def _text(body: Mapping[str, Any]) -> str | None:
     try:
-        text = body["choices"][0]["message"]["content"]
-    except (LookupError, TypeError):
+        content = body["choices"][0]["message"]["content"]
+        return None if content is None else said_in(content)[0]
+    except (LookupError, TypeError, ProviderError):
         return None
-    return text if isinstance(text, str) else None
 
 
 def _usage(usage: Mapping[str, Any]) -> Usage | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from agent_core.assembly import ChatChunk, ToolCallPiece
 from agent_core.attempts import is_retryable, retry_after_seconds, streamed_answer
-from agent_core.chat_format import chat_messages, sampling, tool_definitions, usage_of
+from agent_core.chat_format import chat_messages, said_in, sampling, tool_definitions, usage_of
 from agent_core.errors import ProviderError
 from agent_core.http_connections import http_session, network_errors
 from agent_core.models import Model
@@ -195,8 +195,8 @@ def _read_chunk(chunk: Mapping[str, Any]) -> ChatChunk:
     choice = choices[0]
     read.finish_reason = choice.get("finish_reason")
     delta = choice.get("delta") or {}
-    read.text = delta.get("content") or ""
-    read.thinking = delta.get("reasoning_content") or delta.get("reasoning") or ""
+    read.text, thinking = said_in(delta.get("content"))
+    read.thinking = delta.get("reasoning_content") or delta.get("reasoning") or thinking
     for call in delta.get("tool_calls") or ():
         function = call.get("function") or {}
         read.tool_calls.append(

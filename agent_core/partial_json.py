@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Literal
 
 
 def partial_arguments(text: str) -> dict[str, Any]:
     """Return what is there of a JSON object whose end has not come yet."""
-    from pydantic_core import from_json  # noqa: PLC0415 - heavy, and only needed for tools
-
     try:
-        value = from_json(text, allow_partial="trailing-strings", allow_inf_nan=False)
+        value = _read(text, allow_partial="trailing-strings")
     except ValueError:
         return {}
     return value if isinstance(value, dict) else {}
@@ -19,17 +17,24 @@ def partial_arguments(text: str) -> dict[str, Any]:
 
 def whole_arguments(text: str) -> tuple[dict[str, Any], str | None]:
     """Return the arguments and None, or an empty dict and the text if it is no JSON object."""
-    from pydantic_core import from_json  # noqa: PLC0415 - see above
-
     if not text.strip():
         return {}, None
     try:
-        value = from_json(text, allow_inf_nan=False)
+        value = _read(text)
         # Some models write their JSON as a JSON string.
-        value = from_json(value, allow_inf_nan=False) if isinstance(value, str) else value
+        value = _read(value) if isinstance(value, str) else value
     except ValueError:
         return {}, text
     return (value, None) if isinstance(value, dict) else ({}, text)
+
+
+def _read(text: str, *, allow_partial: Literal["off", "trailing-strings"] = "off") -> Any:
+    """Return a JSON value that can be written as JSON again; raises ValueError."""
+    from pydantic_core import from_json  # noqa: PLC0415 - heavy, and only needed for tools
+
+    value = from_json(text, allow_partial=allow_partial, allow_inf_nan=False)
+    json.dumps(value, allow_nan=False)  # 1e999 is read as infinity whatever is allowed
+    return value
 
 
 def as_text(arguments: dict[str, Any]) -> str:

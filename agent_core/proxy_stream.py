@@ -7,13 +7,14 @@ they are: nothing of the client's but name, context and harmless options is used
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
-from typing import Any, get_args
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing, closing
+from typing import Any
 
 from agent_core.abort import CancelEvent
-from agent_core.attempts import is_retryable
+from agent_core.attempts import is_retryable, next_in_time
 from agent_core.completion import stream_completion
 from agent_core.content import TextContent, ThinkingContent, ToolCall
 from agent_core.errors import AgentCoreError, MalformedDataError, ProviderError
@@ -36,51 +37,65 @@ from agent_core.messages import (
 )
 from agent_core.models import Model
 from agent_core.partial_json import partial_arguments
+from agent_core.patience import Patience
 from agent_core.redaction import error_text
 from agent_core.results import AgentToolResult
 from agent_core.sse import SseReader
 from agent_core.streaming import (
+    THINKING_LEVELS,
     AssistantMessageEvent,
     LlmContext,
     StreamError,
     StreamFn,
     StreamOptions,
-    ThinkingLevel,
     stream_event_from_dict,
 )
 from agent_core.tools import AgentTool, ToolContext, ToolUpdate
-
-_LEVELS: tuple[ThinkingLevel, ...] = get_args(ThinkingLevel)
 
 FindModel = Callable[[str, str], Model]
 """Gives the server's model of a provider and id; raises UnknownModelError."""
 
 
 def stream_proxy(url: str, token: str | None = None) -> StreamFn:
-    """Return a stream function that posts to `url`; the token names the client to the server."""
+    """Return a stream function that posts to `url`; the token names the client to the server.
+
+    It waits for the server as long as for a model: the attempts that the server makes are all
+    within the client's `first_token_timeout`.
+    """
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
 
     async def stream(
         model: Model, context: LlmContext, options: StreamOptions
     ) -> AsyncGenerator[AssistantMessageEvent, None]:
-        session = await http_session()
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        request = _request(model, context, options)
         growing = _GrowingMessage(model)
-        reader = SseReader()
-        try:
-            async with session.post(url, json=request, headers=headers) as response:
-                if response.status >= 400:
-                    text = f"The proxy refused the call: {response.status}"
-                    retryable = is_retryable(response.status)
-                    raise ProviderError(text, status=response.status, retryable=retryable)
-                async for piece in response.content.iter_any():
-                    for data in reader.feed(piece):
-                        yield growing.take(data)
-        except network_errors() as error:
-            text = str(error) or type(error).__name__
-            raise ProviderError(f"Connection failed: {text}", retryable=True) from error
+        first_by: float | None = asyncio.get_running_loop().time() + model.first_token_timeout
+        async with aclosing(_posted(url, headers, _request(model, context, options))) as events:
+            with closing(Patience()) as patience:
+                while (data := await next_in_time(events, patience, model, first_by)) is not None:
+                    first_by = None
+                    yield growing.take(data)
 
     return stream
+
+
+async def _posted(
+    url: str, headers: Mapping[str, str], request: JsonObject
+) -> AsyncGenerator[str, None]:
+    """The data of each event that answers a request."""
+    session = await http_session()
+    reader = SseReader()
+    try:
+        async with session.post(url, json=request, headers=headers) as response:
+            if response.status >= 400:
+                text = f"The proxy refused the call: {response.status}"
+                retryable = is_retryable(response.status)
+                raise ProviderError(text, status=response.status, retryable=retryable)
+            async for piece in response.content.iter_any():
+                for data in reader.feed(piece):
+                    yield data
+    except network_errors() as error:
+        text = str(error) or type(error).__name__
+        raise ProviderError(f"Connection failed: {text}", retryable=True) from error
 
 
 class _GrowingMessage:
@@ -143,6 +158,7 @@ def _request(model: Model, context: LlmContext, options: StreamOptions) -> dict[
         ],
         "session_id": options.session_id,
         "reasoning": options.reasoning,
+        "thinking_budgets": dict(options.thinking_budgets) if options.thinking_budgets else None,
         "temperature": options.temperature,
         "max_tokens": options.max_tokens,
     }
@@ -214,10 +230,12 @@ async def _runs_at_the_client(
 
 def _options(fields: JsonObject, api_key: str | None) -> StreamOptions:
     temperature = fields.get("temperature")
+    budgets: JsonObject = optional(fields, "thinking_budgets", dict, {})
     return StreamOptions(
         api_key=api_key,
         session_id=maybe(fields, "session_id", str),
-        reasoning=one_of(fields, "reasoning", _LEVELS) if fields.get("reasoning") else None,
+        reasoning=one_of(fields, "reasoning", THINKING_LEVELS) if fields.get("reasoning") else None,
+        thinking_budgets={level: require(budgets, level, int) for level in budgets} or None,
         temperature=None if temperature is None else number(fields, "temperature"),
         max_tokens=maybe(fields, "max_tokens", int),
     )

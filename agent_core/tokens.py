@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 from agent_core.content import ImageContent, TextContent, ThinkingContent, ToolCall
-from agent_core.messages import AssistantMessage, Message
+from agent_core.messages import Message
 from agent_core.tools import AgentTool
 
 # Role and separators of a message; an image of usual size.
@@ -88,12 +88,3 @@ def count_context_tokens(
         + sum(map(count_message_tokens, messages))
         + sum(map(count_tokens, described))
     )
-
-
-def last_known_tokens(messages: Iterable[Message]) -> int:
-    """Return the total that the provider reported with the last answer, 0 if there is none."""
-    known = 0
-    for message in messages:
-        if isinstance(message, AssistantMessage) and message.usage.total_tokens:
-            known = message.usage.total_tokens
-    return known

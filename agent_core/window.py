@@ -16,7 +16,7 @@ from agent_core.models import Model
 from agent_core.tokens import count_context_tokens, count_message_tokens
 from agent_core.tools import AgentTool
 
-_LEFT_OUT = "(Earlier messages are left out here.)"
+LEFT_OUT = "(Earlier messages are left out here.)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,5 +83,5 @@ class ContextWindow:
         """Cut: a `transform_context` hook. The first message is the user's, as providers want."""
         kept = self.cut(messages)
         if kept.left_out and not isinstance(kept.messages[0], UserMessage):
-            return [UserMessage(_LEFT_OUT, timestamp=0), *kept.messages]
+            return [UserMessage(LEFT_OUT, timestamp=0), *kept.messages]
         return kept.messages

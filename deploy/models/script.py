@@ -136,12 +136,13 @@ Fault = Annotated[
 
 class ToolCall(_Part):
     """One call of a tool. A string as `arguments` is sent as it is, so that it may be broken
-    JSON.
+    JSON; an `index` other than the call's place is sent as some gateways do.
     """
 
     name: str
     arguments: dict[str, JsonValue] | str = Field(default_factory=dict)
     id: str | None = None
+    index: NonNegativeInt | None = None
 
     @property
     def encoded(self) -> str:

@@ -91,18 +91,19 @@ def content_events(who: Identity, reply: Reply, chunks: Sequence[str]) -> list[b
     """
     events = [event(who, {"reasoning_content": reply.reasoning})] if reply.reasoning else []
     events += [event(who, {"content": chunk}) for chunk in chunks]
-    for index, call in enumerate(reply.tool_calls):
-        events += _call_events(who, index, call)
+    for place, call in enumerate(reply.tool_calls):
+        events += _call_events(who, place, call)
     return events
 
 
-def _call_events(who: Identity, index: int, call: ToolCall) -> list[bytes]:
+def _call_events(who: Identity, place: int, call: ToolCall) -> list[bytes]:
     """A call as providers stream it: its name first, then its arguments in pieces."""
+    index = place if call.index is None else call.index
     arguments = call.encoded
     middle = len(arguments) // 2
     opening: JsonValue = {
         "index": index,
-        "id": call_id(call, who, index),
+        "id": call_id(call, who, place),
         "type": "function",
         "function": {"name": call.name, "arguments": ""},
     }

@@ -17,7 +17,6 @@ from agent_core import (
     TextContent,
     ThinkingContent,
     ToolResultMessage,
-    Usage,
     UserMessage,
     count_message_tokens,
     count_tokens,
@@ -27,7 +26,7 @@ from agent_core import (
 from agent_core.content import plain_text
 from agent_core.messages import LlmMessage, text_result
 from agent_core.testing import answer, call, calls
-from agent_core.tokens import count_context_tokens, last_known_tokens
+from agent_core.tokens import count_context_tokens
 from tests.agent_core.agents import ok, text_of
 
 # What cl100k_base counts.
@@ -66,14 +65,6 @@ def test_tokens_of_messages() -> None:
     assert count_message_tokens(signed) > count_message_tokens(unsigned)
     assert count_message_tokens(calls(call("c1", "roll", sides=6))) > 8
     assert count_context_tokens("be brief", [UserMessage("hi")], [ok]) > 15
-
-
-def test_the_providers_own_count_is_found() -> None:
-    counted = answer("hi")
-    counted.usage = Usage(total_tokens=99)
-
-    assert last_known_tokens([counted, answer("not counted")]) == 99
-    assert last_known_tokens([]) == 0
 
 
 # The window: a message of n words has n + 4 tokens.

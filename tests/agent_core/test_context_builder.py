@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -30,6 +32,7 @@ from agent_core.context_notes import (
     note_of,
     noted,
 )
+from agent_core.fitted_run import LEFT_OUT
 from agent_core.messages import message_from_dict, text_result
 from agent_core.testing import answer, call, calls
 from agent_core.tokens import count_context_tokens
@@ -349,6 +352,125 @@ def test_a_run_that_outgrows_the_budget_loses_its_oldest_messages() -> None:
     shown = built.convert(grown)
     assert count_context_tokens(built.system_prompt, shown) <= SMALL.total
     assert plain_text(shown[-1].content if not isinstance(shown[-1].content, str) else []) != ""
+
+
+def batch(number: int, *words: int) -> list[Message]:
+    """Calls that are made at once, and their results of so many words."""
+    ids = [f"c{number}-{at}" for at in range(len(words))]
+    found = zip(ids, words, strict=True)
+    return [
+        replace(calls(*(call(one, "read") for one in ids)), timestamp=number),
+        *(ToolResultMessage(one, "read", text_result("word " * n)) for one, n in found),
+    ]
+
+
+def tokens(built: BuiltContext, shown: Sequence[Message]) -> int:
+    return count_context_tokens(built.system_prompt, shown, [])
+
+
+def roles(shown: Sequence[Message]) -> str:
+    return "".join(message.role[0] for message in shown)
+
+
+def test_results_of_one_batch_share_the_room() -> None:
+    model = Model("m", "p", context_window=32_000, max_tokens=4_000)
+    builder = ContextBuilder(ContextBudget().within(model))
+    built = builder.build(UserMessage("Compare them", 1), ContextParts(instructions="Help."))
+    run = [*built.messages, built.said, *batch(1, 30_000, 50, 30_000, 30_000)]
+
+    shown = built.convert(run)
+
+    assert tokens(built, shown) <= builder.budget.total
+    assert tokens(built, shown) > 0.95 * builder.budget.total
+    assert roles(shown) == "uatttt"
+    assert shown[0].content == "Compare them"
+    long, short, *others = [text_of(message) for message in shown[2:]]
+    assert short == "word " * 50
+    assert others == [long, long]
+    assert "characters are left out here" in long
+    assert built.convert(run) == shown
+    assert built.convert([message_from_dict(message.to_dict()) for message in run]) == shown
+
+
+@pytest.mark.parametrize(
+    ("words", "results"), [(60, 2), (60, 1), (300, 2), (60, 12), (300, 6), (60_000, 9)]
+)
+def test_a_run_of_any_length_keeps_its_question_and_its_newest_batch(
+    words: int, results: int
+) -> None:
+    chat = Chat()
+    for number in range(4):
+        chat.say(f"message {number}")
+    built = chat.say("Look around")
+    run: list[Message] = [*built.messages, built.said]
+    begun = []
+    for number in range(30):
+        run += batch(number, *[words] * results)
+        shown = built.convert(run)
+        at = next(at for at, message in enumerate(shown) if "Look around" in text_of(message))
+
+        assert tokens(built, shown) <= SMALL.total
+        assert shown[-1 - results].timestamp == number
+        assert text_of(shown[-1]).startswith("word")
+        # Every call has its results, and what came between the question and the rest is named.
+        assert re.fullmatch(f"u(at{{{results}}})+", roles(shown[at:]))
+        first = shown[at + 1]
+        whole = first.timestamp == 0
+        assert text_of(shown[at]) == "Look around" + ("" if whole else LEFT_OUT)
+        begun.append(first.timestamp)
+    if words * results < 300:  # cut in steps
+        assert 1 < len(set(begun)) < 8
+
+
+def test_a_word_that_steers_is_shown_with_what_it_came_upon() -> None:
+    built = Chat().say("Look around")
+    steering = UserMessage("Only the door!", 5)
+
+    shown = built.convert([built.said, *batch(1, *[5_000] * 6), steering])
+
+    assert tokens(built, shown) <= SMALL.total
+    assert roles(shown) == "uattttttu"
+    assert shown[-1] == steering
+
+
+def test_a_batch_that_nobody_asked_for_is_shown_too() -> None:
+    built = Chat().say("Look around")
+
+    many = batch(1, *[5_000] * 6)
+    alone = built.convert(many)
+    behind = built.convert([*batch(0, 5_000), *many])
+
+    assert tokens(built, alone) <= SMALL.total
+    assert tokens(built, behind) <= SMALL.total
+    assert roles(alone) == "atttttt"
+    assert roles(behind) == "uatttttt"
+    assert behind[0].content == "(Earlier messages are left out here.)"
+
+
+batches = st.lists(st.lists(st.integers(0, 3_000), min_size=1, max_size=5), max_size=8)
+
+
+@settings(max_examples=60, deadline=None)
+@given(batches, st.booleans())
+def test_no_batch_is_ever_over_the_budget(sizes: list[list[int]], steered: bool) -> None:
+    chat = Chat(replace(SMALL, total=900))
+    chat.say("word " * 50, reply="word " * 50)
+    built = chat.say("And?")
+    run: list[Message] = [*built.messages, built.said]
+    for number, words in enumerate(sizes):
+        run += [*batch(number, *words), *([UserMessage("Go on", number)] if steered else [])]
+        shown = built.convert(run)
+
+        assert tokens(built, shown) <= 900
+        open_calls: list[str] = []
+        for message in shown:
+            if isinstance(message, ToolResultMessage):
+                assert open_calls.pop(0) == message.tool_call_id
+            else:
+                assert not open_calls
+            if isinstance(message, AssistantMessage):
+                open_calls = [one.id for one in message.tool_calls]
+        assert not open_calls
 
 
 texts = st.text(st.sampled_from("ab ?\n.\u4e2d\U0001f600<"), max_size=3_000)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from agent_core.completion import stream_completion
-from agent_core.content import ImageContent, TextContent
+from agent_core.content import ImageContent, TextContent, ToolCall
 from agent_core.messages import Usage, UserMessage
 from agent_core.models import Api, Model, ModelCost
 from agent_core.streaming import AssistantMessageEvent, LlmContext, StreamOptions, TextDelta
@@ -112,6 +112,38 @@ async def test_tool_calls_are_streamed(api: Api) -> None:
     )
     assert (second.id, second.arguments, second.raw) == ("c2", {}, '{"text": "no')
     assert types(events).count("toolcall_delta") == 3
+
+
+async def test_calls_that_share_an_index_are_told_apart(api: Api) -> None:
+    # As gateways before Gemini send them; a call whose id comes again is no other.
+    script: list[Piece] = [
+        call_piece(0, "c1", "look", '{"at": '),
+        call_piece(0, "c1", "look", '"do'),
+        call_piece(0, "c9", None, "or"),
+        call_piece(0, None, None, '"}'),
+        call_piece(0, "c2", "take", '{"what": '),
+        call_piece(1, "c3", "go", '{"far'),
+        call_piece(0, None, None, '"lamp"}'),
+        call_piece(1, None, None, '": 1}'),
+        chunk(finish="tool_calls"),
+        DONE,
+    ]
+    async with serving(script) as server:
+        events = await events_of(server, api)
+
+    final = events[-1]
+    assert final.type == "done", final
+    assert final.message.tool_calls == [
+        ToolCall("c1", "look", {"at": "door"}),
+        ToolCall("c2", "take", {"what": "lamp"}),
+        ToolCall("c3", "go", {"far": 1}),
+    ]
+    ends = [event for event in events if event.type == "toolcall_end"]
+    assert [(end.content_index, end.tool_call.id) for end in ends] == [
+        (0, "c1"),
+        (1, "c2"),
+        (2, "c3"),
+    ]
 
 
 async def test_thinking_comes_before_the_text(api: Api) -> None:

@@ -200,6 +200,16 @@ async def test_a_line_that_is_far_too_long_is_passed_over() -> None:
     assert [one.custom_id for one in found] == ["a", "c", "d"]
 
 
+async def test_an_answer_may_come_in_parts() -> None:
+    thought = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}
+    said = [thought, {"type": "text", "text": "y"}, {"type": "text", "text": "es"}]
+    content = [answer("a", said), answer("b", [thought]), answer("c", None), answer("d", ["yes"])]
+
+    found = await results(b"\n".join(content))
+
+    assert [one.text for one in found] == ["yes", "", None, None]
+
+
 @pytest.mark.parametrize(
     "broken",
     [

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from agent_core import LlmContext, Model, StreamError, StreamOptions, UserMessage, stream_model
+from agent_core import (
+    LlmContext,
+    Model,
+    StreamDone,
+    StreamError,
+    StreamOptions,
+    TextContent,
+    ThinkingContent,
+    UserMessage,
+    stream_model,
+)
 from agent_core.http_connections import close_connections, http_session
 from agent_core.openai_stream import _request, refusal, request_headers
-from tests.agent_core.chat_server import Refusal, chunk, serving
+from tests.agent_core.chat_server import DONE, Piece, Refusal, chunk, serving
 
 CONTEXT = LlmContext("", [UserMessage("hi")])
 
@@ -83,3 +93,51 @@ async def test_what_is_no_stream_is_a_failure() -> None:
     assert isinstance(second, StreamError)
     assert "no chunk of an answer" in str(first.error.error_message)
     assert "broke off" in str(second.error.error_message)
+
+
+def text_part(text: str) -> dict[str, str]:
+    return {"type": "text", "text": text}
+
+
+async def test_content_may_come_in_parts() -> None:
+    # As Mistral's models that think send it; of a reference they name the ids.
+    contents: list[object] = [
+        "",
+        [{"type": "thinking", "thinking": [text_part("Hm"), text_part(", a")]}],
+        [{"type": "thinking", "thinking": [text_part(" door.")], "closed": True}],
+        [{"type": "reference", "reference_ids": [1]}, {"type": "text", "text": None}],
+        [text_part("It is"), text_part(" op")],
+        "en",
+        [{"type": "thinking", "thinking": "Is it?"}, text_part(".")],
+    ]
+    script: list[Piece] = [*(chunk({"content": one}) for one in contents), chunk(finish="stop")]
+    async with serving([*script, DONE]) as server:
+        model = Model("m", "local", base_url=server.url, api="openai")
+        final = [event async for event in stream_model(model, CONTEXT, StreamOptions())][-1]
+
+    assert isinstance(final, StreamDone)
+    assert final.message.content == [
+        ThinkingContent("Hm, a door."),
+        TextContent("It is open"),
+        ThinkingContent("Is it?"),
+        TextContent("."),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "shown"),
+    [
+        (5, "5"),
+        ({"text": "x"}, '{"text": "x"}'),
+        (["x"], '["x"]'),
+        ([{"type": "thinking", "thinking": 5}], "5"),
+    ],
+)
+async def test_content_that_is_none_is_told_once(content: object, shown: str) -> None:
+    async with serving([chunk({"content": content}), DONE]) as server:
+        model = Model("m", "local", base_url=server.url, api="openai")
+        (failed,) = [event async for event in stream_model(model, CONTEXT, StreamOptions())]
+
+    assert isinstance(failed, StreamError)
+    reason = f"The server sent as content what is neither a text nor parts of one: {shown}"
+    assert failed.error.error_message == reason

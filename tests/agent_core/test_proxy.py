@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from agent_core import (
     LlmContext,
     MessageUpdate,
     Model,
+    StreamError,
     StreamFn,
     StreamOptions,
     TextContent,
@@ -31,6 +33,8 @@ from agent_core import (
 )
 from agent_core.testing import SCRIPTED_MODEL, ScriptedModel, failure, streamed
 from tests.agent_core.agents import Scripted, ok
+from tests.agent_core.chat_server import ChatServer, Hang, Piece, serving
+from tests.agent_core.clock import Leap
 from tests.waiting import within
 
 CONTEXT = LlmContext("SP", [UserMessage("hi", 1)], [ok])
@@ -112,7 +116,9 @@ async def test_an_answer_comes_through_as_it_is() -> None:
     model = ScriptedModel([message, streamed(message)])
     async with proxying(model) as proxy:
         whole = await call_through(proxy)
-        events = await call_through(proxy, reasoning="low", temperature=0.5, session_id="s1")
+        events = await call_through(
+            proxy, reasoning="low", thinking_budgets={"low": 5}, temperature=0.5, session_id="s1"
+        )
 
     assert [event.type for event in whole] == ["done"]
     assert [event.type for event in events] == [event.type for event in streamed(message)]
@@ -126,6 +132,7 @@ async def test_an_answer_comes_through_as_it_is() -> None:
     assert (request.system_prompt, request.tools) == ("SP", ("ok",))
     assert request.options.api_key == "hidden"
     assert (request.options.reasoning, request.options.temperature) == ("low", 0.5)
+    assert request.options.thinking_budgets == {"low": 5}
 
 
 async def test_an_agent_talks_through_a_proxy() -> None:
@@ -156,6 +163,41 @@ async def test_a_proxy_that_is_not_there_is_told() -> None:
 
     assert event.type == "error"
     assert "Connection failed" in str(event.error.error_message)
+
+
+async def call_at(server: ChatServer, **changes: float) -> list[AssistantMessageEvent]:
+    model = replace(SCRIPTED_MODEL, **changes)  # type: ignore[arg-type]
+    stream_fn = stream_proxy(f"{server.url}/chat/completions")
+    return [event async for event in stream_completion(model, CONTEXT, stream_fn=stream_fn)]
+
+
+async def test_a_proxy_that_is_silent_is_waited_for_as_a_model_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    leap = Leap(monkeypatch)
+    async with serving([Hang()]) as server:
+        calling = asyncio.create_task(call_at(server, first_token_timeout=20.0))
+        await within(server.arrivals.get())
+        leap.seconds += 21.0
+        (failed,) = await within(calling)
+        await within(server.gone.wait())
+
+    assert isinstance(failed, StreamError)
+    assert failed.error.error_message == "The model did not answer within 20 seconds"
+    assert failed.retryable
+
+
+async def test_a_proxy_that_stalls_ends_the_answer_and_keeps_its_text() -> None:
+    begun = streamed(AssistantMessage([TextContent("Once")]))[:3]
+    script: list[Piece] = [f"data: {json.dumps(event.to_dict())}\n\n" for event in begun]
+    async with serving([*script, Hang()]) as server:
+        events = await within(call_at(server, stall_timeout=0.2))
+
+    final = events[-1]
+    assert [event.type for event in events] == [*(event.type for event in begun), "error"]
+    assert isinstance(final, StreamError)
+    assert final.error.text == "Once"
+    assert "stalled" in str(final.error.error_message)
 
 
 async def test_abort_goes_through_to_the_model() -> None:
@@ -220,6 +262,17 @@ async def test_a_proxy_that_sends_nonsense_is_told(data: str) -> None:
                 {"provider": "test", "model": "scripted", "messages": [{"role": "note"}]}
             ).encode(),
             "cannot be given a message of role 'note'",
+        ),
+        (
+            json.dumps(
+                {
+                    "provider": "test",
+                    "model": "scripted",
+                    "messages": [],
+                    "thinking_budgets": {"low": "much"},
+                }
+            ).encode(),
+            "'low' must be int",
         ),
     ],
 )

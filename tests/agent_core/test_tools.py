@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -18,6 +20,7 @@ from agent_core import (
 )
 from agent_core.arguments import validated_arguments
 from agent_core.json_schema import fit
+from agent_core.partial_json import partial_arguments, whole_arguments
 from tests.agent_core.agents import text_of
 
 
@@ -130,6 +133,27 @@ def test_arguments_that_are_no_json_are_told() -> None:
     assert "(5010 characters)" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "text",
+    ['{"n": 1e999}', '{"n": [-1e999]}', '{"n": NaN}', '{"n": Infinity}', r'"{\"n\": 1e999}"'],
+)
+def test_a_number_that_json_can_not_hold_never_gets_into_a_message(text: str) -> None:
+    arguments, raw = whole_arguments(text)
+
+    assert (arguments, raw) == ({}, text)
+    with pytest.raises(ToolArgumentsError, match="root: has a number that is not finite"):
+        validated_arguments(route, ToolCall("c1", "plan_route", arguments, raw))
+    assert partial_arguments(text[:-1]) == {}
+
+
+@pytest.mark.parametrize("text", ["[1e999]x", "5", r'{"a": "\ud83d"}', "null"])
+def test_what_else_is_no_object_is_told_as_that(text: str) -> None:
+    arguments, raw = whole_arguments(text)
+
+    with pytest.raises(ToolArgumentsError, match="root: must be a JSON object"):
+        validated_arguments(route, ToolCall("c1", "plan_route", arguments, raw))
+
+
 async def test_what_a_function_may_return() -> None:
     @tool
     async def give(what: str) -> Any:
@@ -179,7 +203,7 @@ def test_a_tool_without_a_docstring_is_described_by_its_name() -> None:
     assert wave.description == "wave"
 
 
-SCHEMA = {
+SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {
         "n": {"type": "integer", "minimum": 1, "maximum": 9},
@@ -194,6 +218,7 @@ SCHEMA = {
         "one": {"oneOf": [{"type": "integer"}, {"type": "null"}]},
         "both": {"allOf": [{"type": "integer"}, {"minimum": 3}]},
         "maybe": {"type": ["integer", "null"]},
+        "far": {"type": "integer"},
         "never": False,
         "empty": {"type": "array", "items": False},
         "odd": {"type": "tensor"},
@@ -208,6 +233,7 @@ SCHEMA = {
     [
         ({"n": "5"}, {"n": 5}),
         ({"n": 5.0}, {"n": 5}),
+        ({"far": "1" * 400}, {"far": int("1" * 400)}),
         ({"x": "0.5"}, {"x": 0.5}),
         ({"on": "True"}, {"on": True}),
         ({"name": "abc"}, {"name": "abc"}),
@@ -267,6 +293,116 @@ def test_values_are_fitted(given: Any, fitted: Any) -> None:
 )
 def test_what_does_not_fit_is_told_by_its_path(given: Any, problem: str) -> None:
     assert problem in fit(given, SCHEMA)[1]
+
+
+@pytest.mark.parametrize("given", ["Infinity", "-Infinity", "NaN", "1e999", math.inf, math.nan])
+@pytest.mark.parametrize("name", ["n", "x", "either", "extra"])
+def test_a_number_without_an_end_is_a_problem_of_its_argument(name: str, given: Any) -> None:
+    wanted = SCHEMA["properties"] | {"either": {"anyOf": [{"type": "integer"}, {"const": "far"}]}}
+    value, problems = fit({name: given}, {"type": "object", "properties": wanted})
+
+    if isinstance(given, str) and name == "extra":
+        assert (value, problems) == ({"extra": given}, [])
+    else:
+        assert [problem.split(":")[0] for problem in problems] == [name]
+    if isinstance(given, float):
+        assert problems == [f"{name}: must be a finite number"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "given", "fits"),
+    [
+        (r"^\p{Lu}\p{L}+$", "Élan", True),  # Python's `re` does not know these
+        (r"^\p{Lu}\p{L}+$", "élan", False),
+        (r"^(?!no)\w+$", "yes", True),  # and others do not know to look ahead
+        (r"^(?!no)\w+$", "nothing", False),
+        (r"^(a+)+$", "a" * 60 + "b", False),  # steps without number for whoever goes back
+        (r"(unclosed", "anything", True),
+        ("a{99999999999}", "anything", True),
+        (5, "anything", True),
+    ],
+)
+def test_patterns_are_checked_where_they_can_be_read(pattern: Any, given: str, fits: bool) -> None:
+    _, problems = fit(given, {"type": "string", "pattern": pattern})
+
+    assert problems == ([] if fits else [f"root: must match pattern {pattern}"])
+
+
+class Counted(dict[str, Any]):
+    """Definitions of a schema that count how often they are asked for."""
+
+    asked = 0
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.asked += 1
+        return super().get(name, default)
+
+
+KINDS = ("and", "or", "xor", "eq", "ne")
+
+
+def formula(depth: int, leaf: Any = "x") -> Any:
+    """Operations in operations, of the last kind."""
+    return {"op": KINDS[-1], "l": formula(depth - 1, leaf), "r": "y"} if depth else leaf
+
+
+def formulas(*, told_apart: bool, named: bool = False) -> tuple[dict[str, Any], Counted]:
+    """The schema of a formula; its kinds differ by `op`, or only far within."""
+    inner = {"$ref": "#/$defs/formula"}
+    kinds = {
+        kind: {
+            "type": "object",
+            "properties": {"l": inner, "r": inner, "op": {"const": kind} if told_apart else {}},
+            "required": ["op", "l", "r"],
+        }
+        for kind in KINDS
+    }
+    definitions = Counted(kinds)
+    branches = [{"$ref": f"#/$defs/{kind}"} for kind in KINDS] if named else [*kinds.values()]
+    definitions["formula"] = {"anyOf": [*branches, {"type": "string"}]}
+    return {"$defs": definitions} | inner, definitions
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize(("leaf", "wrong"), [("x", False), (5, False), ([], True)])
+def test_forms_are_told_apart_before_they_are_looked_into(
+    leaf: Any, wrong: bool, named: bool
+) -> None:
+    schema, definitions = formulas(told_apart=True, named=named)
+    fitted, problems = fit(formula(5, leaf), schema)
+
+    told = ["root: must match one of the allowed forms"]
+    assert problems == (told if wrong else [])
+    assert wrong or fitted == formula(5, str(leaf))
+    assert definitions.asked < 1_000
+
+
+def test_a_mended_value_is_not_passed_over_for_what_it_was() -> None:
+    number = {"type": "object", "properties": {"n": {"type": "integer", "const": 5}}}
+    text = {"type": "object", "properties": {"n": {"allOf": [{"type": "integer"}], "const": 6}}}
+    schema = {"anyOf": [number, text, {"type": "null"}]}
+
+    assert fit({"n": "5"}, schema) == ({"n": 5}, [])
+    assert fit({"n": "6"}, schema) == ({"n": 6}, [])
+    assert fit('{"n": "6"}', schema) == ({"n": 6}, [])
+    assert fit("", schema) == (None, [])
+    assert fit({"n": "7"}, schema)[1] == ["root: must match one of the allowed forms"]
+
+
+def test_a_value_that_would_take_for_ever_is_not_checked() -> None:
+    schema, definitions = formulas(told_apart=False)
+
+    assert fit(formula(7, 5), schema) == (formula(7, 5), ["root: is too complex to be checked"])
+    assert definitions.asked < 50_000
+
+
+def test_a_long_value_is_checked_whole() -> None:
+    many = [{"at": number} for number in range(10_000)]
+    item = {"type": "object", "properties": {"at": {"type": "integer"}}, "required": ["at"]}
+    schema = {"anyOf": [{"type": "array", "items": {"anyOf": [item, {"type": "null"}]}}, False]}
+
+    assert fit(many, schema) == (many, [])
+    assert fit(json.dumps(many), schema) == (many, [])
 
 
 def test_a_schema_that_goes_in_circles_ends() -> None:

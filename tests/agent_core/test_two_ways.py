@@ -49,11 +49,13 @@ REPLIES: dict[str, dict[str, Any]] = {
     "reasoning alone": {"text": "", "reasoning": "Let me think."},
     "a call": {"tool_calls": [LOOK]},
     "a call with an id": {"tool_calls": [LOOK | {"id": "mine"}]},
+    "a call with an index": {"tool_calls": [LOOK | {"id": "mine", "index": 3}]},
     "a call without arguments": {"tool_calls": [{"name": "look"}]},
     "a call with nothing for arguments": {"tool_calls": [{"name": "look", "arguments": ""}]},
     "a call with broken arguments": {"tool_calls": [{"name": "look", "arguments": '{"at": "d'}]},
     "two calls": {"tool_calls": [LOOK, {"name": "go", "arguments": {"far": 1}}]},
     "two calls with one id": {"tool_calls": [LOOK | {"id": "a"}, LOOK | {"id": "a"}]},
+    "two calls with one index": {"tool_calls": [LOOK | {"index": 0}, LOOK | {"index": 0}]},
     "text, reasoning and a call": {"text": TEXT, "reasoning": "Hm.", "tool_calls": [LOOK]},
     "cut by its length": {"text": TEXT, "finish_reason": "length"},
     "withheld by a filter": {"text": TEXT, "finish_reason": "content_filter"},
@@ -175,6 +177,10 @@ def _failure(last: AssistantMessageEvent) -> tuple[int | None, float | None, boo
     return last.status, last.retry_after, last.retryable
 
 
+def _calls(events: list[dict[str, Any]]) -> int:
+    return [event["type"] for event in events].count("toolcall_end")
+
+
 def _text(last: AssistantMessageEvent) -> str:
     return (last.error.error_message or "") if isinstance(last, StreamError) else ""
 
@@ -212,7 +218,7 @@ def test_the_catalogue_is_whole() -> None:
     assert {fault["kind"] for fault in FAULTS.values()} == {get_args(kind)[0] for kind in kinds}
     assert used("split") | {"words"} == set(get_args(Reply.model_fields["split"].annotation))
     assert set(CASES["all usage"]["usage"]) == set(Usage.model_fields)
-    assert set(CASES["a call with an id"]["tool_calls"][0]) == set(ToolCall.model_fields)
+    assert set(CASES["a call with an index"]["tool_calls"][0]) == set(ToolCall.model_fields)
     of_status = {field for fault in FAULTS.values() if fault["kind"] == "status" for field in fault}
     assert of_status == set(StatusFault.model_fields)
 
@@ -227,6 +233,7 @@ async def test_both_ways_tell_the_same(
 
     assert through_litellm.events == direct.events
     assert through_litellm.failure == direct.failure
+    assert _calls(direct.events) == len(CASES[case].get("tool_calls", ()))
     assert len(through_litellm.sent) == len(direct.sent) + MORE_REQUESTS.get(case, 0)
     assert all(body == direct.sent[0] for body in direct.sent + through_litellm.sent)
     assert bool(words) == bool(reason)
