@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from psycopg.errors import ForeignKeyViolation
 from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.consolidation import (
@@ -226,20 +228,33 @@ async def order(
     Args:
         batched: what nobody waits for may go with a batch.
     """
-    of_session = {"session": one.session_id, "user": one.user_id, "agent": KEEPER}
-    keeper = await db.row(_KEEPER, of_session)
+    keeper = await _keeper(db, one)
     if keeper is None:
         return None
     async with db.transaction() as connection:
         # Both rows in the order of their ids, as the end of that task locks them.
-        ids = [one.session_id, keeper.id]
+        ids = [one.session_id, keeper]
         rows = await connection.execute(
             _LOCK, {"ids": ids, "user": one.user_id, "idle": idle_seconds}
         )
         row = next((row for row in rows if row.id == one.session_id), None)
         if row is None or row.consolidate_at is None:
             return None
-        return await _order(connection, one, keeper.id, row, batched=batched)
+        return await _order(connection, one, keeper, row, batched=batched)
+
+
+async def _keeper(db: Database, one: Due) -> UUID | None:
+    """The session of the character's consolidations, made at first use; None where it is gone."""
+    of_session = {"session": one.session_id, "user": one.user_id, "agent": KEEPER}
+    try:
+        row = await db.row(_KEEPER, of_session)
+    except IntegrityError as error:
+        # The statement's snapshot still had the session. Who deletes the character, which this
+        # waited for, has deleted the session before it.
+        if isinstance(error.orig, ForeignKeyViolation):
+            return None
+        raise
+    return None if row is None else UUID(str(row.id))
 
 
 async def _order(

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
+import psycopg
 import pytest
 from sqlalchemy import text
 
@@ -23,6 +24,7 @@ from shared.records import Accepted, Claim, Lasting, NewAction, NewSession
 from shared.store import actions, characters, consolidation, leases, sessions, turns
 from shared.store.consolidation import Due
 from shared.store.database import Database
+from tests.shared.locks import lock_waiters
 from tests.shared.sessions import ME, claimed, completed, finish, new_session, say
 from tests.shared.tables import dump
 
@@ -335,6 +337,23 @@ async def test_sessions_that_are_gone_or_anothers_are_not_read(db: Database) -> 
     assert await consolidation.read(db, ME, session, 1, 2) is None
     await end(db, claim, found(session, 1, 2, "of nobody"))
     assert await facts(db) == []
+
+
+@pytest.mark.parametrize("deleted", ["sessions characters", "sessions"])
+async def test_who_is_erased_meanwhile_is_not_read(
+    db: Database, watcher: psycopg.AsyncConnection[Any], deleted: str
+) -> None:
+    session = await new_session(db, started=True)
+    await turn(db, session, idle=SOON)
+    (due,) = await consolidation.due(db)
+    async with watcher.transaction():
+        await watcher.execute("delete from sessions where user_id = %s", (ME,))
+        if "characters" in deleted:
+            await watcher.execute("delete from characters where user_id = %s", (ME,))
+        ordering = asyncio.create_task(consolidation.order(db, due, idle_seconds=IDLE))
+        await lock_waiters(watcher)
+
+    assert await ordering is None
 
 
 async def test_a_character_can_be_deleted_that_was_read(db: Database) -> None:
