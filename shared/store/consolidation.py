@@ -15,6 +15,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from shared.allowance import NO_RULES, BudgetRules
 from shared.consolidation import (
     KEEPER,
     MESSAGES,
@@ -26,6 +27,7 @@ from shared.consolidation import (
     Said,
     upto_of,
 )
+from shared.errors import BudgetSpent
 from shared.levels import CHORE
 from shared.memories import NewMemory, said_in
 from shared.records import Accepted, NewAction
@@ -42,6 +44,9 @@ MOST_TRIES = 3
 
 _RETRY_SECONDS = 60.0
 _LOOK_AGAIN_SECONDS = 15.0
+
+_SPENT_SECONDS = 3600.0
+"""How long a range waits for money: budgets renew themselves by the day."""
 
 # Part of the statement that ends a task. Each task puts off what idleness brings about, until
 # there is so much to read that the window is about to lose some of it. The numbers are those of
@@ -218,15 +223,22 @@ async def hurry(
 
 
 async def order(
-    db: Database, one: Due, *, idle_seconds: float, batched: bool = False
+    db: Database,
+    one: Due,
+    *,
+    idle_seconds: float,
+    batched: bool = False,
+    rules: BudgetRules = NO_RULES,
 ) -> Accepted | None:
     """Make the task that reads what of a session was not read yet.
 
     Two who do so at once make one task. None where there is nothing to read, where a task does so
-    already, where the last one failed a moment ago, or where a batch will bring the answer.
+    already, where the last one failed a moment ago, where a batch will bring the answer, or where
+    the user's budget is spent.
 
     Args:
         batched: what nobody waits for may go with a batch.
+        rules: what may be spent by those who have no budget of their own.
     """
     keeper = await _keeper(db, one)
     if keeper is None:
@@ -240,7 +252,7 @@ async def order(
         row = next((row for row in rows if row.id == one.session_id), None)
         if row is None or row.consolidate_at is None:
             return None
-        return await _order(connection, one, keeper, row, batched=batched)
+        return await _order(connection, one, keeper, row, rules, batched=batched)
 
 
 async def _keeper(db: Database, one: Due) -> UUID | None:
@@ -258,7 +270,13 @@ async def _keeper(db: Database, one: Due) -> UUID | None:
 
 
 async def _order(
-    connection: AsyncConnection, one: Due, keeper: UUID, row: AnyRow, *, batched: bool
+    connection: AsyncConnection,
+    one: Due,
+    keeper: UUID,
+    row: AnyRow,
+    rules: BudgetRules,
+    *,
+    batched: bool,
 ) -> Accepted | None:
     note = {
         "session": one.session_id,
@@ -300,7 +318,14 @@ async def _order(
         await batches.use(connection, one.user_id, line.id)
     key = f"{one.session_id}:{first}:{last}:{action.get('line', tries)}"
     new = NewAction(action | {"last": last}, client_action_id=key)
-    accepted = await accept_within(connection, one.user_id, keeper, new)
+    try:
+        # An answer that a batch has brought stands in the ledger: to keep it costs nothing.
+        accepted = await accept_within(
+            connection, one.user_id, keeper, new, rules=rules, paid=answered
+        )
+    except BudgetSpent:
+        await connection.execute(_NOTE, note | {"seconds": _SPENT_SECONDS})
+        return None
     later = {"tries": tries, "seconds": _RETRY_SECONDS * 4 ** (tries - 1)}
     await connection.execute(_NOTE, note | later)
     return accepted
