@@ -13,7 +13,8 @@ from shared.records import Claim, Written
 from worker.agents import Answer, RegisteredAgent, Resources, RunningTask, TaskFailed
 from worker.deadlines import Deadlines
 from worker.metering import Meter
-from worker.task_log import AttemptLostError, TaskLog
+from worker.task_log import TaskLog
+from worker.task_store import AttemptLostError
 from worker.transcript import claimed
 
 log = structlog.get_logger(__name__)

@@ -6,6 +6,7 @@ has died. What an answer is worth is judged by the task that takes it (`worker/c
 """
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -37,6 +38,10 @@ MOST_SENDS = 2
 
 SEND_SECONDS = 3600.0
 """How long a provider is tried that takes no batch."""
+
+GIVEN_UP = 2 * LONGEST
+"""How old a batch gets of which a provider says nothing. Its ranges don't wait so long; but what it
+has answered is paid for, and its files hold what users said."""
 
 PRICE_SHARE = Decimal("0.5")
 """What a call in a batch costs of what it would cost otherwise."""
@@ -88,13 +93,13 @@ class Batching:
                     await self._see_to(batch)
             except (ProviderError, TimeoutError) as error:
                 log.warning("batch not seen to", batch=str(batch.id), error=_said(error))
-                await batches.later(self._db, batch, pause=self._every)
+                if batch.age > GIVEN_UP.total_seconds():
+                    await self._give_up(batch)
+                else:
+                    await batches.later(self._db, batch, pause=self._every)
 
     async def _see_to(self, batch: Batch) -> None:
-        if batch.age > LONGEST.total_seconds():
-            await self._give_back(batch, "it took too long")
-            await self._cancel(batch)
-        elif batch.state == "made":
+        if batch.state == "made":
             await self._send(batch)
         else:
             await self._collect(batch)
@@ -169,22 +174,27 @@ class Batching:
     # -- on its way back --------------------------------------------------------------------------
 
     async def _collect(self, batch: Batch) -> None:
+        """Take in what has come. However old it is: workers may have been away for longer."""
         assert batch.provider_id is not None
+        files: tuple[str, ...] = ()
         try:
             status = await self._endpoint.status(batch.provider_id)
-            if not status.over:
-                await batches.later(self._db, batch, pause=self._every)
-                return
-            await self._take_in(batch, status)
+            files = status.files
+            if status.over:
+                await self._take_in(batch, status)
         except ProviderError as error:
             if error.status not in {404, 410}:
                 raise
-            await self._give_back(batch, _said(error))
+            await self._give_back(batch, _said(error), files)
             return
-        left = await batches.end(self._db, batch)
-        log.info("batch ended", batch=str(batch.id), status=status.status[:20], unanswered=left)
-        for file in (batch.input_file, *status.files):
-            await self._delete(file)
+        if status.over:
+            left = await batches.end(self._db, batch)
+            log.info("batch ended", batch=str(batch.id), status=status.status[:20], unanswered=left)
+            await self._delete(batch.input_file, *files)
+        elif batch.age > LONGEST.total_seconds():
+            await self._give_up(batch, files)
+        else:
+            await batches.later(self._db, batch, pause=self._every)
 
     async def _take_in(self, batch: Batch, status: BatchStatus) -> None:
         tokens = {one.id: one.tokens for one in await batches.lines(self._db, batch)}
@@ -223,11 +233,15 @@ class Batching:
 
     # -- not at all -------------------------------------------------------------------------------
 
-    async def _give_back(self, batch: Batch, why: str) -> None:
-        """Have all that has no answer read in the ordinary way."""
+    async def _give_up(self, batch: Batch, files: Sequence[str] = ()) -> None:
+        await self._give_back(batch, "it took too long", files)
+        await self._cancel(batch)
+
+    async def _give_back(self, batch: Batch, why: str, files: Sequence[str] = ()) -> None:
+        """Have all that has no answer read in the ordinary way; `files` are its answers'."""
         left = await batches.end(self._db, batch)
         log.warning("batch given up", batch=str(batch.id), unanswered=left, error=why)
-        await self._delete(batch.input_file)
+        await self._delete(batch.input_file, *files)
 
     async def _cancel(self, batch: Batch) -> None:
         if batch.provider_id is not None:
@@ -236,13 +250,14 @@ class Batching:
             except ProviderError as error:
                 log.info("batch not cancelled", error=_said(error))
 
-    async def _delete(self, file: str | None) -> None:
-        """Delete a file with users' words at the provider, as far as it lets us."""
-        if file is not None:
-            try:
-                await self._endpoint.delete(file)
-            except ProviderError as error:
-                log.info("a batch's file is left", error=_said(error))
+    async def _delete(self, *files: str | None) -> None:
+        """Delete files with users' words at the provider, as far as it lets us."""
+        for file in files:
+            if file is not None:
+                try:
+                    await self._endpoint.delete(file)
+                except ProviderError as error:
+                    log.info("a batch's file is left", error=_said(error))
 
 
 def _output(result: BatchResult) -> str | None:

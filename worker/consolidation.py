@@ -25,6 +25,7 @@ from agent_core import (
     UserMessage,
     stream_completion,
 )
+from shared.allowance import NO_RULES, BudgetRules
 from shared.consolidation import KEEPER, Consolidated, Material, Remembered
 from shared.encoding import JsonObject
 from shared.errors import FiresideError
@@ -184,12 +185,14 @@ async def consolidate_for_ever(
     idle_seconds: float,
     every: float,
     may_batch: MayBatch = _no_batches,
+    rules: BudgetRules = NO_RULES,
 ) -> None:
     """Have sessions read whose time has come, until cancelled; any number of processes may.
 
     Args:
         idle_seconds: how long a session is quiet until it is read.
         every: seconds between two looks.
+        rules: what may be spent by those who have no budget of their own.
     """
     while True:
         await asyncio.sleep(every)
@@ -197,7 +200,7 @@ async def consolidate_for_ever(
             for due in await consolidation.due(db):
                 batched = await may_batch(due.user_id)
                 ordered = await consolidation.order(
-                    db, due, idle_seconds=idle_seconds, batched=batched
+                    db, due, idle_seconds=idle_seconds, batched=batched, rules=rules
                 )
                 if ordered is not None:
                     await hints.send([ordered.session_id], {ordered.session_id: ordered.level})

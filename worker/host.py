@@ -394,20 +394,17 @@ class Host:
         idle_seconds = self._settings.consolidate_seconds
         if not idle_seconds:
             return []
+        consolidate = functools.partial(
+            consolidate_for_ever,
+            self._db,
+            self._hints,
+            idle_seconds=idle_seconds,
+            every=every,
+            rules=self._rules,
+        )
         if self._batches is None:
-            return [
-                consolidate_for_ever(self._db, self._hints, idle_seconds=idle_seconds, every=every)
-            ]
+            return [consolidate()]
         batching = Batching(
             self._db, self._batches, self._tariff, self._rules, every=LOOK_SWEEPS * every
         )
-        return [
-            consolidate_for_ever(
-                self._db,
-                self._hints,
-                idle_seconds=idle_seconds,
-                every=every,
-                may_batch=batching.may,
-            ),
-            batching.look_for_ever(),
-        ]
+        return [consolidate(may_batch=batching.may), batching.look_for_ever()]

@@ -24,7 +24,7 @@ from worker.holding import Held, Holding
 from worker.outage import Outage
 from worker.runs import Runs
 from worker.slots import Slots
-from worker.task_log import AttemptLostError
+from worker.task_store import AttemptLostError
 from worker.transcript import HISTORY_MESSAGES, Transcript
 
 log = structlog.get_logger(__name__)

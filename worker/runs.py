@@ -22,7 +22,8 @@ from worker.late_usage import LateUsage
 from worker.outage import Outage
 from worker.outlived import OutlivedAttempts
 from worker.postgres_tasks import PostgresTasks
-from worker.task_log import AttemptLostError, TaskLog
+from worker.task_log import TaskLog
+from worker.task_store import AttemptLostError
 from worker.transcript import Transcript, claimed
 
 log = structlog.get_logger(__name__)

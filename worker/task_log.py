@@ -1,30 +1,20 @@
-"""What one attempt of a task gives: its events in order, its deltas, its journal, its messages.
+"""What of one attempt of a task is written and told when: events, deltas, journal and ledger.
 
-Everything passes through one outbox, so that the log, the frames and the journal agree. Durable
+Everything leaves through one outbox, so that the log, the frames and the journal agree. Durable
 entries are grouped: those of one moment are one fenced write. Nothing here knows SQL or Redis.
+What an attempt says is made in `worker/attempt_events.py`.
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from decimal import Decimal
-from typing import Any, Literal, Protocol, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 from uuid import UUID
 
 import structlog
 
-from agent_core import (
-    AgentEvent,
-    AssistantMessage,
-    JournalError,
-    StepRequest,
-    StepStart,
-    TextContent,
-    TextDelta,
-    Usage,
-    UserMessage,
-)
+from agent_core import AgentEvent, StepRequest, StepStart, Usage, UserMessage
 from shared.encoding import JsonObject
 from shared.errors import LeaseLost
 from shared.events import Delta
@@ -32,7 +22,6 @@ from shared.records import (
     NOTHING_LASTING,
     Claim,
     Event,
-    Joined,
     JoinMode,
     Lasting,
     LedgerEntry,
@@ -41,58 +30,19 @@ from shared.records import (
     Step,
     Written,
 )
-from worker.joining import Joining
-from worker.takeover import recall, told_before
+from worker.attempt_events import GROUP_SECONDS, AttemptEvents
+from worker.takeover import recall
+from worker.task_store import AttemptLostError, LateEntries, TaskStore
 
 log = structlog.get_logger(__name__)
-
-GROUP_SECONDS = 0.02
-"""How long a durable entry may wait for others, where nobody waits for it."""
-
-DELTA_SECONDS = 0.1
-DELTA_PIECES = 40
-"""Deltas leave after this long or this many pieces, whichever comes first."""
 
 T = TypeVar("T")
 
 Status: TypeAlias = Literal["completed", "failed", "cancelled", "dead"]
 
 
-class TaskStore(Protocol):
-    """Where an attempt is written and told: Postgres and Redis, or this process's memory."""
-
-    async def write(
-        self,
-        claim: Claim,
-        events: Sequence[NewEvent],
-        steps: Sequence[Step],
-        ledger: Sequence[LedgerEntry] = (),
-    ) -> Written:
-        """Append events, journal steps and enter calls of models; raises LeaseLost."""
-
-    async def join(self, claim: Claim, modes: Sequence[JoinMode], no: int) -> list[Joined]:
-        """Take waiting actions into the task; raises LeaseLost."""
-
-    async def end(self, claim: Claim, outcome: Outcome) -> Written:
-        """End the task; raises LeaseLost."""
-
-    async def left(self, claim: Claim) -> Decimal | None:
-        """What the task may still spend, in dollars; None for anything."""
-
-    def tell(self, claim: Claim, entries: Sequence[Event | Delta]) -> None:
-        """Tell clients; never waits and never raises, for they can find events in the log."""
-
-
-LateEntries: TypeAlias = Callable[[Claim, Sequence[LedgerEntry]], None]
-"""Takes calls of models that an attempt can't enter itself any more."""
-
-
 def _drop(claim: Claim, entries: Sequence[LedgerEntry]) -> None:
     """Nobody keeps books."""
-
-
-class AttemptLostError(JournalError):
-    """This attempt may write no more: its lease is gone, or Postgres is."""
 
 
 class TaskLog:
@@ -125,18 +75,12 @@ class TaskLog:
         self._on_late = on_late
         self._ledger: list[LedgerEntry] = []
         self._calls = 0
-        self._outbox: list[NewEvent | Delta] = []
         self._steps: dict[int, Step] = {}
         self._memos = {step.no: step for step in claim.steps}
-        told = told_before(claim.events)
-        self._settled, self._messages = told.settled, told.messages
-        self.told = list(told.messages)
-        self._joining = Joining(claim, told.joined)
         self._unread = set(self._memos)
-        self._ordinals: Counter[str] = Counter()
-        self._number = -1
-        self._open: _OpenMessage | None = None
-        self._pieces = 0
+        self._events = AttemptEvents(claim)
+        self.told = list(self._events.messages)
+        self._joining = self._events.joining
         self._lock = asyncio.Lock()
         self._timer: asyncio.TimerHandle | None = None
         self._flush_at = 0.0
@@ -152,72 +96,21 @@ class TaskLog:
 
     def __call__(self, event: AgentEvent) -> None:
         """Take an event of the agent; the listener that an Agent is given."""
-        match event.type:
-            case "message_start":
-                self._message_start(event.message)
-            case "message_update":
-                if isinstance(event.assistant_message_event, TextDelta):
-                    self._delta(event.assistant_message_event.delta)
-            case "message_end":
-                self._message_end(event.message.to_dict(), self._joining.task_of(event.message))
-            case "agent_start" | "turn_start" | "turn_end" | "agent_end":
-                # What a turn's end and a run's end repeat stands in the messages already.
-                self.record(event.type, {})
-            case "tool_execution_start" | "tool_execution_update" | "tool_execution_end":
-                data = event.to_dict()
-                del data["type"]
-                self._append(event.type, data, event.tool_call_id)
+        if self._lost is None:
+            seconds = self._events(event)
+            if seconds is not None:
+                self._flush_in(seconds)
 
     def record(self, kind: str, data: JsonObject) -> None:
         """Take an event of the task itself."""
-        self._ordinals[kind] += 1
-        self._append(kind, data, self._ordinals[kind])
+        if self._lost is None:
+            seconds = self._events.record(kind, data)
+            if seconds is not None:
+                self._flush_in(seconds)
 
-    def _message_start(self, message: Any) -> None:
-        self._number += 1
-        self._open = _OpenMessage(self._number)
-        data: JsonObject = message.to_dict()
-        if isinstance(message, AssistantMessage):
-            # Its text comes as deltas, and whole at its end: not twice.
-            data["content"] = []
-        # What was noted on the user's message comes with its end, once.
-        data.pop("details", None)
-        told = _message_data(data, self._number, self._joining.task_of(message))
-        self._append("message_start", told, self._number)
-
-    def _delta(self, text: str) -> None:
-        if self._open is None or self._lost is not None or not text:
-            return
-        delta = Delta(self._open.number, self._open.length, text)
-        first = self._open.length == 0
-        self._open.pieces.append(text)
-        self._open.length += len(text)
-        last = self._outbox[-1] if self._outbox else None
-        if isinstance(last, Delta) and last.message == delta.message:
-            self._outbox[-1] = Delta(last.message, last.offset, last.text + text)
-        else:
-            self._outbox.append(delta)
-        self._pieces += 1
-        self._flush_in(0 if first or self._pieces >= DELTA_PIECES else DELTA_SECONDS)
-
-    def _message_end(self, data: JsonObject, joined: UUID | None = None) -> None:
-        number = self._number
-        self._open = None
-        if self._append("message_end", _message_data(data, number, joined), number):
-            if joined is not None:
-                self._joining.told(joined, len(self._messages))
-            self._messages.append(data)
-
-    def _append(self, kind: str, data: JsonObject, key: object) -> bool:
-        """Put an event into the outbox, unless an earlier attempt has written it already."""
-        if self._lost is not None:
-            return False
-        if self._settled[kind, key] > 0:
-            self._settled[kind, key] -= 1
-            return False
-        self._outbox.append(NewEvent(kind, data))
-        self._flush_in(GROUP_SECONDS)
-        return True
+    def message_ids(self) -> list[int]:
+        """The ids that the messages will have in the transcript."""
+        return self._events.message_ids()
 
     # -- journal ------------------------------------------------------------------------------
 
@@ -342,7 +235,7 @@ class TaskLog:
         """Whether anything but deltas waits, or these have to wait for a write."""
         if self._steps or self._ledger or self._lock.locked() or self.ending or self._lost:
             return True
-        return any(isinstance(entry, NewEvent) for entry in self._outbox)
+        return any(isinstance(entry, NewEvent) for entry in self._events.entries)
 
     async def flush(self) -> None:
         """Write and tell what waits.
@@ -438,10 +331,8 @@ class TaskLog:
         view: JsonObject | None,
         lasting: Lasting,
     ) -> Written:
-        if self._open is not None:
-            # Log and transcript keep what clients have seen of a message that was cut off.
-            text = TextContent("".join(self._open.pieces))
-            self._message_end(AssistantMessage([text], stop_reason="aborted").to_dict())
+        if self._lost is None:
+            self._events.cut_off()  # what it says leaves with this write
         async with self._lock:
             self._check()
             if self._timer is not None:
@@ -451,12 +342,12 @@ class TaskLog:
                 # Never in an earlier write: whoever hears of it must find the view changed.
                 entries.append(NewEvent("state_changed", view))
             entries.append(NewEvent(f"task_{status}", data))
-            joined = self._joining.answered(self._messages, completed=status == "completed")
+            joined = self._joining.answered(self._events.messages, completed=status == "completed")
             entries += [self._joined_end(status, data, task_id) for task_id in joined]
             outcome = Outcome(
                 status=status,
                 events=[entry for entry in entries if isinstance(entry, NewEvent)],
-                messages=self._joining.without_unanswered(self._messages, joined),
+                messages=self._joining.without_unanswered(self._events.messages, joined),
                 steps=steps,
                 state=state,
                 view=view,
@@ -509,17 +400,10 @@ class TaskLog:
         self._on_lost = _nothing
         self._enter_late()
 
-    def message_ids(self) -> list[int]:
-        """The ids that the messages will have in the transcript."""
-        first = self._claim.next_message
-        return list(range(first, first + len(self._messages)))
-
     def _take(self) -> tuple[list[NewEvent | Delta], list[Step], list[LedgerEntry]]:
-        entries, self._outbox = self._outbox, []
         steps, self._steps = list(self._steps.values()), {}
         ledger, self._ledger = self._ledger, []
-        self._pieces = 0
-        return entries, steps, ledger
+        return self._events.leave(), steps, ledger
 
     def _check(self) -> None:
         if self._lost is not None:
@@ -537,20 +421,6 @@ class TaskLog:
 
 def _nothing() -> None:
     """Nobody is left to stop."""
-
-
-@dataclass(slots=True)
-class _OpenMessage:
-    """A message between its start and its end, with the text that clients have seen of it."""
-
-    number: int
-    pieces: list[str] = field(default_factory=list)
-    length: int = 0
-
-
-def _message_data(message: JsonObject, number: int, joined: UUID | None) -> JsonObject:
-    data: JsonObject = {"message": message, "number": number}
-    return data if joined is None else data | {"joined": str(joined)}
 
 
 def _step(

@@ -58,9 +58,10 @@ _SPENT = """
 # The counters of the session's row are read from the row as it is once its lock is held
 # (`returning`), never from the statement's snapshot: two actions that arrive at once get
 # different numbers, and `reject` sees a task that was accepted a moment before.
-def _accept_statement(*, budgeted: bool) -> TextClause:
+def _accept_statement(*, budgeted: bool, refuses: bool = True) -> TextClause:
     purse, reserved = (_PURSE, _RESERVED) if budgeted else ("", "null")
-    paid, spent = ("and not (select empty from purse)", _SPENT) if budgeted else ("", "")
+    refused = ("and not (select empty from purse)", _SPENT)
+    paid, spent = refused if budgeted and refuses else ("", "")
     return kept(
         f"""/* accept */
     with known as (
@@ -120,6 +121,7 @@ def _accept_statement(*, budgeted: bool) -> TextClause:
 
 
 _ACCEPTS = {budgeted: _accept_statement(budgeted=budgeted) for budgeted in (False, True)}
+_ACCEPT_PAID = _accept_statement(budgeted=True, refuses=False)
 
 _KNOWN = text(
     """/* accept known */
@@ -235,10 +237,17 @@ async def accept_within(
     *,
     most: int | None = None,
     rules: BudgetRules | None = None,
+    paid: bool = False,
 ) -> Accepted:
-    """The same inside a transaction of the caller's; may raise IntegrityError for a doubled key."""
+    """The same inside a transaction of the caller's; may raise IntegrityError for a doubled key.
+
+    Args:
+        paid: what it is likely to cost was paid already: a budget that is spent does not refuse
+            it, and holds for its calls all the same.
+    """
     parameters = _parameters(user_id, session_id, new, most, rules, alone=False)
-    row = (await connection.execute(_ACCEPTS[rules is not None], parameters)).first()
+    statement = _ACCEPT_PAID if paid and rules is not None else _ACCEPTS[rules is not None]
+    row = (await connection.execute(statement, parameters)).first()
     if row is None:
         return await _refused(connection, parameters)
     accepted = _accepted(row, parameters)

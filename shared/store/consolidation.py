@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from psycopg.errors import ForeignKeyViolation
 from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from shared.allowance import NO_RULES, BudgetRules
 from shared.consolidation import (
     KEEPER,
     MESSAGES,
@@ -24,6 +27,7 @@ from shared.consolidation import (
     Said,
     upto_of,
 )
+from shared.errors import BudgetSpent
 from shared.levels import CHORE
 from shared.memories import NewMemory, said_in
 from shared.records import Accepted, NewAction
@@ -40,6 +44,9 @@ MOST_TRIES = 3
 
 _RETRY_SECONDS = 60.0
 _LOOK_AGAIN_SECONDS = 15.0
+
+_SPENT_SECONDS = 3600.0
+"""How long a range waits for money: budgets renew themselves by the day."""
 
 # Part of the statement that ends a task. Each task puts off what idleness brings about, until
 # there is so much to read that the window is about to lose some of it. The numbers are those of
@@ -216,34 +223,60 @@ async def hurry(
 
 
 async def order(
-    db: Database, one: Due, *, idle_seconds: float, batched: bool = False
+    db: Database,
+    one: Due,
+    *,
+    idle_seconds: float,
+    batched: bool = False,
+    rules: BudgetRules = NO_RULES,
 ) -> Accepted | None:
     """Make the task that reads what of a session was not read yet.
 
     Two who do so at once make one task. None where there is nothing to read, where a task does so
-    already, where the last one failed a moment ago, or where a batch will bring the answer.
+    already, where the last one failed a moment ago, where a batch will bring the answer, or where
+    the user's budget is spent.
 
     Args:
         batched: what nobody waits for may go with a batch.
+        rules: what may be spent by those who have no budget of their own.
     """
-    of_session = {"session": one.session_id, "user": one.user_id, "agent": KEEPER}
-    keeper = await db.row(_KEEPER, of_session)
+    keeper = await _keeper(db, one)
     if keeper is None:
         return None
     async with db.transaction() as connection:
         # Both rows in the order of their ids, as the end of that task locks them.
-        ids = [one.session_id, keeper.id]
+        ids = [one.session_id, keeper]
         rows = await connection.execute(
             _LOCK, {"ids": ids, "user": one.user_id, "idle": idle_seconds}
         )
         row = next((row for row in rows if row.id == one.session_id), None)
         if row is None or row.consolidate_at is None:
             return None
-        return await _order(connection, one, keeper.id, row, batched=batched)
+        return await _order(connection, one, keeper, row, rules, batched=batched)
+
+
+async def _keeper(db: Database, one: Due) -> UUID | None:
+    """The session of the character's consolidations, made at first use; None where it is gone."""
+    of_session = {"session": one.session_id, "user": one.user_id, "agent": KEEPER}
+    try:
+        row = await db.row(_KEEPER, of_session)
+    except IntegrityError as error:
+        # The statement's snapshot still had the session. Who deletes the character, which this
+        # waited for, has deleted the session before it.
+        if isinstance(error.orig, ForeignKeyViolation):
+            return None
+        raise
+    return None if row is None else UUID(str(row.id))
 
 
 async def _order(
-    connection: AsyncConnection, one: Due, keeper: UUID, row: AnyRow, *, batched: bool
+    connection: AsyncConnection,
+    one: Due,
+    keeper: UUID,
+    row: AnyRow,
+    rules: BudgetRules,
+    *,
+    batched: bool,
 ) -> Accepted | None:
     note = {
         "session": one.session_id,
@@ -285,7 +318,14 @@ async def _order(
         await batches.use(connection, one.user_id, line.id)
     key = f"{one.session_id}:{first}:{last}:{action.get('line', tries)}"
     new = NewAction(action | {"last": last}, client_action_id=key)
-    accepted = await accept_within(connection, one.user_id, keeper, new)
+    try:
+        # An answer that a batch has brought stands in the ledger: to keep it costs nothing.
+        accepted = await accept_within(
+            connection, one.user_id, keeper, new, rules=rules, paid=answered
+        )
+    except BudgetSpent:
+        await connection.execute(_NOTE, note | {"seconds": _SPENT_SECONDS})
+        return None
     later = {"tries": tries, "seconds": _RETRY_SECONDS * 4 ** (tries - 1)}
     await connection.execute(_NOTE, note | later)
     return accepted

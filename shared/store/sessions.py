@@ -19,6 +19,7 @@ from shared.store.characters import default_character
 from shared.store.consolidation import hurry
 from shared.store.database import AnyRow, Database
 from shared.store.memories import leave_session
+from shared.store.usage import will_pay
 
 START = NewAction(action={"type": "start"})
 """The action that opens every session; only the server makes it."""
@@ -243,6 +244,7 @@ async def delete(db: Database, user_id: str, session_id: UUID) -> None:
         if (await connection.execute(_LOCK, parameters)).first() is None:
             raise NotFound("no such session")
         await leave_session(connection, user_id, session_id)
+        await will_pay(connection, user_id, session_id)
         for statement in _DELETE:
             await connection.execute(statement, parameters)
 

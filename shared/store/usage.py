@@ -76,6 +76,30 @@ _USER_EXISTS = text(
     """
 )
 
+# Who has deleted the last character is not erased. An erasure locks these before it goes through
+# the ledger, beginning with the same one: neither can wait for the other with others in hand.
+_USER_PAYS = text(
+    """/* usage payer */
+    select 1 from spending where user_id = :user order by key_id, slot limit 1 for key share
+    """
+)
+
+_LOCK_MONEY = text(
+    """/* usage lock spending */
+    select 1 from spending where user_id = :user order by key_id, slot for update
+    """
+)
+
+_WILL_PAY = text(
+    """/* usage will pay */
+    insert into spending (user_id, key_id, slot, tasks, total, month, in_month, day, in_day)
+    select :user, '', 0, 0, 0, date_trunc('month', now.at)::date, 0, now.at::date, 0
+    from (select clock_timestamp() at time zone 'UTC' as at) now
+    where exists (select from tasks where session_id = :session and status = 'running')
+    on conflict (user_id, key_id, slot) do nothing
+    """
+)
+
 _FORGET = text(
     """/* usage forget */
     update usage set user_id = :unknown, key_id = '', session_id = gen_random_uuid(),
@@ -186,7 +210,7 @@ async def append(db: Database, claim: Claim, entries: Sequence[LedgerEntry]) -> 
     """
     found = parameters(claim, entries)
     async with db.transaction() as connection:
-        if (await connection.execute(_USER_EXISTS, {"user": claim.user_id})).first() is None:
+        if not await _is_known(connection, claim.user_id):
             found |= {"user": _unknown(), "key_id": ""}
         await connection.execute(_APPEND, found)
 
@@ -206,9 +230,7 @@ async def append_call(
         user_id: None where nobody knows any more whose it was.
         call_id: stands in place of the task: what is there already stays as it is.
     """
-    known = user_id is not None and (
-        (await connection.execute(_USER_EXISTS, {"user": user_id})).first() is not None
-    )
+    known = user_id is not None and await _is_known(connection, user_id)
     found = {
         "session": session_id,
         "task": call_id,
@@ -222,17 +244,32 @@ async def append_call(
     await connection.execute(_APPEND, found)
 
 
+async def _is_known(connection: AsyncConnection, user_id: str) -> bool:
+    """Whether a user was not erased, and will not be before this transaction has ended."""
+    for statement in (_USER_EXISTS, _USER_PAYS):
+        if (await connection.execute(statement, {"user": user_id})).first() is not None:
+            return True
+    return False
+
+
+async def will_pay(connection: AsyncConnection, user_id: str, session_id: UUID) -> None:
+    """Keep in mind whose call is under way in a session that is about to be deleted: it may be the
+    last that there is of them. Under the session's lock."""
+    await connection.execute(_WILL_PAY, {"user": user_id, "session": session_id})
+
+
 async def forget(connection: AsyncConnection, user_id: str) -> str:
     """Take a user's name out of the ledger; budgets and what was spent of them go.
 
     The last thing in the transaction that erases a user: nobody adds to the ledger for a user
-    without characters.
+    who has neither characters nor spent anything.
 
     Returns:
         The random id under which the sums stand from now on.
     """
     unknown = _unknown()
     names = {"user": user_id, "unknown": unknown, "rows": FORGOTTEN_AT_ONCE}
+    await connection.execute(_LOCK_MONEY, names)
     while (await connection.execute(_FORGET, names)).rowcount:
         pass
     for statement in _FORGET_MONEY:

@@ -35,6 +35,7 @@ LEASES = "shared/store/leases.py"
 SWEEPS = "shared/store/sweeps.py"
 FIRST_SCHEMA = "shared/migrations/versions/0001_first.py"
 TASK_LOG = "worker/task_log.py"
+ATTEMPT_EVENTS = "worker/attempt_events.py"
 STORE = "tests/shared/test_leases.py"
 MACHINE = "tests/shared/test_state_machine.py"
 FAILPOINTS = "tests/failpoints/test_failpoints.py"
@@ -320,9 +321,9 @@ MUTANTS: list[Mutant] = [
         "a takeover tells everything again",
         (
             Change(
-                TASK_LOG,
-                "self._settled, self._messages = told.settled, told.messages",
-                "self._settled, self._messages = type(told.settled)(), told.messages",
+                ATTEMPT_EVENTS,
+                "self._settled, self.messages = told.settled, told.messages",
+                "self._settled, self.messages = type(told.settled)(), told.messages",
             ),
         ),
         ("tests/worker/test_task_log.py", f"{FAILPOINTS} kill-after-the-tool-is-journalled"),

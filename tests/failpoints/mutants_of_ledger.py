@@ -191,9 +191,8 @@ OF_LEDGER = [
         (
             Change(
                 USAGE,
-                'if (await connection.execute(_USER_EXISTS, {"user": claim.user_id})).first()'
-                " is None:",
-                'if (await connection.execute(_USER_EXISTS, {"user": claim.user_id})) is None:',
+                "if not await _is_known(connection, claim.user_id):",
+                "if await _is_known(connection, claim.user_id) is None:",
             ),
         ),
         (f"{LEDGER_TESTS} after_its_user_was_erased",),

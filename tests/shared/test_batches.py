@@ -10,13 +10,14 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import text
 
+from shared.allowance import NO_RULES, Budget, BudgetRules
 from shared.consolidation import MESSAGES, Consolidated, Known, Remembered
 from shared.records import Accepted, Claim, Lasting, LedgerEntry
-from shared.store import batches, consolidation, leases, sessions
+from shared.store import batches, claims, consolidation, leases, sessions
 from shared.store.batches import Batch
 from shared.store.consolidation import Due
 from shared.store.database import Database
-from tests.shared.sessions import ME, claimed, completed, finish, new_session, say
+from tests.shared.sessions import LEASE, ME, claimed, completed, finish, new_session, say
 from tests.shared.tables import dump
 from tests.shared.times import now
 
@@ -55,9 +56,12 @@ async def order(
     batched: bool = True,
     idle_seconds: float = 0.0,
     user: str = ME,
+    rules: BudgetRules = NO_RULES,
 ) -> Accepted | None:
     due = Due(session, user)
-    return await consolidation.order(db, due, idle_seconds=idle_seconds, batched=batched)
+    return await consolidation.order(
+        db, due, idle_seconds=idle_seconds, batched=batched, rules=rules
+    )
 
 
 async def row_of(db: Database, session: UUID) -> Any:
@@ -220,6 +224,22 @@ async def test_an_answer_is_used_once(db: Database) -> None:
     second = await ordered(db, session)
 
     assert "line" not in second.action
+
+
+async def test_an_answer_is_used_though_nothing_is_left(db: Database) -> None:
+    """It was paid for; a call that it should need after all is not made."""
+    spent = BudgetRules(per_user=Budget(PAID.usd or Decimal(0)))
+    session = await quiet(db)
+    line = await answered(db, session)
+
+    made = await order(db, session, rules=spent)
+
+    assert made is not None
+    claim = await claims.claim(db, made.session_id, lease_seconds=LEASE, history=100, rules=spent)
+    assert claim is not None
+    assert (claim.action["line"], claim.left_usd) == (str(line), Decimal(0))
+    await finish(db, claim)  # it kept nothing
+    assert await order(db, session, rules=spent) is None
 
 
 async def test_a_line_without_an_answer_is_read_at_once(db: Database) -> None:

@@ -3,12 +3,15 @@
 import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 from uuid import UUID, uuid4
 
+import psycopg
 import pytest
 from sqlalchemy import text
 
+from shared.allowance import Budget, BudgetRules
 from shared.consolidation import (
     KEEPER,
     MESSAGES,
@@ -20,14 +23,26 @@ from shared.consolidation import (
 from shared.errors import LeaseLost, NotFound, TooManyTasks
 from shared.levels import BACKGROUND, CHORE
 from shared.records import Accepted, Claim, Lasting, NewAction, NewSession
-from shared.store import actions, characters, consolidation, leases, sessions, turns
+from shared.store import (
+    actions,
+    budgets,
+    characters,
+    claims,
+    consolidation,
+    leases,
+    sessions,
+    turns,
+)
 from shared.store.consolidation import Due
 from shared.store.database import Database
-from tests.shared.sessions import ME, claimed, completed, finish, new_session, say
+from tests.shared.locks import lock_waiters
+from tests.shared.sessions import LEASE, ME, claimed, completed, finish, new_session, say
 from tests.shared.tables import dump
 
 IDLE = 600.0
 SOON = 0.0
+NOTHING_LEFT = BudgetRules(per_user=Budget(Decimal(0)))
+PLENTY = BudgetRules(per_user=Budget(Decimal(100)))
 
 _CLOCK = text(
     """
@@ -337,6 +352,23 @@ async def test_sessions_that_are_gone_or_anothers_are_not_read(db: Database) -> 
     assert await facts(db) == []
 
 
+@pytest.mark.parametrize("deleted", ["sessions characters", "sessions"])
+async def test_who_is_erased_meanwhile_is_not_read(
+    db: Database, watcher: psycopg.AsyncConnection[Any], deleted: str
+) -> None:
+    session = await new_session(db, started=True)
+    await turn(db, session, idle=SOON)
+    (due,) = await consolidation.due(db)
+    async with watcher.transaction():
+        await watcher.execute("delete from sessions where user_id = %s", (ME,))
+        if "characters" in deleted:
+            await watcher.execute("delete from characters where user_id = %s", (ME,))
+        ordering = asyncio.create_task(consolidation.order(db, due, idle_seconds=IDLE))
+        await lock_waiters(watcher)
+
+    assert await ordering is None
+
+
 async def test_a_character_can_be_deleted_that_was_read(db: Database) -> None:
     session = await new_session(db, started=True)
     await turn(db, session)
@@ -354,3 +386,43 @@ async def test_a_session_of_a_companion_only(db: Database) -> None:
     session, _, _ = await sessions.create(db, ME, NewSession("companion"), "Ember")
     await finish(db, await claimed(db, session.id))
     assert (await clock(db, session.id)).never
+
+
+async def test_who_has_nothing_left_is_read_later(db: Database) -> None:
+    session = await new_session(db, started=True)
+    await turn(db, session)
+    due = Due(session, ME)
+
+    for _ in range(consolidation.MOST_TRIES + 1):
+        assert await consolidation.order(db, due, idle_seconds=IDLE, rules=NOTHING_LEFT) is None
+
+    state = await clock(db, session)
+    assert (state.tries, state.due, state.never, state.consolidated) == (0, False, False, 0)
+    made = await consolidation.order(db, due, idle_seconds=IDLE, rules=PLENTY)
+    assert made is not None
+    again = await clock(db, session)
+    assert (again.tries, again.due) == (1, False)
+
+
+async def test_what_is_read_is_held_to_the_budget(db: Database) -> None:
+    session = await new_session(db, started=True)
+    await turn(db, session)
+    made = await consolidation.order(db, Due(session, ME), idle_seconds=IDLE, rules=PLENTY)
+    assert made is not None
+
+    claim = await claims.claim(
+        db, made.session_id, lease_seconds=LEASE, history=100, rules=NOTHING_LEFT
+    )
+
+    assert claim is not None
+    assert claim.left_usd == 0
+
+
+async def test_a_budget_of_ones_own_holds_for_what_is_read_too(db: Database) -> None:
+    session = await new_session(db, started=True)
+    await turn(db, session)
+    await budgets.put(db, ME, Budget(Decimal(0)))
+
+    assert await order(db, session) is None
+
+    assert (await clock(db, session)).tries == 0

@@ -7,14 +7,17 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+import psycopg
 import pytest
 from sqlalchemy import text
 
 from shared.allowance import NO_RULES
 from shared.errors import LeaseLost
 from shared.records import Claim, LedgerEntry, NewEvent, Outcome, Step
-from shared.store import actions, budgets, leases, sessions, usage
+from shared.store import actions, budgets, characters, erasure, leases, sessions, usage
 from shared.store.database import Database
+from shared.store.erasure import Erased
+from tests.shared.locks import lock_waiters
 from tests.shared.sessions import LEASE, ME, claimed, completed, finish, new_session, say
 from tests.shared.tables import dump
 
@@ -297,14 +300,86 @@ async def test_what_is_forgotten_keeps_its_sums_under_a_name_that_says_nothing(
 
 async def test_a_call_that_comes_after_its_user_was_erased_has_no_name(db: Database) -> None:
     claim = await begun(db)
-    await sessions.delete(db, ME, claim.fence.session_id)
-    await db.run(text("delete from characters"))
+    await erasure.erase(db, ME, Erased())
 
     await usage.append(db, claim, [ENTRY])
 
     (row,) = await ledger(db)
     assert row["user_id"].startswith("erased-")
     assert ME not in str((await dump(db))["spending"]).replace("'", "").split()
+
+
+@pytest.mark.parametrize("paid_before", [True, False])
+async def test_who_deletes_all_there_is_during_a_call_pays_for_it(
+    db: Database, paid_before: bool
+) -> None:
+    claim = await begun(db)
+    if paid_before:
+        await enter(db, claim, ENTRY)
+    before = await spent(db)
+    await sessions.delete(db, ME, claim.fence.session_id)
+    await characters.delete(db, ME, UUID(claim.character["id"]))
+
+    await usage.append(db, claim, [replace(ENTRY, no=1)])
+
+    assert [row["user_id"] for row in await ledger(db)] == [ME] * (1 + paid_before)
+    assert await spent(db) == before + Decimal("0.000123456789") * ENTRY.mark_up
+
+
+async def test_a_session_that_nobody_runs_leaves_nothing_in_the_books(db: Database) -> None:
+    session = await new_session(db, started=True)
+
+    await sessions.delete(db, ME, session)
+
+    assert (await dump(db))["spending"] == []
+
+
+async def test_a_call_that_comes_during_an_erasure_is_before_it_or_after(
+    db: Database, watcher: psycopg.AsyncConnection[Any]
+) -> None:
+    """Of a user of whom nothing is left but what was spent."""
+    claim = await begun(db)
+    await enter(db, claim, ENTRY)
+    await sessions.delete(db, ME, claim.fence.session_id)
+    await characters.delete(db, ME, UUID(claim.character["id"]))
+    async with db.transaction() as connection:
+        await usage.forget(connection, ME)
+        appending = asyncio.create_task(usage.append(db, claim, [replace(ENTRY, no=1)]))
+        await lock_waiters(watcher)
+    await appending
+
+    assert all(row["user_id"].startswith("erased-") for row in await ledger(db))
+    assert ME not in {row["user_id"] for row in (await dump(db))["spending"]}
+
+
+async def test_an_erasure_waits_for_a_call_that_came_before_it(
+    db: Database, watcher: psycopg.AsyncConnection[Any]
+) -> None:
+    claim = await begun(db)
+    await enter(db, claim, ENTRY)
+    await sessions.delete(db, ME, claim.fence.session_id)
+    await characters.delete(db, ME, UUID(claim.character["id"]))
+
+    async def forget() -> None:
+        async with db.transaction() as connection:
+            await usage.forget(connection, ME)
+
+    async with db.transaction() as connection:
+        await usage.append_call(
+            connection,
+            ME,
+            "companion",
+            session_id=claim.task_id,
+            call_id=claim.task_id,
+            entry=ENTRY,
+        )
+        forgetting = asyncio.create_task(forget())
+        await lock_waiters(watcher)
+    await forgetting
+
+    assert len(await ledger(db)) == 2
+    assert all(row["user_id"].startswith("erased-") for row in await ledger(db))
+    assert (await dump(db))["spending"] == []
 
 
 async def test_calls_without_a_price_are_counted(db: Database) -> None:

@@ -21,7 +21,8 @@ from tests.worker.attempts import KeepingStore, claim
 from worker.agents import Answer, Resources, RunningTask, TaskFailed
 from worker.attempt import run_attempt
 from worker.narration import begin_turn, end_turn, tell, written
-from worker.task_log import AttemptLostError, TaskLog
+from worker.task_log import TaskLog
+from worker.task_store import AttemptLostError
 
 Run = Callable[[RunningTask], Coroutine[object, object, Answer]]
 

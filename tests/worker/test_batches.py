@@ -109,6 +109,14 @@ async def look(db: Database, *batchings: Batching) -> None:
     await asyncio.gather(*(one.look() for one in batchings))
 
 
+async def older(db: Database, *, hours: int) -> None:
+    """Have so much time gone by since the batches were made."""
+    ago = text(
+        "update consolidation_batches set made_at = made_at - make_interval(hours => :hours)"
+    )
+    await db.run(ago, {"hours": hours})
+
+
 async def out(db: Database, batching: Batching) -> UUID:
     """A session of which a range is with the provider."""
     session = await spoken(db)
@@ -423,7 +431,7 @@ async def test_a_provider_that_is_away_is_left_in_the_end(db: Database) -> None:
     session = await out(db, away)
     assert (await batch_of(db))["state"] == "made"
 
-    await db.run(text("update consolidation_batches set made_at = made_at - interval '2 hours'"))
+    await older(db, hours=2)
     await look(db, away)
 
     assert await is_due(db, session)
@@ -438,12 +446,76 @@ async def test_a_batch_that_is_never_done_is_given_up_after_a_day(
     await look(db, batching)
     assert not await is_due(db, session)
 
-    await db.run(text("update consolidation_batches set made_at = made_at - interval '26 hours'"))
+    await older(db, hours=26)
     await look(db, batching)
 
     assert await is_due(db, session)
     assert (await batch_of(db))["state"] == "done"
     assert scripted_model.batches_standing()["asked"]["cancel"] == 1
+
+
+async def test_an_answer_that_waited_for_workers_is_paid_and_used(
+    db: Database, batching: Batching, reader: Reader, scripted_model: ScriptedModel
+) -> None:
+    scripted_model.script({"reply": {"text": GOOD, "usage": USAGE}})
+    session = await out(db, batching)
+
+    await older(db, hours=26)
+    await look(db, batching)
+
+    (paid,) = (await dump(db))["usage"]
+    assert Decimal(str(paid["usd"])) == HALF
+    assert scripted_model.batches_standing()["files"] == []
+    await read(db, reader, session)
+    assert await learned(db) == ["The user lives in Graz."]
+    assert len(scripted_model.requests()) == 1
+
+
+async def test_a_batch_that_was_begun_is_found_though_workers_were_away(
+    db: Database, batching: Batching, scripted_model: ScriptedModel
+) -> None:
+    """The answer to its beginning was lost, and a day went by."""
+    scripted_model.script({"reply": {"text": GOOD, "usage": USAGE}})
+    scripted_model.batches(refuse={"create": 500}, after=True, times=1)
+    await out(db, batching)
+
+    await older(db, hours=26)
+    for _ in range(2):
+        await look(db, batching)
+
+    assert (await line_of(db))["state"] == "answered"
+    assert scripted_model.batches_standing()["asked"]["create"] == 1
+
+
+async def test_a_provider_that_says_nothing_is_given_two_days(
+    db: Database, batching: Batching, scripted_model: ScriptedModel
+) -> None:
+    scripted_model.script({"reply": {"text": GOOD, "usage": USAGE}})
+    session = await out(db, batching)
+    scripted_model.batches(refuse={"status": 503})
+
+    await older(db, hours=26)
+    await look(db, batching)
+    assert (await batch_of(db))["state"] == "sent"
+    await older(db, hours=25)
+    await look(db, batching)
+
+    assert (await batch_of(db))["state"] == "done"
+    assert (await line_of(db))["state"] == "failed"
+    assert await is_due(db, session)
+    assert scripted_model.batches_standing()["asked"]["cancel"] == 1
+
+
+async def test_answers_that_can_not_be_had_are_deleted_at_the_provider(
+    db: Database, batching: Batching, scripted_model: ScriptedModel
+) -> None:
+    scripted_model.script({"reply": {"text": GOOD}})
+    scripted_model.batches(refuse={"content": 404})
+    await out(db, batching)
+    await look(db, batching)
+
+    assert (await line_of(db))["state"] == "failed"
+    assert scripted_model.batches_standing()["files"] == []
 
 
 async def test_who_was_erased_is_not_asked_about(

@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from sqlalchemy import text
 
 from agent_core import UserMessage
 from deploy.models.control import ScriptedModel
@@ -262,3 +263,25 @@ async def test_each_message_is_read_once(
     assert await learned(db) == ["The user lives in Graz."]
     ranges = [(row["action"]["first"], row["action"]["last"]) for row in await consolidations(db)]
     assert sorted(ranges) == [(1, 2), (3, 4)]
+
+
+async def test_who_has_nothing_left_is_read_later(
+    readers: Readers, db: Database, scripted_model: ScriptedModel
+) -> None:
+    readers.settings = readers.settings.model_copy(update={"budget_per_user": "0"})
+    session = await new_session(db)
+    await say(db, session, SAID)
+    host = readers.read()
+    host.submit(session)
+
+    async def put_off() -> bool:
+        waits = "consolidate_at > clock_timestamp() + interval '1 minute'"
+        row = await db.row(
+            text(f"select {waits} from sessions where id = :session"), {"session": session}
+        )
+        return row is not None and row[0] is True
+
+    await until(put_off)
+
+    assert await consolidations(db) == []
+    assert scripted_model.requests() == []

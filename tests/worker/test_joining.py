@@ -18,7 +18,8 @@ from shared.errors import LeaseLost
 from shared.records import Claim, Joined, Step
 from tests.worker.attempts import TASK, KeepingStore, claim
 from tests.worker.test_task_log import never
-from worker.task_log import AttemptLostError, TaskLog
+from worker.task_log import TaskLog
+from worker.task_store import AttemptLostError
 
 STEER, OTHER = UUID(int=7), UUID(int=8)
 DONE = StepRequest(0, "model", "openai/m", "hash", "pure")

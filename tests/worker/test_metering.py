@@ -42,7 +42,8 @@ from worker.agents import RegisteredAgent, Resources
 from worker.attempt import run_attempt
 from worker.companion import CompanionAgent
 from worker.metering import Meter, Tariff
-from worker.task_log import AttemptLostError, TaskLog
+from worker.task_log import TaskLog
+from worker.task_store import AttemptLostError
 
 MODEL = replace(SCRIPTED_MODEL, retry_delay=0.001)
 PRICE = Price(Decimal(2), Decimal(8), Decimal("0.5"), Decimal(3), "test-1")

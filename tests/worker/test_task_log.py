@@ -24,7 +24,8 @@ from shared.events import Delta
 from shared.records import Event, NewEvent, Step, Written
 from tests.waiting import within
 from tests.worker.attempts import NOW, TASK, KeepingStore, claim
-from worker.task_log import AttemptLostError, TaskLog
+from worker.task_log import TaskLog
+from worker.task_store import AttemptLostError
 
 MODEL_STEP = StepRequest(0, "model", "openai/m", "hash", "pure")
 TOOL_STEP = StepRequest(1, "tool", "pay", "hash-2", "external")
@@ -355,5 +356,5 @@ async def test_a_lost_attempt_keeps_nothing_of_what_its_agent_still_tells() -> N
     for _ in range(10):
         log(AgentStart())
 
-    assert log._outbox == []
+    assert log._events.entries == []
     assert "another worker's" in str(log.lost)
