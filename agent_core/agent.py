@@ -32,14 +32,13 @@ from agent_core.models import Model
 from agent_core.options import AgentOptions
 from agent_core.queues import MessageQueue, QueueMode
 from agent_core.router import ModelRouter
-from agent_core.streaming import ThinkingLevel
+from agent_core.streaming import THINKING_LEVELS, ThinkingLevel
 from agent_core.tools import AgentTool, check_names
 
 logger = logging.getLogger(__name__)
 
 Listener: TypeAlias = Callable[[AgentEvent], Awaitable[None] | None]
 
-_LEVELS: tuple[ThinkingLevel, ...] = get_args(ThinkingLevel)
 _MODES: tuple[QueueMode, ...] = get_args(QueueMode)
 
 
@@ -364,7 +363,7 @@ class Agent:
         stored_model = maybe(fields, "model", dict)
         if state.model is None and stored_model is not None:
             state.model = Model.from_dict(stored_model)
-        state.thinking_level = one_of(fields, "thinking_level", _LEVELS, "off")
+        state.thinking_level = one_of(fields, "thinking_level", THINKING_LEVELS, "off")
         state.tools = _tools_named(items(fields, "tools", str), state.tools)
         state.messages = items(fields, "messages", message_from_dict)
         state.error = maybe(fields, "error", str)
