@@ -94,6 +94,47 @@ async def test_without_redis_it_is_not_ready_but_lives(
     assert ticket.headers["retry-after"] == "1"
 
 
+async def test_without_redis_a_gateway_may_be_given_requests_all_the_same(
+    frail: Settings, own_valkey: EmbeddedValkey, client: Client
+) -> None:
+    session = await client.session()
+    async with serving(frail) as url:
+        before = await client.http.get(f"{url}/readyz?for=traffic")
+        own_valkey.kill()
+        gone = await client.http.get(f"{url}/readyz")
+        ready = await client.http.get(f"{url}/readyz?for=traffic")
+        accepted = await Client(client.http, url).act(session["id"])
+        own_valkey.start()
+
+    assert (before.status_code, gone.status_code) == (200, 503)
+    assert (ready.status_code, ready.json()) == (
+        200,
+        {"status": "ok", "checks": {"postgres": "ok", "background": "ok"}},
+    )
+    assert accepted["status"] == "queued"
+
+
+async def test_what_keeps_a_gateway_from_accepting_keeps_requests_from_it(
+    settings: Settings, client: Client, db: Database
+) -> None:
+    away = type(settings)(DATABASE_URL="postgresql://nobody:secret@127.0.0.1:1/none")
+    async with serving(away) as url:
+        without = await client.http.get(f"{url}/readyz?for=traffic")
+    await db.run(text("update alembic_version set version_num = '0000'"))
+    old = await client.http.get("/readyz?for=traffic")
+
+    for response, shown in ((without, "unavailable"), (old, "schema out of date")):
+        assert (response.status_code, response.json()["code"]) == (503, "unavailable")
+        assert response.json()["checks"] == {"postgres": shown, "background": "ok"}
+
+
+async def test_ready_for_something_unknown_is_an_error(client: Client) -> None:
+    for asked in ("for=tea", "for="):
+        response = await client.http.get(f"/readyz?{asked}")
+        assert (response.status_code, response.json()["code"]) == (422, "invalid_request"), asked
+        assert [one["field"] for one in response.json()["errors"]] == ["for"]
+
+
 async def test_without_postgres_every_route_says_so(settings: Settings, client: Client) -> None:
     away = type(settings)(DATABASE_URL="postgresql://nobody:secret@127.0.0.1:1/none")
     async with serving(away) as url:

@@ -153,7 +153,10 @@ def test_requests_find_their_way_to_the_gateway() -> None:
     assert path["backend"]["service"] == {"name": "fireside-web", "port": {"name": port["name"]}}
     assert service["spec"]["selector"] == {"app.kubernetes.io/name": "fireside-web"}
     assert container("web")["ports"] == [{"name": port["targetPort"], "containerPort": 8000}]
-    assert container("web")["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "http"}
+    assert container("web")["readinessProbe"]["httpGet"] == {
+        "path": "/readyz?for=traffic",  # without Redis actions are accepted all the same
+        "port": "http",
+    }
     assert container("web")["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "http"}
 
 
