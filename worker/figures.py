@@ -1,13 +1,10 @@
 """What a worker process counts, for Prometheus."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
-from prometheus_client import start_http_server as listen
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from shared.errors import SettingsError
 from worker.agent_cache import AgentCache
 from worker.known_answers import PURPOSES, Lookups
 from worker.slots import Slots
@@ -58,25 +55,3 @@ class Figures(Collector):
             ("sessions_in_flight", "Sessions that run here", self._slots.taken),
         ):
             yield GaugeMetricFamily(f"fireside_{name}", text, value=value)
-
-
-def show(figures: Figures, where: str) -> Callable[[], None]:
-    """Answer Prometheus at `address:port` from a thread of its own; gives back how to stop it.
-
-    Raises:
-        SettingsError: nobody can listen there.
-    """
-    registry = CollectorRegistry()
-    for collector in (ProcessCollector(registry=None), PlatformCollector(registry=None), figures):
-        registry.register(collector)
-    address, _, port = where.rpartition(":")
-    try:
-        server, _ = listen(int(port), address.strip("[]") or "127.0.0.1", registry)
-    except (OSError, OverflowError) as error:
-        raise SettingsError(f"FIRESIDE_WORKER_METRICS: {error}") from error
-
-    def stop() -> None:
-        server.shutdown()
-        server.server_close()
-
-    return stop

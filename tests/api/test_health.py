@@ -1,17 +1,22 @@
 """Health, readiness, metrics, the pages, and what every answer carries."""
 
 import re
+import socket
 
 import httpx
 import psycopg
+import pytest
 from sqlalchemy import text
 from structlog.testing import capture_logs
 
+from deploy.local.errors import StartFailedError
 from deploy.local.valkey import EmbeddedValkey
 from shared.settings import Settings
 from shared.store.database import Database
 from tests.api.clients import Client
 from tests.api.conftest import serving
+from tests.api.processes import Start
+from tests.ports import promised_port
 from tests.waiting import until
 
 
@@ -190,6 +195,39 @@ async def test_metrics_tell_of_dead_tasks_and_of_the_quarantine(
     assert "fireside_tasks_dead 1.0" in page
     assert "fireside_sessions_quarantined 3.0" in page
     assert "fireside_tasks_dead NaN" in without
+
+
+async def test_metrics_have_an_address_of_their_own(
+    settings: Settings, client: Client, db: Database
+) -> None:
+    await client.session()
+    await db.run(text("update sessions set quarantined = true"))
+    where = f"127.0.0.1:{promised_port()}"
+    async with serving(settings.model_copy(update={"gateway_metrics": where})) as url:
+        await client.http.get(f"{url}/healthz")
+        page = await client.http.get(f"http://{where}/metrics", headers={"Host": "web-1:9464"})
+    with pytest.raises(httpx.ConnectError):
+        await client.http.get(f"http://{where}/metrics")
+
+    assert page.status_code == 200
+    assert (
+        'fireside_http_requests_total{method="GET",route="/healthz",status="200"} 1.0' in page.text
+    )
+    assert "fireside_sessions_quarantined 1.0" in page.text
+    assert "process_resident_memory_bytes " in page.text
+
+
+@pytest.mark.parametrize("how", ["api", "uvicorn"])
+def test_a_gateway_that_can_not_show_its_metrics_there_does_not_start(
+    start: Start, how: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        where = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(StartFailedError) as failed:
+            start(how, FIRESIDE_GATEWAY_METRICS=where)
+
+    assert failed.value.log is not None
+    assert "FIRESIDE_GATEWAY_METRICS: " in failed.value.log.read_text()
 
 
 async def test_every_answer_has_safe_headers(client: Client) -> None:

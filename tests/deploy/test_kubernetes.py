@@ -152,12 +152,24 @@ def test_requests_find_their_way_to_the_gateway() -> None:
 
     assert path["backend"]["service"] == {"name": "fireside-web", "port": {"name": port["name"]}}
     assert service["spec"]["selector"] == {"app.kubernetes.io/name": "fireside-web"}
-    assert container("web")["ports"] == [{"name": port["targetPort"], "containerPort": 8000}]
+    assert container("web")["ports"][0] == {"name": port["targetPort"], "containerPort": 8000}
     assert container("web")["readinessProbe"]["httpGet"] == {
         "path": "/readyz?for=traffic",  # without Redis actions are accepted all the same
         "port": "http",
     }
     assert container("web")["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "http"}
+
+
+@pytest.mark.parametrize(("name", "setting"), [("web", "FIRESIDE_GATEWAY_METRICS")])
+def test_prometheus_finds_the_figures_and_nobody_else(name: str, setting: str) -> None:
+    objects = manifests()
+    port = int(config()[setting].removeprefix("0.0.0.0:"))
+    annotations = objects[PODS[name]]["spec"]["template"]["metadata"]["annotations"]
+    (served,) = objects["Service/fireside-web"]["spec"]["ports"]
+
+    assert {"name": "metrics", "containerPort": port} in container(name)["ports"]
+    assert annotations == {"prometheus.io/scrape": "true", "prometheus.io/port": str(port)}
+    assert served["targetPort"] == "http"
 
 
 def test_the_ingress_waits_longer_than_a_stream_is_quiet() -> None:
