@@ -125,7 +125,8 @@ def test_processes_have_more_time_to_stop_than_they_drain() -> None:
     waited = float(container("web")["lifecycle"]["preStop"]["exec"]["command"][1])
 
     assert pod("web")["terminationGracePeriodSeconds"] >= drain + waited + 10
-    assert pod("worker")["terminationGracePeriodSeconds"] >= drain + 10
+    for name in ("worker", "embed"):
+        assert pod(name)["terminationGracePeriodSeconds"] >= drain + 10
 
 
 @pytest.mark.parametrize("name", ["web", "worker"])
