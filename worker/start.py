@@ -52,11 +52,12 @@ def start_host(settings: Settings) -> Host:
         batches=batches_of(settings),
         share=share_of(settings, resident=resident_bytes(), container=container_bytes()),
     )
+    steady_garbage()
+    host.start()
+    # Who is answered there knows that this worker serves: readiness probes ask for that.
     if settings.worker_metrics is not None:
         process = (ProcessCollector(registry=None), PlatformCollector(registry=None))
         show(settings.worker_metrics, "FIRESIDE_WORKER_METRICS", *process, host.figures)
-    steady_garbage()
-    host.start()
     if settings.model_path == "litellm":
         # Seconds of CPU: beside the first tasks, so that a worker which came back after a crash
         # takes over at once. Only a model call waits for it.

@@ -1,5 +1,6 @@
 """The Kubernetes manifests: their settings, and that they fit each other and the program."""
 
+import re
 import tomllib
 from typing import Any
 
@@ -161,7 +162,21 @@ def test_requests_find_their_way_to_the_gateway() -> None:
     assert container("web")["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "http"}
 
 
-@pytest.mark.parametrize(("name", "setting"), [("web", "FIRESIDE_GATEWAY_METRICS")])
+def test_a_release_whose_workers_do_not_serve_replaces_none_of_those_that_do() -> None:
+    deployment = manifests()[PODS["worker"]]["spec"]
+
+    assert container("worker")["readinessProbe"]["httpGet"] == {
+        "path": "/metrics",
+        "port": "metrics",
+    }
+    assert deployment["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": "25%"}
+    assert deployment["minReadySeconds"] >= 10
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [("web", "FIRESIDE_GATEWAY_METRICS"), ("worker", "FIRESIDE_WORKER_METRICS")],
+)
 def test_prometheus_finds_the_figures_and_nobody_else(name: str, setting: str) -> None:
     objects = manifests()
     port = int(config()[setting].removeprefix("0.0.0.0:"))
@@ -193,3 +208,27 @@ def test_only_the_autoscaler_counts_the_workers() -> None:
     assert "replicas" not in objects[PODS["worker"]]["spec"]
     assert scaler["scaleTargetRef"]["name"] == "fireside-worker"
     assert "cpu" in container("worker")["resources"]["requests"]  # what its share is taken of
+
+
+def blocks_of_kubectl() -> list[str]:
+    """What docs/deployment.md has people run."""
+    page = (ROOT / "docs" / "deployment.md").read_text()
+    blocks: list[str] = re.findall(r"^ *```sh\n(.*?)^ *```$", page, re.MULTILINE | re.DOTALL)
+    return [one for one in blocks if "kubectl wait" in one]
+
+
+def test_nothing_is_applied_after_a_migration_that_is_not_done() -> None:
+    blocks = blocks_of_kubectl()
+
+    assert len(blocks) == 2
+    for block in blocks:
+        lines = [line for line in block.splitlines() if "kubectl" in line]
+        assert [line for line in lines[:-1] if not line.endswith(" &&")] == []
+        (wait,) = [line for line in lines if "kubectl wait" in line]
+        assert "--timeout=15m" in wait
+
+
+def test_an_upgrade_applies_every_process() -> None:
+    applied = {name for name in PODS if f"-f {name}.yaml" in blocks_of_kubectl()[1]}
+
+    assert applied == set(PODS)
