@@ -22,7 +22,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from shared.errors import FiresideError
-from shared.store import dead_tasks, quarantine, usage
+from shared.store import dead_tasks, quarantine, turns, usage
 from shared.store.database import Database
 
 _ASK_SECONDS = 1.0
@@ -92,7 +92,17 @@ class Metrics:
             "Calls of the whole fleet in the last day whose model has no price",
             registry=registry,
         )
-        for gauge in (self._dead, self._quarantined, self._unpriced):
+        self._waiting = Gauge(
+            "fireside_tasks_waiting",
+            "Tasks of the whole fleet that wait to begin, consolidation left out",
+            registry=registry,
+        )
+        self._oldest = Gauge(
+            "fireside_tasks_waiting_oldest_seconds",
+            "For how long the oldest of them has waited",
+            registry=registry,
+        )
+        for gauge in (self._waiting, self._oldest, self._dead, self._quarantined, self._unpriced):
             gauge.set(math.nan)  # until Postgres was asked
         Gauge("fireside_streams_open", "Open streams", registry=registry).set_function(streams_open)
         Gauge(
@@ -120,8 +130,12 @@ class Metrics:
         """Count an action that was refused for want of money."""
         self._refused.inc()
 
-    def found(self, *, dead: int, quarantined: int, unpriced: int) -> None:
+    def found(
+        self, *, waiting: tuple[int, float], dead: int, quarantined: int, unpriced: int
+    ) -> None:
         """Take what Postgres knows of the whole fleet."""
+        self._waiting.set(waiting[0])
+        self._oldest.set(waiting[1])
         self._dead.set(dead)
         self._quarantined.set(quarantined)
         self._unpriced.set(unpriced)
@@ -139,6 +153,7 @@ class Metrics:
         with contextlib.suppress(FiresideError, TimeoutError):
             async with asyncio.timeout(_ASK_SECONDS):
                 self.found(
+                    waiting=await turns.waiting_in_all(db),
                     dead=await dead_tasks.count(db),
                     quarantined=await quarantine.count(db),
                     unpriced=await usage.without_price(db),

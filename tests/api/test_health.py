@@ -187,12 +187,17 @@ async def test_metrics_tell_of_dead_tasks_and_of_the_quarantine(
     await db.run(
         text("update tasks set status = 'dead' where id = (select min(id::text)::uuid from tasks)")
     )
+    await db.run(text("update tasks set created_at = created_at - interval '10 minutes'"))
     page = (await client.http.get("/metrics")).text
     away = type(settings)(DATABASE_URL="postgresql://nobody:secret@127.0.0.1:1/none")
     async with serving(away) as url:
         without = (await client.http.get(f"{url}/metrics")).text
 
     assert "fireside_tasks_dead 1.0" in page
+    assert "fireside_tasks_waiting 2.0" in page
+    (oldest,) = re.findall(r"^fireside_tasks_waiting_oldest_seconds (\S+)$", page, re.MULTILINE)
+    assert float(oldest) >= 600
+    assert "fireside_tasks_waiting NaN" in without
     assert "fireside_sessions_quarantined 3.0" in page
     assert "fireside_tasks_dead NaN" in without
 
