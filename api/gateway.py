@@ -17,13 +17,14 @@ from api.budgeting import Budgeting
 from api.catalog import Catalog
 from api.identity import Identity
 from api.lag import watch_for_ever
-from api.metrics import Metrics
+from api.metrics import FromThread, Metrics
 from api.slots import Slots
 from api.stopping import Stopping
 from shared.ending import end_all
 from shared.erasure import clear_for_ever
 from shared.errors import FiresideError
 from shared.events import Publisher
+from shared.exposition import show
 from shared.follow import Follower
 from shared.lineage import Lineage
 from shared.queue import Hints
@@ -128,8 +129,9 @@ class Gateway:
         with contextlib.suppress(FiresideError):  # readyz tells what is wrong
             warn_of_newer_schema(await self.db.revision() or "")
         try:
-            with self.stopping.on_signals():
-                yield
+            async with self._shown():
+                with self.stopping.on_signals():
+                    yield
         finally:
             self.stopping.begin()
             await end_all(self.beside.values())
@@ -138,6 +140,21 @@ class Gateway:
             with contextlib.suppress(OSError):
                 await self.redis.aclose()
             await self.db.close()
+
+    @asynccontextmanager
+    async def _shown(self) -> AsyncIterator[None]:
+        """Show the figures at their own address, if they have one."""
+        where = self.settings.gateway_metrics
+        if where is None:
+            yield
+            return
+        figures = FromThread(self.metrics, self.db, asyncio.get_running_loop())
+        # Both wait: one for a name server, one for its thread.
+        stop = await asyncio.to_thread(show, where, "FIRESIDE_GATEWAY_METRICS", figures)
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(stop)
 
 
 def _begin(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

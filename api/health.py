@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import Awaitable
+from typing import Annotated, Literal
 
 import structlog
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from redis.exceptions import RedisError
 from starlette.responses import Response
 
@@ -28,13 +29,30 @@ async def healthz() -> Response:
     return replies.ok({"status": "ok"})
 
 
-@router.get("/readyz", response_model=HealthBody, responses=problems.responses("unavailable"))
-async def readyz(parts: Parts) -> Response:
+For = Annotated[
+    Literal["traffic"] | None,
+    Query(
+        alias="for",
+        description="`traffic`: whether to give this gateway requests. Redis is not asked for "
+        "then, for without it actions are accepted and run all the same.",
+    ),
+]
+
+
+@router.get(
+    "/readyz",
+    response_model=HealthBody,
+    responses=problems.responses("unavailable", "invalid_request"),
+)
+async def readyz(parts: Parts, asked: For = None) -> Response:
     """Postgres takes writes, Redis answers, and the schema is this release's or newer."""
-    postgres, redis = await asyncio.gather(_outcome(_postgres(parts)), _outcome(_redis(parts)))
+    looking = {"postgres": _postgres(parts)}
+    if asked is None:
+        looking["redis"] = _redis(parts)
+    outcomes = await asyncio.gather(*(_outcome(check) for check in looking.values()))
     ended = [name for name, task in parts.beside.items() if task.done()]
     background = f"ended: {', '.join(ended)}" if ended else "ok"
-    checks = {"postgres": postgres, "redis": redis, "background": background}
+    checks = {**dict(zip(looking, outcomes, strict=True)), "background": background}
     if set(checks.values()) != {"ok"} or parts.stopping:
         raise Problem("unavailable", "Not ready to serve.", {"checks": checks})
     return replies.ok({"status": "ok", "checks": checks})

@@ -16,6 +16,8 @@ from shared.model_limits import read_limits
 Words = Annotated[list[str], NoDecode]
 """A list in one environment variable, separated by commas or blanks."""
 
+_ADDRESS = r"^[A-Za-z0-9_.:\[\]-]*:[0-9]{1,5}$"
+
 
 class Settings(BaseSettings):
     """What an operator may set; the README table lists it, a test compares the two.
@@ -110,6 +112,11 @@ class Settings(BaseSettings):
     )
     poll_seconds: float = Field(
         default=5, gt=0, le=60, description="how often followed sessions are compared with the log"
+    )
+    gateway_metrics: str | None = Field(
+        default=None,
+        pattern=_ADDRESS,
+        description="`address:port` at which a gateway shows its figures to Prometheus",
     )
 
     model: str = Field(
@@ -279,7 +286,7 @@ class Settings(BaseSettings):
     )
     worker_metrics: str | None = Field(
         default=None,
-        pattern=r"^[A-Za-z0-9_.:\[\]-]*:[0-9]{1,5}$",
+        pattern=_ADDRESS,
         description="`address:port` at which a worker shows its figures to Prometheus",
     )
     stuck_seconds: float = Field(

@@ -8,6 +8,8 @@ memories found by the words that this release reads in them.
 
 import argparse
 import asyncio
+import contextlib
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -59,9 +61,12 @@ class Filling:
 
     Args:
         dimension: how many numbers the model's vectors have.
+
+    `busy` is held while a batch is under way: whoever holds it keeps the next from beginning.
     """
 
     def __init__(self, db: Database, embedder: Embedder, dimension: int) -> None:
+        self.busy = asyncio.Lock()
         self._db = db
         self._embedder = embedder
         self._dimension = dimension
@@ -120,6 +125,10 @@ class Filling:
         return count
 
     async def _put(self, memories: Sequence[vectors.Unembedded]) -> None:
+        async with self.busy:
+            await self._make(memories)
+
+    async def _make(self, memories: Sequence[vectors.Unembedded]) -> None:
         made = await self._embedder.embed([text_of(memory) for memory in memories])
         if any(dimension_of(vector) != self._dimension for vector in made):
             raise EmbeddingsChanged(
@@ -138,9 +147,10 @@ def text_of(memory: vectors.Unembedded) -> str:
 
 
 class Answering:
-    """Answers workers that ask for the vector of a cue."""
+    """Answers workers that ask for the vector of a cue; `busy` as with `Filling`."""
 
     def __init__(self, redis: Redis, embedder: Embedder) -> None:
+        self.busy = asyncio.Lock()
         self._redis = redis
         self._embedder = embedder
         self._asked: asyncio.Queue[dict[str, Any]] = asyncio.Queue(MOST_WAITING)
@@ -169,9 +179,10 @@ class Answering:
             while len(asked) < 8 and not self._asked.empty():
                 asked.append(self._asked.get_nowait())
             try:
-                mine = [one for one in asked if await self._is_mine(one["id"])]
-                if mine:
-                    await self._answer(mine)
+                async with self.busy:
+                    mine = [one for one in asked if await self._is_mine(one["id"])]
+                    if mine:
+                        await self._answer(mine)
             except (FiresideError, RedisError, OSError) as error:
                 log.warning("questions are left unanswered", error=str(error))
 
@@ -212,11 +223,20 @@ async def check(db: Database, embedder: Embedder, *, again: bool = False) -> int
 
 
 async def serve(settings: Settings, embedder: Embedder) -> None:
-    """Fill and answer until cancelled; a model that is away at the start is waited for."""
+    """Fill and answer until SIGTERM; a model that is away at the start is waited for.
+
+    What is under way then is finished within the time to drain, and nothing else begun.
+    """
     db, redis = Database.from_settings(settings), connect_redis(settings)
-    services: list[asyncio.Task[None]] = []
+    told = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
+    ending = asyncio.create_task(told.wait())
+    services: list[asyncio.Task[Any]] = [asyncio.create_task(_checked(db, embedder))]
     try:
-        filling = Filling(db, embedder, await _checked(db, embedder))
+        await asyncio.wait([ending, *services], return_when=asyncio.FIRST_COMPLETED)
+        if told.is_set():
+            return
+        filling = Filling(db, embedder, services.pop().result())
         answering = Answering(redis, embedder)
         services += [
             asyncio.create_task(service)
@@ -227,12 +247,16 @@ async def serve(settings: Settings, embedder: Embedder) -> None:
             )
         ]
         log.info("making vectors", model=embedder.name)
-        await asyncio.wait(services, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([ending, *services], return_when=asyncio.FIRST_COMPLETED)
         for service in services:
             if service.done():
                 service.result()
+        log.info("ending when the batch is done")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(settings.drain_seconds):
+                await asyncio.gather(filling.busy.acquire(), answering.busy.acquire())
     finally:
-        await end_all(services)
+        await end_all([ending, *services])
         await redis.aclose()
         await db.close()
 
@@ -264,6 +288,10 @@ async def read_anew(settings: Settings) -> int:
         return count
 
 
+def _leave(signum: int, _frame: object) -> None:
+    sys.exit(128 + signum)
+
+
 def main() -> int:
     """Run the command; one clear line on failure."""
     parser = argparse.ArgumentParser(prog="python -m worker.embed", description=__doc__)
@@ -272,6 +300,8 @@ def main() -> int:
     how.add_argument("--again", action="store_true", help="embed anew what has another's vector")
     how.add_argument("--words", action="store_true", help="read the words anew, and end")
     asked = parser.parse_args()
+    # As a container's first process it would not hear of SIGTERM by itself.
+    signal.signal(signal.SIGTERM, _leave)
     try:
         settings = get_settings()
         set_up_logs(settings)

@@ -1,31 +1,74 @@
 """What a worker process counts, for Prometheus."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
-from prometheus_client import start_http_server as listen
+from prometheus_client import Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from shared.errors import SettingsError
 from worker.agent_cache import AgentCache
 from worker.known_answers import PURPOSES, Lookups
 from worker.slots import Slots
 
+_CALL_SECONDS = (0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 30, 60, 120)
 _LOOKUPS = ("hit", "part", "miss")
 _EVICTIONS = ("count", "bytes", "idle", "memory")
+
+
+class Work(Collector):
+    """Tasks and calls of models, counted as they end; labels are bounded and name no user."""
+
+    def __init__(self) -> None:
+        self._attempts = Counter(
+            "fireside_task_attempts",
+            "Attempts of tasks: the first one, or again after one that was lost",
+            ("kind",),
+            registry=None,
+        )
+        self._tasks = Counter(
+            "fireside_tasks_ended",
+            "Tasks that ended here, by their agent and how",
+            ("agent", "outcome"),
+            registry=None,
+        )
+        self._calls = Histogram(
+            "fireside_model_call_seconds",
+            "Calls of models by how they ended, each try by itself",
+            ("outcome",),
+            buckets=_CALL_SECONDS,
+            registry=None,
+        )
+
+    def collect(self) -> Iterator[Metric]:
+        """All figures as they are now."""
+        for one in (self._attempts, self._tasks, self._calls):
+            yield from one.collect()
+
+    def began(self, attempt: int) -> None:
+        """Count an attempt of a task."""
+        self._attempts.labels("first" if attempt == 1 else "again").inc()
+
+    def ended(self, agent: str, outcome: str) -> None:
+        """Count a task."""
+        self._tasks.labels(agent, outcome).inc()
+
+    def called(self, outcome: str, seconds: float) -> None:
+        """Count a call of a model."""
+        self._calls.labels(outcome).observe(seconds)
 
 
 class Figures(Collector):
     """Reads what the parts of a worker have counted when it is asked, and costs nothing before."""
 
-    def __init__(self, cache: AgentCache, slots: Slots, answers: Lookups) -> None:
+    def __init__(self, cache: AgentCache, slots: Slots, answers: Lookups, work: Work) -> None:
+        self._work = work
         self._cache = cache
         self._slots = slots
         self._answers = answers
 
     def collect(self) -> Iterator[Metric]:
         """All figures as they are now."""
+        yield from self._work.collect()
         counts = self._cache.counts
         lookups = CounterMetricFamily(
             "fireside_agent_cache_lookups",
@@ -58,25 +101,3 @@ class Figures(Collector):
             ("sessions_in_flight", "Sessions that run here", self._slots.taken),
         ):
             yield GaugeMetricFamily(f"fireside_{name}", text, value=value)
-
-
-def show(figures: Figures, where: str) -> Callable[[], None]:
-    """Answer Prometheus at `address:port` from a thread of its own; gives back how to stop it.
-
-    Raises:
-        SettingsError: nobody can listen there.
-    """
-    registry = CollectorRegistry()
-    for collector in (ProcessCollector(registry=None), PlatformCollector(registry=None), figures):
-        registry.register(collector)
-    address, _, port = where.rpartition(":")
-    try:
-        server, _ = listen(int(port), address.strip("[]") or "127.0.0.1", registry)
-    except (OSError, OverflowError) as error:
-        raise SettingsError(f"FIRESIDE_WORKER_METRICS: {error}") from error
-
-    def stop() -> None:
-        server.shutdown()
-        server.server_close()
-
-    return stop

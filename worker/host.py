@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -37,7 +38,7 @@ from worker.agent_cache import AgentCache
 from worker.agents import RegisteredAgent, Resources
 from worker.batches import LOOK_SWEEPS, Batching
 from worker.consolidation import consolidate_for_ever
-from worker.figures import Figures
+from worker.figures import Figures, Work
 from worker.holding import Holding
 from worker.home import Home
 from worker.keeper import Keeper
@@ -118,7 +119,9 @@ class Host:
         )
         self._memory_limit = share.limit
         self._lookups: Lookups = Lookups()
-        self.figures = Figures(self._cache, self._slots, self._lookups)
+        self._work = Work()
+        self._tariff = replace(self._tariff, on_call=self._work.called)
+        self.figures = Figures(self._cache, self._slots, self._lookups, self._work)
         self._holding: Holding
         self._runs: Runs
         self._rota: Rota
@@ -289,6 +292,7 @@ class Host:
             pace=self._pace,
             late_usage=self._late_usage,
             outlived=self._outlived,
+            work=self._work,
         )
         self._rota = Rota(
             settings,

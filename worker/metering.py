@@ -6,12 +6,13 @@ before that, an estimate in dollars stands beside it, so that nobody pays less b
 """
 
 import inspect
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
+from time import monotonic
 from typing import Any, Literal, Protocol, TypeAlias
 
 import structlog
@@ -45,6 +46,10 @@ _INT32 = 2**31 - 1
 _Outcome: TypeAlias = Literal["done", "error", "aborted"]
 
 
+def _unheard(_outcome: str, _seconds: float) -> None:
+    """Nobody counts."""
+
+
 class Books(Protocol):
     """Where an attempt's calls are entered."""
 
@@ -59,12 +64,14 @@ class Books(Protocol):
 class Tariff:
     """What calls cost in this process, and what is billed for them.
 
-    `reserve` is what a call is taken to cost while it is under way.
+    `reserve` is what a call is taken to cost while it is under way. `on_call` is told of each one
+    how it ended and how many seconds it took.
     """
 
     prices: PriceTable = field(default_factory=PriceTable)
     mark_up: Decimal = Decimal(1)
     reserve: Decimal = Decimal(0)
+    on_call: Callable[[str, float], None] = field(default=_unheard, compare=False, repr=False)
     _unknown: set[str] = field(default_factory=set, compare=False, repr=False)
 
     @classmethod
@@ -177,6 +184,7 @@ class Meter:
     def _enter(self, call: "_Call", final: StreamDone | StreamError | None) -> None:
         call.entered = True
         message, outcome = call.ended(final)
+        self._tariff.on_call(outcome, monotonic() - call.began)
         used = message.usage
         price = self._tariff.price(call.model)
         tokens = tokens_of(used)
@@ -210,6 +218,7 @@ class _Call:
         self.partial: AssistantMessage | None = None
         self.outcome: _Outcome = "aborted"
         self.entered = False
+        self.began = monotonic()
         self._context = context
 
     def ended(self, final: StreamDone | StreamError | None) -> tuple[AssistantMessage, _Outcome]:

@@ -17,6 +17,7 @@ from shared.store.database import Database
 from worker.agent_cache import AgentCache
 from worker.agents import RegisteredAgent, Resources
 from worker.attempt import run_attempt
+from worker.figures import Work
 from worker.holding import Held, Holding
 from worker.late_usage import LateUsage
 from worker.outage import Outage
@@ -40,6 +41,7 @@ class Runs:
         hints: where others are told of a session that is given back.
         cache: what is kept of a session once its task has ended.
         late_usage, outlived: what a run that was lost leaves behind.
+        work: where attempts and ended tasks are counted.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Runs:
         pace: Pace,
         late_usage: LateUsage,
         outlived: OutlivedAttempts,
+        work: Work,
     ) -> None:
         self._settings = settings
         self._agents = agents
@@ -70,6 +73,7 @@ class Runs:
         self._pace = pace
         self._late_usage = late_usage
         self._outlived = outlived
+        self._work = work
 
     async def run(self, claim: Claim, began: float, kept: Transcript | None = None) -> bool:
         """Run one claimed task; whether the session has more.
@@ -80,6 +84,7 @@ class Runs:
         """
         if claim.head_message is not None:
             self._cache.count(kept, after=claim.after, read=len(claim.messages))
+        self._work.began(claim.attempt)
         transcript = claimed(claim, kept)
         signal = AbortSignal()
         if claim.cancel_requested:
@@ -114,6 +119,10 @@ class Runs:
             await self._lost(held, held.run)
             return False
         self._pace.ended()
+        if task_log.status is not None:
+            # A session may name an agent that this worker does not have.
+            agent = claim.agent if claim.agent in self._agents else "other"
+            self._work.ended(agent, task_log.status)
         if task_log.committed is not None:
             self._cache.keep(claim.fence.session_id, transcript.ended(claim, task_log.committed))
         return held.run.result().open_tasks > 0

@@ -7,12 +7,14 @@ import threading
 from dataclasses import replace
 
 import structlog
+from prometheus_client import PlatformCollector, ProcessCollector
 
 from agent_core import Model, ProviderError, get_model
 from agent_core.litellm_stream import preload
 from agent_core.openai_batches import BatchEndpoint
 from shared.consolidation import KEEPER
 from shared.errors import SettingsError
+from shared.exposition import show
 from shared.garbage import steady_garbage
 from shared.schema import head_revision, warn_of_newer_schema
 from shared.settings import Settings
@@ -20,7 +22,6 @@ from shared.store import catalog
 from shared.store.database import Database
 from worker.agents import RegisteredAgent, load_agents
 from worker.consolidation import ConsolidationAgent
-from worker.figures import show
 from worker.heap import few_arenas, trim
 from worker.host import Host
 from worker.memory_limit import container_bytes, resident_bytes, share_of
@@ -51,10 +52,12 @@ def start_host(settings: Settings) -> Host:
         batches=batches_of(settings),
         share=share_of(settings, resident=resident_bytes(), container=container_bytes()),
     )
-    if settings.worker_metrics is not None:
-        show(host.figures, settings.worker_metrics)
     steady_garbage()
     host.start()
+    # Who is answered there knows that this worker serves: readiness probes ask for that.
+    if settings.worker_metrics is not None:
+        process = (ProcessCollector(registry=None), PlatformCollector(registry=None))
+        show(settings.worker_metrics, "FIRESIDE_WORKER_METRICS", *process, host.figures)
     if settings.model_path == "litellm":
         # Seconds of CPU: beside the first tasks, so that a worker which came back after a crash
         # takes over at once. Only a model call waits for it.

@@ -56,9 +56,9 @@ class TaskLog:
             may have failed: they were paid for all the same.
 
     `told` are the messages that earlier attempts told, `committed` those that the task's end has
-    put into the transcript, None until it has. `ending` says that the terminal event is on its way:
-    nothing else decides the task any more. `lost_to` is what kept the attempt from writing more,
-    or None.
+    put into the transcript, None until it has, and `status` how it ended. `ending` says that the
+    terminal event is on its way: nothing else decides the task any more. `lost_to` is what kept the
+    attempt from writing more, or None.
     """
 
     def __init__(
@@ -90,6 +90,7 @@ class TaskLog:
         self.ending = False
         self.lost_to: BaseException | None = None
         self.committed: Sequence[JsonObject] | None = None
+        self.status: Status | None = None
         self.usage = Usage()
 
     # -- events -------------------------------------------------------------------------------
@@ -364,6 +365,7 @@ class TaskLog:
                 self._enter_late(ledger)
                 raise self._lose(error) from error
             self._lost = AttemptLostError("the task has ended")
+            self.status = status
             self.committed = outcome.messages
             self._enter_late()
             self._tell(_numbered(entries, self._claim.task_id, written))

@@ -59,6 +59,14 @@ _OPEN_IN_ALL = text(
     """
 )
 
+_WAITING_IN_ALL = text(
+    f"""/* waiting in all */
+    select count(*)::int as waiting,
+        coalesce(extract(epoch from clock_timestamp() - min(created_at)), 0)::float8 as oldest
+    from tasks where status = 'queued' and priority < {CHORE}
+    """
+)
+
 
 async def levels(
     db: Database, session_ids: Sequence[UUID], *, and_first: bool = False
@@ -87,3 +95,9 @@ async def open_in_all(db: Database) -> int:
     """How many tasks are open, of all users."""
     row = await db.row(_OPEN_IN_ALL)
     return 0 if row is None else int(row.open)
+
+
+async def waiting_in_all(db: Database) -> tuple[int, float]:
+    """How many tasks of users wait to begin, and for how many seconds the oldest has."""
+    row = await db.row(_WAITING_IN_ALL)
+    return (0, 0.0) if row is None else (int(row.waiting), float(row.oldest))

@@ -25,6 +25,8 @@ async def test_every_answer_is_as_openapi_describes_it(client: Client, worker: F
     calls: list[tuple[str, str, str, Any, int]] = [
         ("get", "/healthz", "/healthz", None, 200),
         ("get", "/readyz", "/readyz", None, 200),
+        ("get", "/readyz", "/readyz?for=traffic", None, 200),
+        ("get", "/readyz", "/readyz?for=tea", None, 422),
         ("get", "/v1/agents", "/v1/agents", None, 200),
         ("post", "/v1/sessions", "/v1/sessions", {"agent": "companion"}, 201),
         ("post", "/v1/sessions", "/v1/sessions", {"agent": "story", "key": "home"}, 200),

@@ -1,17 +1,22 @@
 """Health, readiness, metrics, the pages, and what every answer carries."""
 
 import re
+import socket
 
 import httpx
 import psycopg
+import pytest
 from sqlalchemy import text
 from structlog.testing import capture_logs
 
+from deploy.local.errors import StartFailedError
 from deploy.local.valkey import EmbeddedValkey
 from shared.settings import Settings
 from shared.store.database import Database
 from tests.api.clients import Client
 from tests.api.conftest import serving
+from tests.api.processes import Start
+from tests.ports import promised_port
 from tests.waiting import until
 
 
@@ -94,6 +99,47 @@ async def test_without_redis_it_is_not_ready_but_lives(
     assert ticket.headers["retry-after"] == "1"
 
 
+async def test_without_redis_a_gateway_may_be_given_requests_all_the_same(
+    frail: Settings, own_valkey: EmbeddedValkey, client: Client
+) -> None:
+    session = await client.session()
+    async with serving(frail) as url:
+        before = await client.http.get(f"{url}/readyz?for=traffic")
+        own_valkey.kill()
+        gone = await client.http.get(f"{url}/readyz")
+        ready = await client.http.get(f"{url}/readyz?for=traffic")
+        accepted = await Client(client.http, url).act(session["id"])
+        own_valkey.start()
+
+    assert (before.status_code, gone.status_code) == (200, 503)
+    assert (ready.status_code, ready.json()) == (
+        200,
+        {"status": "ok", "checks": {"postgres": "ok", "background": "ok"}},
+    )
+    assert accepted["status"] == "queued"
+
+
+async def test_what_keeps_a_gateway_from_accepting_keeps_requests_from_it(
+    settings: Settings, client: Client, db: Database
+) -> None:
+    away = type(settings)(DATABASE_URL="postgresql://nobody:secret@127.0.0.1:1/none")
+    async with serving(away) as url:
+        without = await client.http.get(f"{url}/readyz?for=traffic")
+    await db.run(text("update alembic_version set version_num = '0000'"))
+    old = await client.http.get("/readyz?for=traffic")
+
+    for response, shown in ((without, "unavailable"), (old, "schema out of date")):
+        assert (response.status_code, response.json()["code"]) == (503, "unavailable")
+        assert response.json()["checks"] == {"postgres": shown, "background": "ok"}
+
+
+async def test_ready_for_something_unknown_is_an_error(client: Client) -> None:
+    for asked in ("for=tea", "for="):
+        response = await client.http.get(f"/readyz?{asked}")
+        assert (response.status_code, response.json()["code"]) == (422, "invalid_request"), asked
+        assert [one["field"] for one in response.json()["errors"]] == ["for"]
+
+
 async def test_without_postgres_every_route_says_so(settings: Settings, client: Client) -> None:
     away = type(settings)(DATABASE_URL="postgresql://nobody:secret@127.0.0.1:1/none")
     async with serving(away) as url:
@@ -141,14 +187,52 @@ async def test_metrics_tell_of_dead_tasks_and_of_the_quarantine(
     await db.run(
         text("update tasks set status = 'dead' where id = (select min(id::text)::uuid from tasks)")
     )
+    await db.run(text("update tasks set created_at = created_at - interval '10 minutes'"))
     page = (await client.http.get("/metrics")).text
     away = type(settings)(DATABASE_URL="postgresql://nobody:secret@127.0.0.1:1/none")
     async with serving(away) as url:
         without = (await client.http.get(f"{url}/metrics")).text
 
     assert "fireside_tasks_dead 1.0" in page
+    assert "fireside_tasks_waiting 2.0" in page
+    (oldest,) = re.findall(r"^fireside_tasks_waiting_oldest_seconds (\S+)$", page, re.MULTILINE)
+    assert float(oldest) >= 600
+    assert "fireside_tasks_waiting NaN" in without
     assert "fireside_sessions_quarantined 3.0" in page
     assert "fireside_tasks_dead NaN" in without
+
+
+async def test_metrics_have_an_address_of_their_own(
+    settings: Settings, client: Client, db: Database
+) -> None:
+    await client.session()
+    await db.run(text("update sessions set quarantined = true"))
+    where = f"127.0.0.1:{promised_port()}"
+    async with serving(settings.model_copy(update={"gateway_metrics": where})) as url:
+        await client.http.get(f"{url}/healthz")
+        page = await client.http.get(f"http://{where}/metrics", headers={"Host": "web-1:9464"})
+    with pytest.raises(httpx.ConnectError):
+        await client.http.get(f"http://{where}/metrics")
+
+    assert page.status_code == 200
+    assert (
+        'fireside_http_requests_total{method="GET",route="/healthz",status="200"} 1.0' in page.text
+    )
+    assert "fireside_sessions_quarantined 1.0" in page.text
+    assert "process_resident_memory_bytes " in page.text
+
+
+@pytest.mark.parametrize("how", ["api", "uvicorn"])
+def test_a_gateway_that_can_not_show_its_metrics_there_does_not_start(
+    start: Start, how: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        where = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(StartFailedError) as failed:
+            start(how, FIRESIDE_GATEWAY_METRICS=where)
+
+    assert failed.value.log is not None
+    assert "FIRESIDE_GATEWAY_METRICS: " in failed.value.log.read_text()
 
 
 async def test_every_answer_has_safe_headers(client: Client) -> None:

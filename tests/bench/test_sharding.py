@@ -59,6 +59,7 @@ EXCEPTIONS = {
     "claim quarantined lease",
     # The limit of open tasks is a part's, and so are its figures and whether it knows budgets.
     "open in all",
+    "waiting in all",
     "usage without price",
     "budgets any",
     # What is due in this part, whose workers do it.

@@ -34,11 +34,15 @@ def compose() -> Mapping:
 
 
 def manifests() -> dict[str, Mapping]:
-    """Kubernetes objects by `Kind/name`, the example of the secret included."""
+    """Kubernetes objects by `Kind/name`, the examples included."""
     objects = [
         one for path in sorted(KUBERNETES.iterdir()) for one in yaml.safe_load_all(path.read_text())
     ]
-    return {f"{one['kind']}/{one['metadata']['name']}": one for one in objects}
+    return {f"{one['kind']}/{_name(one['metadata'])}": one for one in objects}
+
+
+def _name(metadata: Mapping) -> str:
+    return str(metadata.get("name") or metadata["generateName"])
 
 
 def instructions() -> list[tuple[str, str]]:

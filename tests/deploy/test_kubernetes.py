@@ -1,5 +1,7 @@
 """The Kubernetes manifests: their settings, and that they fit each other and the program."""
 
+import math
+import re
 import tomllib
 from typing import Any
 
@@ -23,6 +25,7 @@ PODS = {
     "worker": "Deployment/fireside-worker",
     "embed": "Deployment/fireside-embed",
     "migrate": "Job/fireside-migrate",
+    "command": "Job/fireside-command-",
 }
 
 
@@ -54,8 +57,10 @@ def test_what_there_is() -> None:
         "Deployment/fireside-embed",
         "Deployment/fireside-web",
         "Deployment/fireside-worker",
+        "HorizontalPodAutoscaler/fireside-web",
         "HorizontalPodAutoscaler/fireside-worker",
         "Ingress/fireside",
+        "Job/fireside-command-",
         "Job/fireside-migrate",
         "PodDisruptionBudget/fireside-web",
         "PodDisruptionBudget/fireside-worker",
@@ -97,6 +102,7 @@ def test_secrets_go_to_whom_they_concern() -> None:
         "worker": servers | {"FIRESIDE_MODEL_API_KEY", "FIRESIDE_MODEL_CHEAP_API_KEY"},
         "embed": servers | {"FIRESIDE_EMBEDDINGS_API_KEY"},
         "migrate": {"DATABASE_URL"},
+        "command": servers,
     }
     given = set[str]().union(*(keys_of_secrets(name) for name in PODS))
     assert given == set(manifests()["Secret/fireside"]["stringData"])
@@ -125,7 +131,8 @@ def test_processes_have_more_time_to_stop_than_they_drain() -> None:
     waited = float(container("web")["lifecycle"]["preStop"]["exec"]["command"][1])
 
     assert pod("web")["terminationGracePeriodSeconds"] >= drain + waited + 10
-    assert pod("worker")["terminationGracePeriodSeconds"] >= drain + 10
+    for name in ("worker", "embed"):
+        assert pod(name)["terminationGracePeriodSeconds"] >= drain + 10
 
 
 @pytest.mark.parametrize("name", ["web", "worker"])
@@ -152,9 +159,38 @@ def test_requests_find_their_way_to_the_gateway() -> None:
 
     assert path["backend"]["service"] == {"name": "fireside-web", "port": {"name": port["name"]}}
     assert service["spec"]["selector"] == {"app.kubernetes.io/name": "fireside-web"}
-    assert container("web")["ports"] == [{"name": port["targetPort"], "containerPort": 8000}]
-    assert container("web")["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "http"}
+    assert container("web")["ports"][0] == {"name": port["targetPort"], "containerPort": 8000}
+    assert container("web")["readinessProbe"]["httpGet"] == {
+        "path": "/readyz?for=traffic",  # without Redis actions are accepted all the same
+        "port": "http",
+    }
     assert container("web")["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "http"}
+
+
+def test_a_release_whose_workers_do_not_serve_replaces_none_of_those_that_do() -> None:
+    deployment = manifests()[PODS["worker"]]["spec"]
+
+    assert container("worker")["readinessProbe"]["httpGet"] == {
+        "path": "/metrics",
+        "port": "metrics",
+    }
+    assert deployment["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": "25%"}
+    assert deployment["minReadySeconds"] >= 10
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [("web", "FIRESIDE_GATEWAY_METRICS"), ("worker", "FIRESIDE_WORKER_METRICS")],
+)
+def test_prometheus_finds_the_figures_and_nobody_else(name: str, setting: str) -> None:
+    objects = manifests()
+    port = int(config()[setting].removeprefix("0.0.0.0:"))
+    annotations = objects[PODS[name]]["spec"]["template"]["metadata"]["annotations"]
+    (served,) = objects["Service/fireside-web"]["spec"]["ports"]
+
+    assert {"name": "metrics", "containerPort": port} in container(name)["ports"]
+    assert annotations == {"prometheus.io/scrape": "true", "prometheus.io/port": str(port)}
+    assert served["targetPort"] == "http"
 
 
 def test_the_ingress_waits_longer_than_a_stream_is_quiet() -> None:
@@ -170,10 +206,58 @@ def test_the_ingress_waits_longer_than_a_stream_is_quiet() -> None:
     assert all(int(value.rstrip("s")) > longest for value in waits)
 
 
-def test_only_the_autoscaler_counts_the_workers() -> None:
+@pytest.mark.parametrize("name", ["web", "worker"])
+def test_only_the_autoscaler_counts_them(name: str) -> None:
     objects = manifests()
-    scaler = objects["HorizontalPodAutoscaler/fireside-worker"]["spec"]
+    scaler = objects[f"HorizontalPodAutoscaler/fireside-{name}"]["spec"]
 
-    assert "replicas" not in objects[PODS["worker"]]["spec"]
-    assert scaler["scaleTargetRef"]["name"] == "fireside-worker"
-    assert "cpu" in container("worker")["resources"]["requests"]  # what its share is taken of
+    assert "replicas" not in objects[PODS[name]]["spec"]
+    assert scaler["scaleTargetRef"]["name"] == f"fireside-{name}"
+    assert "cpu" in container(name)["resources"]["requests"]  # what its share is taken of
+
+
+def test_the_connections_that_postgres_must_accept_are_told() -> None:
+    objects = manifests()
+
+    def most(name: str) -> int:
+        """How many there are during an upgrade."""
+        scaler = objects.get(f"HorizontalPodAutoscaler/fireside-{name}")
+        spec = objects[PODS[name]]["spec"]
+        count = scaler["spec"]["maxReplicas"] if scaler else spec["replicas"]
+        surge = str(spec["strategy"]["rollingUpdate"]["maxSurge"])
+        if surge.endswith("%"):
+            return int(count) + math.ceil(int(count) * int(surge[:-1]) / 100)
+        return int(count) + int(surge)
+
+    processes = sum(most(name) for name in ("web", "worker", "embed")) + 1
+    told = f"{processes} make {processes * int(config()['FIRESIDE_DATABASE_POOL'])}"
+
+    assert told in (KUBERNETES / "config.yaml").read_text()
+    assert (
+        f": {told.rsplit(maxsplit=1)[-1]} as the manifests"
+        in (ROOT / "docs" / "deployment.md").read_text()
+    )
+
+
+def blocks_of_kubectl() -> list[str]:
+    """What docs/deployment.md has people run."""
+    page = (ROOT / "docs" / "deployment.md").read_text()
+    blocks: list[str] = re.findall(r"^ *```sh\n(.*?)^ *```$", page, re.MULTILINE | re.DOTALL)
+    return [one for one in blocks if "-f migrate.yaml" in one]
+
+
+def test_nothing_is_applied_after_a_migration_that_is_not_done() -> None:
+    blocks = blocks_of_kubectl()
+
+    assert len(blocks) == 2
+    for block in blocks:
+        lines = [line for line in block.splitlines() if "kubectl" in line]
+        assert [line for line in lines[:-1] if not line.endswith(" &&")] == []
+        (wait,) = [line for line in lines if "kubectl wait" in line]
+        assert "--timeout=15m" in wait
+
+
+def test_an_upgrade_applies_every_process() -> None:
+    applied = {name for name in PODS if f"-f {name}.yaml" in blocks_of_kubectl()[1]}
+
+    assert applied == set(PODS) - {"command"}

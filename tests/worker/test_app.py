@@ -4,7 +4,13 @@ import asyncio
 import os
 import sys
 
-from tests.waiting import PATIENCE, within
+import httpx
+import pytest
+from sqlalchemy import text
+
+from shared.store.database import Database
+from tests.ports import promised_port
+from tests.waiting import PATIENCE, until, within
 
 
 async def test_a_worker_whose_agents_are_broken_does_not_start() -> None:
@@ -20,3 +26,40 @@ async def test_a_worker_whose_agents_are_broken_does_not_start() -> None:
 
     assert worker.returncode == 1, said.decode()
     assert b"these agents are broken" in said
+
+
+@pytest.mark.parametrize("revision", ["0000", None])
+async def test_a_worker_answers_a_probe_once_it_serves_and_not_before(
+    db: Database, postgres_url: str, redis_url: str, revision: str | None
+) -> None:
+    if revision is not None:
+        await db.run(text("update alembic_version set version_num = :to"), {"to": revision})
+    where = f"127.0.0.1:{promised_port()}"
+    settings = {"DATABASE_URL": postgres_url, "REDIS_URL": redis_url, "FIRESIDE_LOG_FORMAT": "text"}
+    worker = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "celery", "-A", "worker.app", "worker"),
+        env={**os.environ, **settings, "FIRESIDE_WORKER_METRICS": where},
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    answers = []
+
+    async def is_decided() -> bool:
+        try:
+            async with httpx.AsyncClient() as http:
+                answers.append((await http.get(f"http://{where}/metrics")).status_code)
+        except httpx.ConnectError:
+            return worker.returncode is not None
+        return True
+
+    try:
+        await until(is_decided, 4 * PATIENCE)
+    finally:
+        if worker.returncode is None:
+            worker.terminate()
+        await within(worker.wait(), 4 * PATIENCE)
+
+    if revision is None:
+        assert answers == [200]
+    else:
+        assert (answers, worker.returncode) == ([], 1)

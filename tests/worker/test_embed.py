@@ -1,6 +1,7 @@
 """The embedding process: vectors for what was written, answers to who asks, changed models."""
 
 import asyncio
+import signal
 import subprocess
 import sys
 import time
@@ -27,7 +28,7 @@ from shared.store.database import Database
 from shared.store.recall import CROWD, Cue, recall
 from tests.waiting import PATIENCE, until, within
 from worker.agent_cache import AgentCache
-from worker.embed import Answering, Filling, catch_up, check
+from worker.embed import BATCH, Answering, Filling, catch_up, check
 from worker.embedders import (
     EmbeddingsAway,
     EmbeddingsChanged,
@@ -42,6 +43,9 @@ from worker.recollection import Recollection
 
 ROOT = Path(__file__).parents[2]
 ME = "me"
+
+START = 4 * PATIENCE
+"""Seconds that a process may take to start, or to end, on however busy a machine."""
 
 
 @pytest.fixture
@@ -290,6 +294,105 @@ async def test_the_command_reads_words_anew_and_makes_no_vector(
     found = (await recall(db, Cue(ME, character, "Rex"), None)).standings
     assert [one.text for one in found.rows() if one.hits] == ["我的狗叫Rex。"]
     assert await without_vector(db) == 701
+
+
+_HELD = """
+import asyncio, sys
+from worker import embed
+
+class Held:
+    name = "held"
+
+    async def embed(self, texts):
+        print("asked for", len(texts), flush=True)
+        await asyncio.to_thread(sys.stdin.readline)
+        return ["[1,0]" for _ in texts]
+
+embed.embedder_of = lambda settings: Held()
+sys.exit(embed.main())
+"""
+"""A process that makes vectors; its model gives a batch for each line that it reads."""
+
+
+@asynccontextmanager
+async def holding(
+    settings: Settings, *arguments: str, **environment: str
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", _HELD, *arguments),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd=ROOT,
+        env={
+            "DATABASE_URL": settings.database_url.get_secret_value(),
+            "REDIS_URL": settings.redis_url.get_secret_value(),
+            "FIRESIDE_DRAIN_SECONDS": str(START),
+            **environment,
+        },
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def read_until(process: asyncio.subprocess.Process, part: str) -> str:
+    """Read what a process writes, up to a line with this in it; that line."""
+    assert process.stdout is not None
+    while part not in (line := (await within(process.stdout.readline(), START)).decode()):
+        assert line, f"it ended without {part!r}"
+    return line
+
+
+def go_on(process: asyncio.subprocess.Process) -> None:
+    assert process.stdin is not None
+    process.stdin.write(b"\n")
+
+
+async def test_a_process_that_is_told_to_end_finishes_its_batch_and_begins_no_other(
+    db: Database, settings: Settings
+) -> None:
+    await remembered(db, *(f"memory {number}" for number in range(2 * BATCH)))
+    async with holding(settings) as process:
+        await read_until(process, "asked for 1")
+        go_on(process)
+        batch = int((await read_until(process, "asked for")).split()[-1])  # it begins anywhere
+        process.send_signal(signal.SIGTERM)
+        await read_until(process, "ending")
+        go_on(process)
+
+        assert await within(process.wait(), START) == 0
+    assert await without_vector(db) == 2 * BATCH - batch
+
+
+async def test_a_process_that_is_told_to_end_waits_for_a_batch_no_longer_than_it_may(
+    db: Database, settings: Settings
+) -> None:
+    await remembered(db, "one")
+    async with holding(settings, FIRESIDE_DRAIN_SECONDS="0") as process:
+        await read_until(process, "asked for 1")
+        go_on(process)
+        await read_until(process, "asked for 1")
+        process.send_signal(signal.SIGTERM)
+        await read_until(process, "ending")
+        go_on(process)  # the thread that reads it; its batch is not waited for
+
+        assert await within(process.wait(), START) == 0
+
+
+@pytest.mark.parametrize(("arguments", "code"), [((), 0), (("--once",), 143)])
+async def test_a_process_that_waits_for_its_model_ends_when_it_is_told_to(
+    db: Database, settings: Settings, arguments: tuple[str, ...], code: int
+) -> None:
+    async with holding(settings, *arguments) as process:
+        await read_until(process, "asked for 1")
+        process.send_signal(signal.SIGTERM)
+        go_on(process)
+
+        assert await within(process.wait(), START) == code
 
 
 @pytest.mark.parametrize("name", ["nonsense", ""])

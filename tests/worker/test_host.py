@@ -176,6 +176,34 @@ async def test_a_hint_runs_a_manytasks_to_the_end_in_order(hosts: Hosts, db: Dat
     assert [m.parent for m in kept] == [None, *range(1, 8)]
 
 
+async def test_what_ends_is_counted_by_how_it_ended(hosts: Hosts, db: Database) -> None:
+    async def fail_but_once(task: RunningTask) -> Answer:
+        if task.action["type"] == "say":
+            raise TaskFailed("no_luck", "no luck")
+        return say(task, "Welcome.")
+
+    host = hosts.start(fail_but_once)
+    session = await new_session(db)
+    await accept(db, session, "Hello")
+    host.submit(session)
+    await idle(db, session)
+
+    def counted() -> dict[tuple[str, ...], float]:
+        return {
+            (one.name, *one.labels.values()): one.value
+            for metric in host.figures.collect()
+            for one in metric.samples
+            if one.name in {"fireside_tasks_ended_total", "fireside_task_attempts_total"}
+        }
+
+    await until(lambda: sum(counted().values()) >= 4)
+    assert counted() == {
+        ("fireside_task_attempts_total", "first"): 2.0,
+        ("fireside_tasks_ended_total", "companion", "completed"): 1.0,
+        ("fireside_tasks_ended_total", "companion", "failed"): 1.0,
+    }
+
+
 async def test_doubled_forged_and_late_hints_do_nothing(hosts: Hosts, db: Database) -> None:
     agent = Waiting()
     session, deleted = await new_session(db), await new_session(db)
