@@ -4,11 +4,15 @@ behind.
 
 import os
 import signal
+import sys
 from pathlib import Path
 
+import psycopg
 import pytest
 
+from deploy.local.postgres import NOT_DURABLE, EmbeddedPostgres
 from deploy.local.server import answers
+from shared.migrate import migrate
 from tests.deploy.launches import CRASHING, MIGRATING, PATIENCE, Launch, Watch
 
 
@@ -155,6 +159,20 @@ def test_failing_migrations_stop_the_start(home: Path) -> None:
     assert ended.errors == [
         f"fireside: the database could not be migrated: no room on the hearth (log: {log})"
     ]
+
+
+def test_a_release_that_is_gone_back_to_starts(home: Path) -> None:
+    migrating = [sys.executable, "-m", "shared.migrate"]
+    with EmbeddedPostgres(home / "postgres", settings=NOT_DURABLE) as postgres:
+        migrate(postgres.url)
+        with psycopg.connect(postgres.url) as connection:
+            connection.execute("update alembic_version set version_num = '9999'")
+    with Launch(home, migrate=migrating) as launch:
+        launch.ready()
+        launch.signal(signal.SIGTERM)
+
+        assert launch.ended().code == 0
+    assert "newer than this release" in (home / "logs" / "migrate.log").read_text()
 
 
 def test_a_second_launcher_on_the_same_folder_is_refused(home: Path) -> None:
