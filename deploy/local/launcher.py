@@ -5,6 +5,7 @@ reverse order.
 import contextlib
 import json
 import os
+import re
 import secrets
 import signal
 import sys
@@ -27,6 +28,7 @@ from deploy.local.valkey import EmbeddedValkey
 from deploy.local.warden import MARK, Warden
 
 _LONGEST_DRAIN = 30.0  # seconds
+_READY = re.compile(r"\bready\.")
 _TAIL = 10  # lines of a log shown when a child is given up
 
 
@@ -57,16 +59,20 @@ class Gateway(Child):
 
 
 class Worker(Child):
-    """The worker process, ready when the gateway lists its agents. `page` is None if that needs a
-    key.
+    """The worker process, ready when its Celery says so: what the gateway lists may be of a worker
+    of the last run. Where the log leaves that out it has to do. `page` is None if that needs a key.
     """
 
     def __init__(self, page: str | None, command: Command) -> None:
         super().__init__(command)
         self._agents = f"{page}v1/agents" if page is not None else None
+        level = (command.env or os.environ).get("FIRESIDE_LOG_LEVEL") or "info"
+        self._says_so = level.lower() in {"debug", "info"}
 
     def probe(self) -> bool:
-        """Ask once."""
+        """Look into its log, or ask once."""
+        if self._says_so:
+            return any(_READY.search(line) for line in self.output())
         if self._agents is None:
             return True
         body = fetch(self._agents)

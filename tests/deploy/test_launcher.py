@@ -5,6 +5,7 @@ behind.
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import psycopg
@@ -13,7 +14,7 @@ import pytest
 from deploy.local.postgres import NOT_DURABLE, EmbeddedPostgres
 from deploy.local.server import answers
 from shared.migrate import migrate
-from tests.deploy.launches import CRASHING, MIGRATING, PATIENCE, Launch, Watch
+from tests.deploy.launches import CRASHING, MIGRATING, PATIENCE, PROGRAMS, Launch, Watch
 
 
 def test_it_comes_up_and_ends_with_ctrl_c(tmp_path: Path) -> None:
@@ -64,6 +65,26 @@ def test_a_killed_launcher_leaves_no_process(home: Path) -> None:
         assert watch.left_after(PATIENCE) == []
     with Launch(home, migrate=MIGRATING) as again:
         again.ready()
+
+
+def test_it_is_ready_when_the_worker_of_this_run_is(home: Path, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    with Launch(home, worker=[*PROGRAMS["worker"], str(go)]) as launch:
+        launch.tree_with("standin.py worker", "standin.py gateway")
+        # The gateway lists what a worker of an earlier run has announced.
+        while not answers(f"http://127.0.0.1:{launch.port}/v1/agents"):
+            time.sleep(0.01)
+        assert not launch.says_more_within(1.0, after="starting")
+        go.touch()
+        launch.ready()
+
+
+def test_a_worker_whose_log_leaves_it_out_is_ready_when_agents_are_listed(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FIRESIDE_LOG_LEVEL", "warning")
+    with Launch(home, worker=[*PROGRAMS["worker"], str(tmp_path / "never")]) as launch:
+        launch.ready()
 
 
 def test_a_crashed_child_is_started_again(home: Path) -> None:
