@@ -129,6 +129,7 @@ class Launcher:
             report("stopping ...")
             raise
         finally:
+            self._home.forget_settings()
             try:
                 supervisor.stop()
             except Interrupted:  # the user will not wait
@@ -145,18 +146,22 @@ class Launcher:
         for server in servers:
             supervisor.add(server)
         supervisor.wait_ready(postgres, valkey)
-        environment = {
-            **os.environ,
+        made = {
             "DATABASE_URL": postgres.url,
             "REDIS_URL": valkey.url,
             "PORT": str(options.port),
             "FIRESIDE_HOST": options.host,
             "FIRESIDE_AUTH": options.auth,
+        }
+        environment = {
+            **os.environ,
+            **made,
             # Whoever presses Ctrl-C wants an end; what is cut off goes on at the next start.
             "FIRESIDE_DRAIN_SECONDS": os.environ.get("FIRESIDE_DRAIN_SECONDS") or "5",
             **_model_environment(model),
         }
         self._migrate(environment)
+        self._home.keep_settings(made)
         ours = [self._gateway(environment), self._worker(environment)]
         for child in ours:
             supervisor.add(child)
@@ -226,6 +231,7 @@ class Launcher:
         took = time.monotonic() - self._began
         report(f"ready after {took:.1f} s: {self._options.page}")
         report(f"model: {model.model if model else named}; data and logs: {self._home.path}")
+        report(f'commands: make run CMD="api.keys list"; settings: {self._home.settings}')
         report("Ctrl-C stops everything")
 
 
