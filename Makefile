@@ -1,6 +1,6 @@
 # `make up` and `make test` do all of their own set-up; only Python >= 3.11, make and a C library are needed.
 .DEFAULT_GOAL := help
-.PHONY: help setup up test coverage chaos pooled mutants bench bench-growth figures check format story-check clean
+.PHONY: help setup up run test coverage chaos pooled mutants bench bench-growth figures check format story-check clean
 
 PYTHON ?= python3
 TARGETS ?= fireside,naive
@@ -29,6 +29,13 @@ setup: .venv/.ready  ## install everything into .venv from the lock file
 
 up: .venv/.ready  ## run everything on this machine (PORT=8000) until Ctrl-C
 	@exec $(BIN)/python -m deploy.local
+
+# The servers of `make up` are found by the file that it keeps while it runs.
+HOME_OF_UP := $(abspath $(or $(FIRESIDE_HOME),.fireside))
+
+run: .venv/.ready  ## a command beside make up: CMD="api.keys create ada"
+	@test -r '$(HOME_OF_UP)/env' || { echo "fireside: nothing runs on $(HOME_OF_UP): make up starts it" >&2; exit 1; }
+	@set -a; . '$(HOME_OF_UP)/env'; exec $(BIN)/python -m $(CMD)
 
 test: .venv/.ready  ## the whole test suite, on real embedded servers
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal $(ARGS)

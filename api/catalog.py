@@ -35,10 +35,15 @@ class Choice:
 
 
 class Catalog:
-    """Reads the catalog, at most once a second."""
+    """Reads the catalog, at most once a second.
 
-    def __init__(self, db: Database, default_story: str | None) -> None:
+    Args:
+        offered: for so many seconds what no worker announces any more is still on offer.
+    """
+
+    def __init__(self, db: Database, default_story: str | None, *, offered: float) -> None:
         self._db = db
+        self._offered = offered
         self._default_story = default_story
         self._agents: dict[str, AgentEntry] = {}
         self._read_at = float("-inf")
@@ -46,7 +51,7 @@ class Catalog:
     async def agents(self) -> dict[str, AgentEntry]:
         """All agents, by name; raises StoreUnavailable."""
         if monotonic() - self._read_at > _KEPT_SECONDS:
-            self._agents = _grouped(await catalog.entries(self._db))
+            self._agents = _grouped(await catalog.entries(self._db, offered=self._offered))
             self._read_at = monotonic()
         return self._agents
 

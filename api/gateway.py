@@ -91,7 +91,7 @@ class Gateway:
             hints=hints,
             announcer=announcer,
             follower=follower,
-            catalog=Catalog(db, settings.default_story),
+            catalog=Catalog(db, settings.default_story, offered=settings.agent_seconds),
             identity=identity,
             slots=slots,
             backlog=Backlog(settings.max_queued, settings.max_queued_per_user if guarded else None),

@@ -1,9 +1,9 @@
 """Talk with a model: `python -m examples.chat gpt-4o-mini` (the key is in OPENAI_API_KEY)."""
 
 import asyncio
-import sys
 
 import agent_core as ac
+from examples.command import arguments, finish
 
 
 def show(event: ac.AgentEvent) -> None:
@@ -27,9 +27,11 @@ async def chat(lines: list[str], model_id: str, stream_fn: ac.StreamFn | None = 
     for line in lines:
         print(f"\n> {line}")
         await agent.prompt(line)
-        print(agent.state.error or "")
+        print()
+        if agent.state.error:
+            break
     return agent
 
 
 if __name__ == "__main__":
-    asyncio.run(chat(["Hello!", "What did I just say?"], sys.argv[1]))
+    finish(asyncio.run(chat(["Hello!", "What did I just say?"], arguments("MODEL")[0])))

@@ -3,6 +3,7 @@
 import asyncio
 
 from agent_core import Agent, AgentOptions, ModelRouter, StreamFn, Task, get_model
+from examples.command import arguments, finish
 
 
 def models() -> ModelRouter:
@@ -14,7 +15,7 @@ def models() -> ModelRouter:
     return router
 
 
-async def ask(question: str, task: Task, stream_fn: StreamFn | None = None) -> str:
+async def ask(question: str, task: Task, stream_fn: StreamFn | None = None) -> Agent:
     """Ask the model that fits the task."""
     agent = Agent(
         AgentOptions(
@@ -27,9 +28,11 @@ async def ask(question: str, task: Task, stream_fn: StreamFn | None = None) -> s
     )
     await agent.prompt(question)
     answer = agent.state.messages[-1]
-    return f"{getattr(answer, 'model', '')}: {getattr(answer, 'text', '')}{agent.state.error or ''}"
+    print(f"{getattr(answer, 'model', '')}: {getattr(answer, 'text', '')}")
+    return agent
 
 
 if __name__ == "__main__":
-    print(asyncio.run(ask("Who keeps the light?", "simple")))
-    print(asyncio.run(ask("Why does the light turn?", "deep")))
+    arguments()
+    finish(asyncio.run(ask("Who keeps the light?", "simple")))
+    finish(asyncio.run(ask("Why does the light turn?", "deep")))

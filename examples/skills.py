@@ -1,10 +1,10 @@
 """An agent that reads instructions when it needs them: `python -m examples.skills FOLDER MODEL`."""
 
 import asyncio
-import sys
 from pathlib import Path
 
 from agent_core import Agent, AgentOptions, PromptBuilder, StreamFn, get_model, load_skills
+from examples.command import arguments, finish
 
 
 async def work(
@@ -30,5 +30,7 @@ async def work(
 
 
 if __name__ == "__main__":
-    done = asyncio.run(work(Path(sys.argv[1]), "Draw me a map of a coast.", sys.argv[2]))
+    skills_folder, model = arguments("FOLDER", "MODEL")
+    done = asyncio.run(work(Path(skills_folder), "Draw me a map of a coast.", model))
     print(getattr(done.state.messages[-1], "text", ""))
+    finish(done)

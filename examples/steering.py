@@ -1,9 +1,9 @@
 """Say something to an agent while it works: `python -m examples.steering gpt-4o-mini`."""
 
 import asyncio
-import sys
 
 import agent_core as ac
+from examples.command import arguments, finish
 
 
 @ac.tool(effect="pure", execution_mode="sequential")
@@ -34,5 +34,6 @@ async def patrol(model_id: str, stream_fn: ac.StreamFn | None = None) -> ac.Agen
 
 
 if __name__ == "__main__":
-    for message in asyncio.run(patrol(sys.argv[1])).state.messages:
-        print(message.to_dict())
+    guard = asyncio.run(patrol(arguments("MODEL")[0]))
+    print(*(message.to_dict() for message in guard.state.messages), sep="\n")
+    finish(guard)

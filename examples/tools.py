@@ -2,9 +2,9 @@
 
 import asyncio
 import random
-import sys
 
 from agent_core import Agent, AgentOptions, StreamFn, ToolContext, get_model, tool
+from examples.command import arguments, finish
 
 
 @tool(effect="pure")
@@ -14,8 +14,8 @@ async def roll(sides: int, times: int = 1, *, ctx: ToolContext) -> list[int]:
     return [dice.randint(1, sides) for _ in range(times)]
 
 
-async def play(model_id: str, stream_fn: StreamFn | None = None, seed: int | None = None) -> str:
-    """Ask for a roll of dice and return what the model says."""
+async def play(model_id: str, stream_fn: StreamFn | None = None, seed: int | None = None) -> Agent:
+    """Ask for a roll of dice; the model answers in the last message."""
     agent = Agent(
         AgentOptions(
             initial_state={
@@ -30,8 +30,10 @@ async def play(model_id: str, stream_fn: StreamFn | None = None, seed: int | Non
     )
     agent.subscribe(lambda event: print(event.type))
     await agent.prompt("I attack the troll: roll two dice with six sides.")
-    return str(getattr(agent.state.messages[-1], "text", ""))
+    return agent
 
 
 if __name__ == "__main__":
-    print(asyncio.run(play(sys.argv[1])))
+    done = asyncio.run(play(arguments("MODEL")[0]))
+    print(getattr(done.state.messages[-1], "text", ""))
+    finish(done)

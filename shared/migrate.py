@@ -7,11 +7,13 @@ from contextlib import contextmanager
 
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.util import CommandError
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from shared.errors import FiresideError, StoreUnavailable
-from shared.schema import MIGRATIONS
+from shared.schema import MIGRATIONS, is_newer, warn_of_newer_schema
 from shared.settings import get_settings
 from shared.store.database import driver_url
 from shared.store.locks import MIGRATION_LOCK
@@ -22,15 +24,24 @@ _PAUSE_SECONDS = 0.2
 def migrate(url: str, revision: str = "head") -> None:
     """Apply what is missing up to a revision; safe to run from many processes at once, and again.
 
+    A schema of a later release stays as it is, for this one goes over it when it is gone back to.
+
     Raises:
         StoreUnavailable: the database can't be reached or refuses the change.
     """
     config = _config()
     engine = create_engine(driver_url(url), connect_args={"connect_timeout": 10})
     try:
-        with _alone(engine), engine.connect() as connection:
-            config.attributes["connection"] = connection
-            command.upgrade(config, revision)
+        with _alone(engine):
+            found = _revision(engine)
+            if revision == "head" and is_newer(found):
+                warn_of_newer_schema(found)
+                return
+            with engine.connect() as connection:
+                config.attributes["connection"] = connection
+                command.upgrade(config, revision)
+    except CommandError as error:
+        raise StoreUnavailable(f"migration failed: {error}") from error
     except SQLAlchemyError as error:
         reason = " ".join(str(error.__cause__ or error).split())
         raise StoreUnavailable(f"migration failed: {reason}") from error
@@ -56,6 +67,12 @@ def _alone(engine: Engine) -> Iterator[None]:
                 yield
                 return
         time.sleep(_PAUSE_SECONDS)
+
+
+def _revision(engine: Engine) -> str:
+    """The schema's revision; empty where nothing was migrated yet."""
+    with engine.connect() as connection:
+        return MigrationContext.configure(connection).get_current_revision() or ""
 
 
 def _config() -> Config:

@@ -20,9 +20,14 @@ def head_revision() -> str:
     return max(file.name.partition("_")[0] for file in files)
 
 
+def is_newer(revision: str) -> bool:
+    """Whether a schema is of a later release: it serves, for migrations only add."""
+    return revision > head_revision()
+
+
 def warn_of_newer_schema(revision: str) -> None:
-    """Tell the log where the schema is of a later release: it serves, for migrations only add."""
-    if revision > head_revision():
+    """Tell the log where the schema is of a later release."""
+    if is_newer(revision):
         log.warning(
             "the schema is newer than this release",
             schema=revision,

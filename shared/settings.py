@@ -295,6 +295,13 @@ class Settings(BaseSettings):
         le=3600,
         description="a worker whose loop stands still for so long, or two leases, ends itself",
     )
+    agent_seconds: float = Field(
+        default=120,
+        ge=1,
+        le=86_400,
+        description="how long a task waits for a worker that has its agent, and an agent or story "
+        "that no worker has any more stays on offer",
+    )
     drain_seconds: float = Field(
         default=25, ge=0, le=600, description="how long a stopping process lets work finish"
     )

@@ -49,3 +49,14 @@ def test_the_example_of_the_agent_library_gives_the_events_that_are_shown() -> N
     )
 
     assert (ran.stdout, ran.stderr) == (shown["text"], "")
+
+
+def test_who_adds_an_agent_or_a_story_is_told_to_name_those_that_are_there() -> None:
+    readme = (ROOT / "README.md").read_text()
+    for variable, name in {
+        "FIRESIDE_AGENT_MODULES": "agent_modules",
+        "FIRESIDE_STORY_FOLDERS": "story_folders",
+    }.items():
+        (shown,) = re.findall(rf'^`?.*{variable}="([^"]*)" make up', readme, re.MULTILINE)
+        there: list[str] = Settings.model_fields[name].default
+        assert shown.split()[: len(there)] == there

@@ -110,7 +110,7 @@ async def run_attempt(
 async def _answer(name: str, agents: Mapping[str, RegisteredAgent], task: RunningTask) -> Answer:
     agent, signal = agents.get(name), task.signal
     if agent is None:
-        raise TaskFailed("agent_unknown", f"this worker has no agent {name!r}")
+        raise TaskFailed("agent_unknown", f"no worker has the agent {name!r}")
     running = asyncio.ensure_future(_run_agent(agent, task))
     cancelled = asyncio.ensure_future(signal.wait())
     try:

@@ -28,6 +28,7 @@ from shared.levels import FIRST
 from shared.lineage import Lineage
 from shared.pace import Pace
 from shared.queue import Hints
+from shared.records import CatalogEntry
 from shared.redis_pool import connect_redis
 from shared.retention import prune_for_ever
 from shared.settings import Settings
@@ -50,6 +51,7 @@ from worker.outage import Outage
 from worker.outlived import OutlivedAttempts
 from worker.postgres_tasks import PostgresTasks
 from worker.provider_limits import ProviderLimits
+from worker.publish import announce_for_ever
 from worker.recollection import Recollection
 from worker.rota import Rota
 from worker.runs import LAST_NEWS_SECONDS, Runs
@@ -83,10 +85,13 @@ class Host:
         batches: where what nobody waits for is read in batches.
         watched: end the process where the loop stands still; of a process' one host only.
         share: what of the machine's memory it may use; without it, as much as it likes.
+        announced: what it has said to have, and says again and again.
 
     `failure` is what ended its work without being asked to; the process is then told to end.
     `figures` are what it counts.
     """
+
+    _judges_after: float | None = None
 
     def __init__(
         self,
@@ -99,7 +104,9 @@ class Host:
         batches: BatchEndpoint | None = None,
         watched: bool = False,
         share: Share | None = None,
+        announced: Sequence[CatalogEntry] = (),
     ) -> None:
+        self._announced = announced
         self._tiers = tiers
         self._batches = batches
         self._watched = watched
@@ -293,6 +300,7 @@ class Host:
             late_usage=self._late_usage,
             outlived=self._outlived,
             work=self._work,
+            judges_after=self._judges_after,
         )
         self._rota = Rota(
             settings,
@@ -384,6 +392,7 @@ class Host:
             prune_for_ever(self._db, self._settings),
             self._home.hear_for_ever(),
             self._home.announce_for_ever(),
+            announce_for_ever(self._db, self._announced, seconds=self._settings.agent_seconds),
             self._cache.drop_idle_for_ever(),
             *self._memory_chores(),
             *self._consolidation(every),

@@ -1,11 +1,13 @@
-"""Making the stories of the folders playable: checked once per version, kept by their hash."""
+"""Making the stories of the folders playable: checked once per version, kept by their hash; and
+keeping what this worker has on offer."""
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 
 import structlog
 
-from shared.errors import NotFound, SettingsError
+from shared.errors import FiresideError, NotFound, SettingsError
 from shared.records import CatalogEntry
 from shared.settings import Settings
 from shared.store import catalog
@@ -35,6 +37,20 @@ async def publish_stories(db: Database, settings: Settings) -> list[CatalogEntry
         raise SettingsError(f"FIRESIDE_STORY_FOLDERS: {error}") from error
     entries = [await _publish(db, source) for source in sources.values()]
     return [entry for entry in entries if entry is not None]
+
+
+async def announce_for_ever(
+    db: Database, entries: Sequence[CatalogEntry], *, seconds: float
+) -> None:
+    """Say again and again what this worker has, until cancelled: often enough for what nobody has
+    said for so many seconds to be gone."""
+    every = seconds / 6
+    while True:
+        await asyncio.sleep(every)
+        try:
+            await catalog.announce_again(db, entries, every=every / 2)
+        except FiresideError as error:
+            log.warning("not announced again", error=str(error))
 
 
 async def _publish(db: Database, source: StorySource) -> CatalogEntry | None:

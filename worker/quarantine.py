@@ -20,10 +20,9 @@ from shared.errors import FiresideError
 from shared.logs import set_up_logs
 from shared.settings import get_settings
 from shared.store import claims
-from worker.agents import load_agents
 from worker.host import Host
 from worker.rota import BACK_OFF_SECONDS
-from worker.start import key_of, model_of
+from worker.start import agents_of, key_of, model_of
 from worker.transcript import HISTORY_MESSAGES
 
 log = structlog.get_logger(__name__)
@@ -36,6 +35,7 @@ class QuarantineHost(Host):
     """A host that takes what is in quarantine instead of hints; its own SIGTERM says it is done."""
 
     _found = False
+    _judges_after = 0.0  # it lives for one session, and its worker has been there for a while
 
     def _chores(self) -> Sequence[Coroutine[Any, Any, object]]:
         return [self._take_all()]
@@ -87,7 +87,7 @@ def main() -> int:
         settings = get_settings()
         set_up_logs(settings)
         host = QuarantineHost(
-            settings, load_agents(settings), model_of(settings), key_of(settings), watched=True
+            settings, agents_of(settings), model_of(settings), key_of(settings), watched=True
         )
         host.start()
     except FiresideError as error:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping
 
 import structlog
@@ -42,6 +43,8 @@ class Runs:
         cache: what is kept of a session once its task has ended.
         late_usage, outlived: what a run that was lost leaves behind.
         work: where attempts and ended tasks are counted.
+        judges_after: when this worker knows that nobody has an agent, in seconds from now; where
+            none is given, when others have had the time to announce it.
     """
 
     def __init__(
@@ -60,7 +63,10 @@ class Runs:
         late_usage: LateUsage,
         outlived: OutlivedAttempts,
         work: Work,
+        judges_after: float | None = None,
     ) -> None:
+        patience = settings.agent_seconds if judges_after is None else judges_after
+        self._judges_at = time.monotonic() + patience
         self._settings = settings
         self._agents = agents
         self._resources = resources
@@ -82,6 +88,8 @@ class Runs:
             began: when the lease was asked for, so that it is never believed to last too long.
             kept: what the cache had of the session, when the claim was made with it.
         """
+        if self._is_for_others(claim) and await self._left(claim):
+            return False
         if claim.head_message is not None:
             self._cache.count(kept, after=claim.after, read=len(claim.messages))
         self._work.began(claim.attempt)
@@ -126,6 +134,31 @@ class Runs:
         if task_log.committed is not None:
             self._cache.keep(claim.fence.session_id, transcript.ended(claim, task_log.committed))
         return held.run.result().open_tasks > 0
+
+    def _is_for_others(self, claim: Claim) -> bool:
+        """Whether it takes another worker to run a claim; any can end what is cancelled or dead."""
+        return (
+            claim.agent not in self._agents
+            and not claim.cancel_requested
+            and claim.attempts <= self._settings.max_attempts
+        )
+
+    async def _left(self, claim: Claim) -> bool:
+        """Undo a claim for a worker that has its agent; False where there has been none for long,
+        and the task is to fail."""
+        left = await leases.leave(
+            self._db,
+            claim,
+            seconds=self._settings.agent_seconds,
+            judges=time.monotonic() >= self._judges_at,
+        )
+        if left:
+            log.info(
+                "left to a worker that has the agent",
+                agent=claim.agent,
+                session_id=str(claim.fence.session_id),
+            )
+        return left
 
     async def _lost(self, held: Held, run: asyncio.Task[Written]) -> None:
         """Say why an attempt did not end its task, and let another begin at once.

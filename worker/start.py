@@ -4,6 +4,7 @@ import asyncio
 import gc
 import importlib
 import threading
+from collections.abc import Mapping
 from dataclasses import replace
 
 import structlog
@@ -16,6 +17,7 @@ from shared.consolidation import KEEPER
 from shared.errors import SettingsError
 from shared.exposition import show
 from shared.garbage import steady_garbage
+from shared.records import CatalogEntry
 from shared.schema import head_revision, warn_of_newer_schema
 from shared.settings import Settings
 from shared.store import catalog
@@ -38,19 +40,22 @@ def start_host(settings: Settings) -> Host:
         FiresideError: a setting is wrong, or Postgres is away or not migrated.
     """
     few_arenas()
-    agents = load_agents(settings)
-    asyncio.run(_announce(settings, list(agents.values())))
+    agents = agents_of(settings)
+    announced = asyncio.run(
+        _announce(settings, [agent for name, agent in agents.items() if name != KEEPER])
+    )
     if settings.model_path == "direct" or settings.consolidate_batch != "off":
         importlib.import_module("aiohttp")  # the first model call would hold up the loop with it
     host = Host(
         settings,
-        {**agents, KEEPER: ConsolidationAgent()},
+        agents,
         model_of(settings),
         key_of(settings),
         tiers=tiers_of(settings),
         watched=True,
         batches=batches_of(settings),
         share=share_of(settings, resident=resident_bytes(), container=container_bytes()),
+        announced=announced,
     )
     steady_garbage()
     host.start()
@@ -63,6 +68,15 @@ def start_host(settings: Settings) -> Host:
         # takes over at once. Only a model call waits for it.
         threading.Thread(target=_preload, name="preload", daemon=True).start()
     return host
+
+
+def agents_of(settings: Settings) -> Mapping[str, RegisteredAgent]:
+    """All that a worker can run, by name: the agents on offer, and the one that nobody chooses.
+
+    Raises:
+        SettingsError: as `load_agents` does.
+    """
+    return {**load_agents(settings), KEEPER: ConsolidationAgent()}
 
 
 def _preload() -> None:
@@ -148,7 +162,7 @@ def key_of(settings: Settings) -> str | None:
     return None if key is None else key.get_secret_value()
 
 
-async def _announce(settings: Settings, agents: list[RegisteredAgent]) -> None:
+async def _announce(settings: Settings, agents: list[RegisteredAgent]) -> list[CatalogEntry]:
     async with Database.opened(settings) as db:
         revision = await db.revision()
         if revision is None or revision < head_revision():
@@ -158,4 +172,6 @@ async def _announce(settings: Settings, agents: list[RegisteredAgent]) -> None:
             )
         warn_of_newer_schema(revision)
         stories = await publish_stories(db, settings)
-        await catalog.announce(db, [*(agent.entry for agent in agents), *stories])
+        entries = [*(agent.entry for agent in agents), *stories]
+        await catalog.announce(db, entries)
+        return entries

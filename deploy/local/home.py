@@ -5,9 +5,10 @@ against a second launcher.
 import contextlib
 import fcntl
 import os
+import shlex
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +36,24 @@ class Home:
     def valkey(self) -> Path:
         """Where Valkey keeps its data and password."""
         return self.path / "valkey"
+
+    @property
+    def settings(self) -> Path:
+        """A file for shells with where the servers are; it is there as long as they run."""
+        return self.path / "env"
+
+    def keep_settings(self, settings: Mapping[str, str]) -> None:
+        """Write the file, with passwords in it and for this user alone."""
+        unfinished = self.settings.with_suffix(".new")
+        unfinished.unlink(missing_ok=True)  # of a launcher that was killed, whatever its mode
+        with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as to:
+            to.writelines(f"{name}={shlex.quote(value)}\n" for name, value in settings.items())
+        unfinished.replace(self.settings)
+
+    def forget_settings(self) -> None:
+        """Remove the file: nobody is to take the next run's servers for this one's."""
+        with contextlib.suppress(OSError):
+            self.settings.unlink()
 
     def log(self, name: str) -> Path:
         """Return the log file of a child."""

@@ -5,6 +5,7 @@ reverse order.
 import contextlib
 import json
 import os
+import re
 import secrets
 import signal
 import sys
@@ -27,6 +28,7 @@ from deploy.local.valkey import EmbeddedValkey
 from deploy.local.warden import MARK, Warden
 
 _LONGEST_DRAIN = 30.0  # seconds
+_READY = re.compile(r"\bready\.")
 _TAIL = 10  # lines of a log shown when a child is given up
 
 
@@ -57,16 +59,20 @@ class Gateway(Child):
 
 
 class Worker(Child):
-    """The worker process, ready when the gateway lists its agents. `page` is None if that needs a
-    key.
+    """The worker process, ready when its Celery says so: what the gateway lists may be of a worker
+    of the last run. Where the log leaves that out it has to do. `page` is None if that needs a key.
     """
 
     def __init__(self, page: str | None, command: Command) -> None:
         super().__init__(command)
         self._agents = f"{page}v1/agents" if page is not None else None
+        level = (command.env or os.environ).get("FIRESIDE_LOG_LEVEL") or "info"
+        self._says_so = level.lower() in {"debug", "info"}
 
     def probe(self) -> bool:
-        """Ask once."""
+        """Look into its log, or ask once."""
+        if self._says_so:
+            return any(_READY.search(line) for line in self.output())
         if self._agents is None:
             return True
         body = fetch(self._agents)
@@ -123,6 +129,7 @@ class Launcher:
             report("stopping ...")
             raise
         finally:
+            self._home.forget_settings()
             try:
                 supervisor.stop()
             except Interrupted:  # the user will not wait
@@ -139,18 +146,22 @@ class Launcher:
         for server in servers:
             supervisor.add(server)
         supervisor.wait_ready(postgres, valkey)
-        environment = {
-            **os.environ,
+        made = {
             "DATABASE_URL": postgres.url,
             "REDIS_URL": valkey.url,
             "PORT": str(options.port),
             "FIRESIDE_HOST": options.host,
             "FIRESIDE_AUTH": options.auth,
+        }
+        environment = {
+            **os.environ,
+            **made,
             # Whoever presses Ctrl-C wants an end; what is cut off goes on at the next start.
             "FIRESIDE_DRAIN_SECONDS": os.environ.get("FIRESIDE_DRAIN_SECONDS") or "5",
             **_model_environment(model),
         }
         self._migrate(environment)
+        self._home.keep_settings(made)
         ours = [self._gateway(environment), self._worker(environment)]
         for child in ours:
             supervisor.add(child)
@@ -220,6 +231,7 @@ class Launcher:
         took = time.monotonic() - self._began
         report(f"ready after {took:.1f} s: {self._options.page}")
         report(f"model: {model.model if model else named}; data and logs: {self._home.path}")
+        report(f'commands: make run CMD="api.keys list"; settings: {self._home.settings}')
         report("Ctrl-C stops everything")
 
 

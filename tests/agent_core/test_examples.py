@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +22,40 @@ def test_an_example_is_small(name: str) -> None:
     assert len((FOLDER / f"{name}.py").read_text().splitlines()) < 40
 
 
+ARGUMENTS = {
+    "chat": ["MODEL"],
+    "tools": ["MODEL"],
+    "steering": ["MODEL"],
+    "skills": ["FOLDER", "MODEL"],
+}
+
+
+def ran(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """An example as a user without a key runs it."""
+    env = {name: value for name, value in os.environ.items() if not name.endswith("_API_KEY")}
+    command = [sys.executable, "-m", f"examples.{name}", *arguments]
+    return subprocess.run(command, env=env, cwd=FOLDER.parent, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("name", ["chat", "tools", "steering", "skills"])
+def test_without_its_arguments_an_example_says_what_it_takes(name: str) -> None:
+    ended = ran(name)
+
+    usage = f"usage: python -m examples.{name} {' '.join(ARGUMENTS[name])}\n"
+    assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", usage)
+
+
+# The router's last model would be asked over the network before it is found to have no key.
+@pytest.mark.parametrize("name", ["chat", "tools", "steering", "skills"])
+def test_without_a_key_an_example_says_so_and_fails(name: str, tmp_path: Path) -> None:
+    given = {"FOLDER": str(tmp_path), "MODEL": "gpt-4o-mini"}
+    ended = ran(name, *(given[argument] for argument in ARGUMENTS[name]))
+
+    assert ended.returncode == 1, ended.stdout
+    assert ended.stderr.splitlines()[-1].startswith("error: ")
+    assert "key" in ended.stderr.splitlines()[-1].lower()
+
+
 async def test_chat(capsys: pytest.CaptureFixture[str]) -> None:
     model = ScriptedModel(["Good evening, sailor.", "You said hello."])
 
@@ -31,7 +68,9 @@ async def test_chat(capsys: pytest.CaptureFixture[str]) -> None:
 async def test_tools() -> None:
     model = ScriptedModel([calls(call("c1", "roll", sides=6, times=2)), "You rolled well."])
 
-    assert await tools.play("gpt-4o-mini", model, seed=1) == "You rolled well."
+    agent = await tools.play("gpt-4o-mini", model, seed=1)
+
+    assert text_of(agent.state.messages[-1]) == "You rolled well."
     rolled = model.requests[1].messages[-1]
     assert isinstance(rolled, ToolResultMessage)
     assert rolled.details == [2, 5]
@@ -56,7 +95,9 @@ async def test_steering() -> None:
 async def test_router() -> None:
     model = ScriptedModel([failure("overloaded"), "The keeper."])
 
-    assert await router.ask("Who keeps the light?", "simple", model) == "scripted: The keeper."
+    agent = await router.ask("Who keeps the light?", "simple", model)
+
+    assert text_of(agent.state.messages[-1]) == "The keeper."
     assert [request.model.id for request in model.requests] == [
         "gpt-4o-mini",
         "mistral-large-latest",

@@ -4,8 +4,31 @@ import json
 from typing import Any
 from uuid import uuid4
 
+from sqlalchemy import text
+
+from shared.store.database import Database
 from tests.api.clients import Client
 from tests.api.worker import FakeWorker
+
+
+async def test_what_no_worker_announces_any_more_is_not_on_offer(
+    client: Client, db: Database
+) -> None:
+    ago = "clock_timestamp() - interval '121 s'"
+    await db.run(
+        text(f"update catalog set announced_at = {ago} where name in ('companion', 'sea')")
+    )
+
+    listed = (await client.http.get("/v1/agents")).json()["agents"]
+    refused = await client.http.post("/v1/sessions", json={"agent": "companion"})
+
+    assert [[one["name"], *(s["name"] for s in one["stories"])] for one in listed] == [
+        ["story", "cave"]
+    ]
+    assert (refused.status_code, refused.json()["detail"]) == (
+        422,
+        "agent: there is no such agent",
+    )
 
 
 async def test_agents_are_listed_with_their_stories(client: Client) -> None:

@@ -101,6 +101,12 @@ class Launch:
         _, errors = self._process.communicate(timeout=PATIENCE)
         raise AssertionError(f"ended without {part!r}: {self._lines}\n{errors}")
 
+    def says_more_within(self, seconds: float, *, after: str) -> bool:
+        """Whether the launcher prints anything in this time, after the line with `after`."""
+        self.line_with(after)
+        assert self._process.stdout is not None
+        return bool(select.select([self._process.stdout], [], [], seconds)[0])
+
     def ready(self) -> None:
         self.line_with("Ctrl-C stops everything")
 

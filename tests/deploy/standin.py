@@ -1,11 +1,12 @@
 """What stands for our own processes in tests of the launcher: needs nothing but Python.
 
 standin.py gateway               answers /healthz, lists an agent
-standin.py worker                starts a process in a session of its own, and waits
+standin.py worker                starts a process in a session of its own, says it is ready, waits
+standin.py worker FILE           the same, but it is ready as soon as the file exists
 standin.py embed                 waits
 standin.py migrate               adds a row to the table `runs`, prints how many there are
 standin.py crash MESSAGE         prints a message and ends with 1
-standin.py crash MESSAGE FILE    the same, as soon as the file exists
+standin.py crash MESSAGE FILE    says it is ready, and does the same as soon as the file exists
 """
 
 import http.server
@@ -36,8 +37,11 @@ match sys.argv[1:]:
     case ["gateway"]:
         address = (os.environ["FIRESIDE_HOST"], int(os.environ["PORT"]))
         http.server.ThreadingHTTPServer(address, Health).serve_forever()
-    case ["worker"]:
+    case ["worker", *files]:
         subprocess.Popen(["sleep", "600"], start_new_session=True)
+        while not all(os.path.exists(file) for file in files):
+            time.sleep(0.01)
+        print("[INFO] celery@here ready.", flush=True)
         signal.pause()
     case ["embed"]:
         signal.pause()
@@ -46,6 +50,7 @@ match sys.argv[1:]:
     case ["crash", message]:
         sys.exit(message)
     case ["crash", message, file]:
+        print("[INFO] celery@here ready.", flush=True)
         while not os.path.exists(file):
             time.sleep(0.01)
         sys.exit(message)

@@ -266,3 +266,17 @@ def test_docker_accepts_the_file() -> None:
 
     assert done.returncode == 0, done.stderr
     assert set(json.loads(done.stdout)["services"]) == set(compose()["services"])
+
+
+def test_the_documented_scale_leaves_postgres_connections() -> None:
+    text = (ROOT / "docs" / "deployment.md").read_text()
+    (line,) = re.findall(r"docker compose up -d( --scale .*?)`", text)
+    scale = dict(re.findall(r"--scale (\w+)=(\d+)", line))
+    (most,) = re.findall(
+        r"max_connections=(\d+)", " ".join(compose()["services"]["postgres"]["command"])
+    )
+    embed_and_quarantine = 2
+    processes = sum(map(int, scale.values())) + embed_and_quarantine
+
+    # Postgres keeps three for its superusers.
+    assert processes * Settings.model_fields["database_pool"].default <= int(most) - 3

@@ -4,12 +4,18 @@ behind.
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import psycopg
 import pytest
 
-from deploy.local.server import answers
-from tests.deploy.launches import CRASHING, MIGRATING, PATIENCE, Launch, Watch
+from deploy.local.postgres import NOT_DURABLE, EmbeddedPostgres
+from deploy.local.server import ROOT, answers
+from shared.migrate import migrate
+from tests.deploy.launches import CRASHING, MIGRATING, PATIENCE, PROGRAMS, Launch, Watch
 
 
 def test_it_comes_up_and_ends_with_ctrl_c(tmp_path: Path) -> None:
@@ -60,6 +66,81 @@ def test_a_killed_launcher_leaves_no_process(home: Path) -> None:
         assert watch.left_after(PATIENCE) == []
     with Launch(home, migrate=MIGRATING) as again:
         again.ready()
+
+
+def test_it_is_ready_when_the_worker_of_this_run_is(home: Path, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    with Launch(home, worker=[*PROGRAMS["worker"], str(go)]) as launch:
+        launch.tree_with("standin.py worker", "standin.py gateway")
+        # The gateway lists what a worker of an earlier run has announced.
+        while not answers(f"http://127.0.0.1:{launch.port}/v1/agents"):
+            time.sleep(0.01)
+        assert not launch.says_more_within(1.0, after="starting")
+        go.touch()
+        launch.ready()
+
+
+def test_a_worker_whose_log_leaves_it_out_is_ready_when_agents_are_listed(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FIRESIDE_LOG_LEVEL", "warning")
+    with Launch(home, worker=[*PROGRAMS["worker"], str(tmp_path / "never")]) as launch:
+        launch.ready()
+
+
+def settings_of(file: Path) -> dict[str, str]:
+    """What a shell has that reads the file."""
+    script = 'set -a; . "$0"; exec env -0'
+    read = subprocess.run(["sh", "-c", script, file], env={}, stdout=subprocess.PIPE, check=True)
+    return dict(one.split("=", 1) for one in read.stdout.decode().rstrip("\0").split("\0"))
+
+
+def test_operators_find_its_servers_in_a_file_while_it_runs(home: Path) -> None:
+    file = home / "env"
+    with Launch(home) as launch:
+        line = launch.line_with("make run")
+        settings = settings_of(file)
+        with psycopg.connect(settings["DATABASE_URL"]) as connection:
+            assert connection.execute("select 1").fetchone() == (1,)
+        ran = subprocess.run(
+            ["make", "-s", "-o", ".venv/.ready", "run", "CMD=shared.migrate"],
+            cwd=ROOT,
+            env={**os.environ, "FIRESIDE_HOME": str(home)},
+            capture_output=True,
+            text=True,
+        )
+        launch.signal(signal.SIGTERM)
+        assert launch.ended().code == 0
+
+    assert line == f'fireside: commands: make run CMD="api.keys list"; settings: {file}'
+    assert settings["REDIS_URL"].startswith("redis://")
+    assert (settings["FIRESIDE_AUTH"], settings["PORT"]) == ("none", str(launch.port))
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+    assert not file.exists()
+
+
+def test_nobody_else_reads_the_file(home: Path) -> None:
+    with Launch(home) as launch:
+        launch.ready()
+        assert (home / "env").stat().st_mode & 0o777 == 0o600
+        launch.signal(signal.SIGKILL)
+    with Launch(home) as again:
+        again.ready()
+        assert (home / "env").stat().st_mode & 0o777 == 0o600
+        assert [path.name for path in home.glob("env*")] == ["env"]
+
+
+def test_a_command_without_a_running_server_says_so(tmp_path: Path) -> None:
+    ran = subprocess.run(
+        ["make", "-s", "-o", ".venv/.ready", "run", "CMD=api.keys list"],
+        cwd=ROOT,
+        env={**os.environ, "FIRESIDE_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+
+    assert ran.returncode != 0
+    assert f"fireside: nothing runs on {tmp_path}: make up starts it" in ran.stderr
 
 
 def test_a_crashed_child_is_started_again(home: Path) -> None:
@@ -155,6 +236,20 @@ def test_failing_migrations_stop_the_start(home: Path) -> None:
     assert ended.errors == [
         f"fireside: the database could not be migrated: no room on the hearth (log: {log})"
     ]
+
+
+def test_a_release_that_is_gone_back_to_starts(home: Path) -> None:
+    migrating = [sys.executable, "-m", "shared.migrate"]
+    with EmbeddedPostgres(home / "postgres", settings=NOT_DURABLE) as postgres:
+        migrate(postgres.url)
+        with psycopg.connect(postgres.url) as connection:
+            connection.execute("update alembic_version set version_num = '9999'")
+    with Launch(home, migrate=migrating) as launch:
+        launch.ready()
+        launch.signal(signal.SIGTERM)
+
+        assert launch.ended().code == 0
+    assert "newer than this release" in (home / "logs" / "migrate.log").read_text()
 
 
 def test_a_second_launcher_on_the_same_folder_is_refused(home: Path) -> None:

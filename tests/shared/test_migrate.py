@@ -122,6 +122,49 @@ def test_a_database_that_does_not_exist(postgres_server: EmbeddedPostgres) -> No
         migrate(postgres_server.url_of("nowhere"))
 
 
+@pytest.fixture
+def newer_url(empty_url: str) -> str:
+    """A database that a later release has migrated."""
+    migrate(empty_url)
+    with psycopg.connect(empty_url) as connection:
+        connection.execute("update alembic_version set version_num = '9999'")
+    return empty_url
+
+
+def test_a_schema_of_a_later_release_is_left_as_it_is(newer_url: str) -> None:
+    before = columns_of(newer_url)
+    with capture_logs() as logs:
+        migrate(newer_url)
+
+    assert [(one["schema"], one["log_level"]) for one in logs] == [("9999", "warning")]
+    assert columns_of(newer_url) == before
+    with psycopg.connect(newer_url) as connection:
+        found = connection.execute("select version_num from alembic_version").fetchall()
+    assert found == [("9999",)]
+
+
+def test_the_command_succeeds_over_a_later_schema_and_says_so(newer_url: str) -> None:
+    process = command(newer_url)
+    output = said(process)
+
+    assert process.returncode == 0
+    assert "the schema is newer than this release" in output
+    assert output.count("\n") == 1
+
+
+def test_a_revision_that_nobody_knows_is_one_clear_line(empty_url: str) -> None:
+    migrate(empty_url)
+    with psycopg.connect(empty_url) as connection:
+        connection.execute("update alembic_version set version_num = '0000x'")
+    process = command(empty_url)
+    output = said(process)
+
+    assert process.returncode == 1
+    assert output.startswith("fireside: migration failed: ")
+    assert "0000x" in output
+    assert output.count("\n") == 1
+
+
 def test_only_a_newer_schema_is_warned_of() -> None:
     with capture_logs() as logs:
         for revision in ("", "0001", head_revision(), "9999"):

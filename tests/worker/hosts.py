@@ -1,7 +1,7 @@
 """Hosts that run agents of a test, on the real Postgres and Valkey."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -36,11 +36,10 @@ class Flag:
 
 
 class Companion:
-    """An agent under the name that the sessions of tests have; its `run` is the test's."""
+    """An agent, mostly under the name that the sessions of tests have; its `run` is the test's."""
 
-    entry = CatalogEntry("agent", "companion", "Companion")
-
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, name: str = "companion") -> None:
+        self.entry = CatalogEntry("agent", name, name.title())
         self.run = run
 
 
@@ -79,9 +78,17 @@ class Hosts:
         self.settings: Settings = load_settings().model_copy(update={**urls, **quiet})
         self._hosts: list[Host] = []
 
-    def start(self, run: Run, **changed: object) -> Host:
+    def start(
+        self,
+        run: Run,
+        *,
+        agent: str = "companion",
+        announced: Sequence[CatalogEntry] = (),
+        **changed: object,
+    ) -> Host:
         settings = self.settings.model_copy(update=changed)
-        host = Host(settings, {"companion": Companion(run)}, Model("m", "openai"), None)
+        agents = {agent: Companion(run, agent)}
+        host = Host(settings, agents, Model("m", "openai"), None, announced=announced)
         host.start()
         self._hosts.append(host)
         return host
