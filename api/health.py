@@ -32,7 +32,7 @@ async def healthz() -> Response:
 async def readyz(parts: Parts) -> Response:
     """Postgres takes writes, Redis answers, and the schema is this release's or newer."""
     postgres, redis = await asyncio.gather(_outcome(_postgres(parts)), _outcome(_redis(parts)))
-    ended = [name for name, task in parts.beside.items() if task.done()]
+    ended = parts.beside.ended
     background = f"ended: {', '.join(ended)}" if ended else "ok"
     checks = {"postgres": postgres, "redis": redis, "background": background}
     if set(checks.values()) != {"ok"} or parts.stopping:
