@@ -46,10 +46,10 @@ class Beside:
             began = monotonic()
             try:
                 await work()
-            except Exception as error:  # noqa: BLE001 - the edge: nobody else would begin it again
+            except Exception:  # the edge: nobody else would begin it again
                 if monotonic() - began > _STEADY_SECONDS:
                     pause = _SHORTEST_PAUSE
-                log.error("background task ended", task=name, retry_in=pause, exc_info=error)
+                log.exception("background task ended", task=name, retry_in=pause)
             self._pausing.add(name)
             await asyncio.sleep(pause)
             self._pausing.discard(name)

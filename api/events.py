@@ -13,8 +13,9 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Message, Send
 
 from api import problems, replies
-from api.access import User
+from api.access import KeyId, User
 from api.gateway import Gateway, Parts
+from api.identity import Caller
 from api.problems import Problem
 from api.relay import IDLE, relay
 from api.schemas import EventsBody
@@ -53,13 +54,14 @@ class EventStream(StreamingResponse):
 
 
 async def _stream(
-    parts: Gateway, user_id: str, session_id: UUID, after: int
+    parts: Gateway, caller: Caller, session_id: UUID, after: int
 ) -> AsyncIterator[bytes]:
-    """The bytes of a stream; it ends where the session, the server or its database goes."""
+    """The bytes of a stream; it ends where the session, the server or its database goes, or the
+    caller's key."""
     try:
-        with parts.slots.one(), parts.slots.one_of(user_id):
+        with parts.slots.one(), parts.slots.one_of(caller.user_id):
             yield b"retry: 1000\n\n"
-            async with aclosing(relay(parts, user_id, session_id, after)) as batches:
+            async with aclosing(relay(parts, caller, session_id, after)) as batches:
                 async for lines in batches:
                     yield b": ping\n\n" if lines is IDLE else _encode(lines)
     except (NotFound, StoreUnavailable, Problem):
@@ -90,6 +92,7 @@ async def get_events(
     session_id: UUID,
     parts: Parts,
     user: User,
+    key_id: KeyId,
     after: Seq = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
     last_event_id: Annotated[int | None, Header(ge=0, le=_MAX_SEQ)] = None,
@@ -99,7 +102,7 @@ async def get_events(
     if STREAM in request.headers.get("accept", ""):
         start = after if last_event_id is None else last_event_id
         parts.slots.check(user)
-        stream = _stream(parts, user, session_id, start)
+        stream = _stream(parts, Caller(user, key_id), session_id, start)
         return EventStream(stream, parts.settings.send_seconds)
     events = await sessions.events_after(parts.db, user, session_id, after=after, limit=limit)
     # The head was read first: what a page that is not full leaves out up to there is a hole.

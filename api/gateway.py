@@ -16,6 +16,7 @@ from api.beside import Beside
 from api.budgeting import Budgeting
 from api.catalog import Catalog
 from api.identity import Identity
+from api.keyed import ASK_SECONDS, KeyedStreams
 from api.lag import watch_for_ever
 from api.metrics import Metrics
 from api.slots import Slots
@@ -56,6 +57,7 @@ class Gateway:
     catalog: Catalog
     identity: Identity | None
     slots: Slots
+    keyed: KeyedStreams
     backlog: Backlog
     budgeting: Budgeting
     metrics: Metrics
@@ -90,6 +92,7 @@ class Gateway:
             catalog=Catalog(db, settings.default_story),
             identity=identity,
             slots=slots,
+            keyed=KeyedStreams(),
             backlog=Backlog(settings.max_queued, settings.max_queued_per_user if guarded else None),
             budgeting=Budgeting(settings.budgets),
             metrics=Metrics(streams_open=lambda: slots.open, waiting=lambda: announcer.waiting),
@@ -112,6 +115,7 @@ class Gateway:
         beside.begin("budgets", partial(self.budgeting.refresh_for_ever, db, every=_COUNT_SECONDS))
         lag = partial(watch_for_ever, db, self.follower, every=settings.poll_seconds)
         beside.begin("lag", lag)
+        beside.begin("keys", partial(self.keyed.watch_for_ever, db, every=ASK_SECONDS))
         await self.follower.start()
         with contextlib.suppress(FiresideError):  # readyz tells what is wrong
             warn_of_newer_schema(await self.db.revision() or "")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import httpx
 import pytest
 from websockets.exceptions import ConnectionClosed
 
@@ -25,6 +26,7 @@ from tests.api.clients import Client, Socket, opened
 from tests.api.conftest import serving
 from tests.api.tokens import AUDIENCE, ISSUER, Issuer
 from tests.clients import http_client
+from tests.waiting import within
 
 ISSUER_OF_TESTS = Issuer()
 
@@ -143,6 +145,41 @@ async def test_a_key_works_until_it_is_revoked(
         await api_keys.revoke(db, "ann", revoked[1].id)
         async with client_of(base, other) as another:
             assert (await another.http.get("/v1/sessions")).status_code == 401
+
+
+async def test_what_a_key_has_opened_ends_when_it_is_revoked(
+    guarded: Settings, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.gateway.ASK_SECONDS", 0.2)
+    key_id, key = await api_keys.create(db, "ann")
+    _, other = await api_keys.create(db, "ann")
+    async with (
+        serving(guarded) as base,
+        client_of(base, key) as client,
+        client_of(base, other) as another,
+        client_of(base, ISSUER_OF_TESTS.token(sub="ann")) as by_token,
+    ):
+        session = (await client.session())["id"]
+        path, accept = f"/v1/sessions/{session}/events", {"accept": "text/event-stream"}
+        async with (
+            socket_of(client, session) as socket,
+            socket_of(another, session) as second,
+            socket_of(by_token, session) as third,
+            client.http.stream("GET", path, headers=accept) as stream,
+        ):
+            for one in (socket, second, third):
+                await one.joined()
+            assert await api_keys.revoke(db, "ann", key_id)
+
+            assert await within(socket.closed()) == 4401
+            assert "task_queued" in await within(read_all(stream))
+            for one in (second, third):
+                await one.joined()
+
+
+async def read_all(stream: httpx.Response) -> str:
+    """A stream's text, once it has ended."""
+    return (await stream.aread()).decode()
 
 
 @pytest.mark.parametrize("kid", ["ec", "rsa"])
