@@ -32,7 +32,7 @@ _COLUMNS = """
     s.priority
 """
 
-# Sessions that the server made for its own chores are nobody's to see.
+# Sessions that the server made for its own chores are nobody's to see, or to delete.
 _BY_ID = text(
     f"""/* session */
     select {_COLUMNS} from sessions s
@@ -41,7 +41,8 @@ _BY_ID = text(
 )
 _BY_KEY = text(
     f"""/* session by key */
-    select {_COLUMNS} from sessions s where s.key = :key and s.user_id = :user
+    select {_COLUMNS} from sessions s
+    where s.key = :key and s.user_id = :user and s.priority < {CHORE}
     """
 )
 
@@ -81,7 +82,10 @@ _OPENING_TASK = text(
 )
 
 _LOCK = text(
-    "/* session lock */ select id from sessions where id = :session and user_id = :user for update"
+    f"""/* session lock */
+    select id from sessions where id = :session and user_id = :user and priority < {CHORE}
+    for update
+    """
 )
 
 # Children go under the session's row lock: a worker's fenced write either came before and is
