@@ -4,6 +4,8 @@ import json
 from typing import Any
 from uuid import uuid4
 
+import pytest
+
 from tests.api.clients import Client
 from tests.api.worker import FakeWorker
 
@@ -237,6 +239,25 @@ async def test_a_session_can_not_be_made_of_nonsense(client: Client) -> None:
         )
         assert (response.status_code, response.json()["code"]) == REFUSED, body
     assert (await client.http.get("/v1/sessions")).json()["sessions"] == []
+
+
+NO_NUMBERS = ["NaN", "-Infinity", "1e999", f"{2**63}", f"{-(2**63) - 1}", '[1, {"a": 1E400}]']
+
+
+@pytest.mark.parametrize("number", NO_NUMBERS)
+async def test_a_number_that_can_not_be_kept_is_refused(client: Client, number: str) -> None:
+    content = f'{{"agent": "companion", "metadata": {{"n": {number}}}}}'
+    response = await client.http.post("/v1/sessions", content=content, headers=JSON_CONTENT)
+
+    assert (response.status_code, response.json()["code"]) == REFUSED
+    assert "metadata" in response.json()["detail"]
+
+
+async def test_the_largest_numbers_are_kept(client: Client) -> None:
+    largest = {"n": [2**63 - 1, -(2**63), 1.5e308, True]}
+    made = await client.session(metadata=largest)
+
+    assert (await client.http.get(f"/v1/sessions/{made['id']}")).json()["metadata"] == largest
 
 
 NO_CHARACTERS: list[Any] = [
