@@ -235,8 +235,19 @@ def _session(row: AnyRow) -> Session:
 async def page(
     db: Database, user_id: str, *, limit: int, before: UUID | None = None
 ) -> list[Session]:
-    """A user's sessions, newest first, from the one after `before` on."""
+    """A user's sessions, newest first, from the one after `before` on.
+
+    Raises:
+        InvalidRequest: `before` was deleted meanwhile, and with it its place among them.
+    """
     rows = await db.rows(_PAGE, {"user": user_id, "limit": limit, "before": before})
+    if not rows and before is not None:
+        try:
+            await get(db, user_id, before)
+        except NotFound as error:
+            raise InvalidRequest(
+                "before: there is no such session any more; begin again"
+            ) from error
     return [_session(row) for row in rows]
 
 

@@ -334,9 +334,10 @@ async def test_other_peoples_things_are_not_there(
 async def test_a_page_can_not_begin_after_another_users_session(ann: Client, bob: Client) -> None:
     theirs = await ann.session()
     await bob.session()
-    response = await bob.http.get("/v1/sessions", params={"before": theirs["id"]})
+    of_theirs = await bob.http.get("/v1/sessions", params={"before": theirs["id"]})
+    of_none = await bob.http.get("/v1/sessions", params={"before": str(uuid4())})
 
-    assert response.json() == {"sessions": [], "next": None}
+    assert (of_theirs.status_code, of_theirs.json()) == (422, of_none.json())
 
 
 async def test_the_same_key_names_each_users_own_session(ann: Client, bob: Client) -> None:

@@ -260,6 +260,18 @@ async def test_the_largest_numbers_are_kept(client: Client) -> None:
     assert (await client.http.get(f"/v1/sessions/{made['id']}")).json()["metadata"] == largest
 
 
+async def test_a_page_after_one_that_is_gone_is_refused(client: Client) -> None:
+    made = [(await client.session())["id"] for _ in range(3)]
+    page = (await client.http.get("/v1/sessions", params={"limit": 1})).json()
+    await client.http.delete(f"/v1/sessions/{page['next']}")
+    response = await client.http.get("/v1/sessions", params={"before": page["next"]})
+    end = await client.http.get("/v1/sessions", params={"before": made[0]})
+
+    assert (response.status_code, response.json()["code"]) == REFUSED
+    assert "begin again" in response.json()["detail"]
+    assert (end.status_code, end.json()) == (200, {"sessions": [], "next": None})
+
+
 NO_CHARACTERS: list[Any] = [
     {"agent": "companion"},
     {"agent": "nobody", "name": "Momo"},
