@@ -17,6 +17,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from api import identity
+from api.app import create_app
 from api.jwks import SigningKeys
 from shared.redis_pool import connect_redis
 from shared.settings import Settings
@@ -448,6 +449,17 @@ async def test_a_foreign_page_may_not_act(ann: Client) -> None:
         assert preflight.status_code == 403, origin
         assert "access-control-allow-origin" not in read.headers
         assert code == 4403, origin
+
+
+async def test_an_allowed_page_may_use_every_method_that_a_route_has(
+    ann: Client, guarded: Settings
+) -> None:
+    headers = {"Origin": "https://play.example", "Access-Control-Request-Method": "PUT"}
+    preflight = await ann.http.options("/v1/characters/x/soul", headers=headers)
+    documented = create_app(guarded).openapi()["paths"].values()
+    methods = {method.upper() for path in documented for method in path}
+
+    assert set(preflight.headers["access-control-allow-methods"].split(", ")) == methods
 
 
 async def test_an_allowed_page_may(ann: Client) -> None:
