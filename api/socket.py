@@ -179,13 +179,14 @@ class _Socket:
         try:
             async with asyncio.timeout(_AUTH_SECONDS):
                 frame = _decode(await self._receive())
-                caller = (
-                    await redeem(self._parts.redis, frame.ticket)
-                    if isinstance(frame, AuthFrame)
-                    else None
-                )
         except (TimeoutError, _BadFrame) as error:
             raise Closing(UNAUTHENTICATED, "send an auth frame first") from error
+        try:
+            caller = (
+                await redeem(self._parts.redis, frame.ticket)
+                if isinstance(frame, AuthFrame)
+                else None
+            )
         except QueueUnavailable as error:
             raise Closing(RESTART, "tickets can't be checked just now") from error
         if caller is None:
