@@ -1,16 +1,18 @@
 """The event log over HTTP: a page of it as JSON, or a stream (server-sent events)."""
 
 import asyncio
-import contextlib
+import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
+from contextvars import ContextVar
 from itertools import pairwise
 from typing import Annotated
 from uuid import UUID
 
+import structlog
 from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response, StreamingResponse
-from starlette.types import Message, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from api import problems, replies
 from api.access import KeyId, User
@@ -23,9 +25,13 @@ from shared.errors import NotFound, StoreUnavailable
 from shared.events import Line
 from shared.store import sessions
 
+log = structlog.get_logger(__name__)
+
 router = APIRouter(tags=["Events"])
 
 STREAM = "text/event-stream"
+
+_INCOMPLETE = "ASGI callable returned without completing response."
 
 _MAX_SEQ = 2**53
 """The largest number that every client can count to."""
@@ -41,6 +47,15 @@ class EventStream(StreamingResponse):
     def __init__(self, content: AsyncIterator[bytes], send_seconds: float) -> None:
         super().__init__(content, headers={"X-Accel-Buffering": "no"})
         self._send_seconds = send_seconds
+        self._too_slow = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the stream; one whose client is too slow is left unfinished, for its end would
+        have to wait for the client as well."""
+        await super().__call__(scope, receive, send)
+        if self._too_slow:
+            log.info("an event stream's client is too slow")
+            _unfinished.set(True)
 
     async def stream_response(self, send: Send) -> None:
         """Send the stream."""
@@ -49,8 +64,22 @@ class EventStream(StreamingResponse):
             async with asyncio.timeout(self._send_seconds):
                 await send(message)
 
-        with contextlib.suppress(TimeoutError):
+        try:
             await super().stream_response(send_in_time)
+        except TimeoutError:
+            self._too_slow = True
+
+
+_unfinished: ContextVar[bool] = ContextVar("unfinished", default=False)
+"""Whether the request of this context was left unfinished on purpose."""
+
+
+def _is_unforeseen(record: logging.LogRecord) -> bool:
+    return not (_unfinished.get() and record.getMessage() == _INCOMPLETE)
+
+
+# The server takes it for an error of ours, and says so in the task of the request.
+logging.getLogger("uvicorn.error").addFilter(_is_unforeseen)
 
 
 async def _stream(
