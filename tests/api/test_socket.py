@@ -374,7 +374,7 @@ async def test_a_hole_within_one_publication_is_filled_from_the_log(
         claim = await worker.start(session["id"])
         turns = [NewEvent("turn_start", {"number": number}) for number in range(3)]
         first, _, third = await worker.write(claim, *turns, publish=False)
-        await worker.publisher.events(claim.fence.session_id, [first, third])
+        await worker.publisher.events_of_many([(claim.fence.session_id, [first, third])])
         await worker.end(claim, "cancelled")
         frames = await socket.until_end()
 
