@@ -73,7 +73,8 @@ class Announcer:
         self._wake.set()
 
     async def send_for_ever(self) -> None:
-        """Send what comes, until cancelled."""
+        """Send what comes, and what waits already, until cancelled."""
+        self._wake.set()
         while True:
             await self._wake.wait()
             self._wake.clear()

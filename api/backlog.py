@@ -21,6 +21,9 @@ _LONGEST = 60
 _PAUSE = 20
 """How many times as long as a count took there is none: 100,000 sessions take 0.1 s."""
 
+_LONGEST_PAUSE = 10.0
+"""Seconds: a count that took long may have waited for Postgres, and old counts refuse users."""
+
 _UNKNOWN = 5
 """Seconds of a `Retry-After` while nobody knows how fast tasks end."""
 
@@ -80,21 +83,29 @@ class Backlog:
 
     async def refresh(self, db: Database, redis: Redis) -> None:
         """Count what is open, and how fast it ends; raises StoreUnavailable."""
-        before = self._accepted
+        await self._count(db)
+        self._ends_per_second = await ends_per_second(redis)
+
+    async def _count(self, db: Database) -> float:
+        """Count what is open; the seconds that it took."""
+        began, before = monotonic(), self._accepted
         self._open = await turns.open_in_all(db)
         self._accepted -= before  # what came meanwhile may be in the count, or not
-        self._ends_per_second = await ends_per_second(redis)
+        return monotonic() - began
 
     async def refresh_for_ever(self, db: Database, redis: Redis, *, every: float) -> None:
         """Refresh until cancelled; where Postgres is away the last count stands.
 
         Args:
-            every: seconds between two counts; more where counting takes long.
+            every: seconds between two counts; more where counting takes long, which a count that
+                failed or a Redis that does not answer tells nothing of.
         """
         while True:
-            began = monotonic()
+            pause = every
             try:
-                await self.refresh(db, redis)
+                took = await self._count(db)
+                pause = max(every, min(_PAUSE * took, _LONGEST_PAUSE))
+                self._ends_per_second = await ends_per_second(redis)
             except StoreUnavailable as error:
                 log.warning("open tasks not counted", error=str(error))
-            await asyncio.sleep(max(every, _PAUSE * (monotonic() - began)))
+            await asyncio.sleep(pause)

@@ -14,14 +14,12 @@ from shared.store import characters
 
 router = APIRouter(prefix="/v1/characters", tags=["Characters"])
 
-_BODY_PROBLEMS = ("invalid_json", "forbidden_origin", "payload_too_large", "invalid_request")
-
 
 @router.post(
     "",
     status_code=replies.CREATED,
     response_model=CharacterBody,
-    responses=problems.responses("unauthorized", "unavailable", *_BODY_PROBLEMS),
+    responses=problems.responses("unauthorized", "unavailable", *problems.OF_BODIES),
 )
 async def post_character(
     body: CharacterRequest, parts: Parts, user: User, key_id: KeyId
@@ -57,7 +55,7 @@ async def get_character(character_id: UUID, parts: Parts, user: User) -> Respons
 @router.patch(
     "/{character_id}",
     response_model=CharacterBody,
-    responses=problems.responses("unauthorized", "not_found", "unavailable", *_BODY_PROBLEMS),
+    responses=problems.responses("unauthorized", "not_found", "unavailable", *problems.OF_BODIES),
 )
 async def patch_character(
     character_id: UUID, body: CharacterPatch, parts: Parts, user: User

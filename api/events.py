@@ -1,20 +1,23 @@
 """The event log over HTTP: a page of it as JSON, or a stream (server-sent events)."""
 
 import asyncio
-import contextlib
+import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
+from contextvars import ContextVar
 from itertools import pairwise
 from typing import Annotated
 from uuid import UUID
 
+import structlog
 from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response, StreamingResponse
-from starlette.types import Message, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from api import problems, replies
-from api.access import User
+from api.access import KeyId, User
 from api.gateway import Gateway, Parts
+from api.identity import Caller
 from api.problems import Problem
 from api.relay import IDLE, relay
 from api.schemas import EventsBody
@@ -22,9 +25,13 @@ from shared.errors import NotFound, StoreUnavailable
 from shared.events import Line
 from shared.store import sessions
 
+log = structlog.get_logger(__name__)
+
 router = APIRouter(tags=["Events"])
 
 STREAM = "text/event-stream"
+
+_INCOMPLETE = "ASGI callable returned without completing response."
 
 _MAX_SEQ = 2**53
 """The largest number that every client can count to."""
@@ -40,6 +47,15 @@ class EventStream(StreamingResponse):
     def __init__(self, content: AsyncIterator[bytes], send_seconds: float) -> None:
         super().__init__(content, headers={"X-Accel-Buffering": "no"})
         self._send_seconds = send_seconds
+        self._too_slow = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the stream; one whose client is too slow is left unfinished, for its end would
+        have to wait for the client as well."""
+        await super().__call__(scope, receive, send)
+        if self._too_slow:
+            log.info("an event stream's client is too slow")
+            _unfinished.set(True)
 
     async def stream_response(self, send: Send) -> None:
         """Send the stream."""
@@ -48,18 +64,33 @@ class EventStream(StreamingResponse):
             async with asyncio.timeout(self._send_seconds):
                 await send(message)
 
-        with contextlib.suppress(TimeoutError):
+        try:
             await super().stream_response(send_in_time)
+        except TimeoutError:
+            self._too_slow = True
+
+
+_unfinished: ContextVar[bool] = ContextVar("unfinished", default=False)
+"""Whether the request of this context was left unfinished on purpose."""
+
+
+def _is_unforeseen(record: logging.LogRecord) -> bool:
+    return not (_unfinished.get() and record.getMessage() == _INCOMPLETE)
+
+
+# The server takes it for an error of ours, and says so in the task of the request.
+logging.getLogger("uvicorn.error").addFilter(_is_unforeseen)
 
 
 async def _stream(
-    parts: Gateway, user_id: str, session_id: UUID, after: int
+    parts: Gateway, caller: Caller, session_id: UUID, after: int
 ) -> AsyncIterator[bytes]:
-    """The bytes of a stream; it ends where the session, the server or its database goes."""
+    """The bytes of a stream; it ends where the session, the server or its database goes, or the
+    caller's key."""
     try:
-        with parts.slots.one(), parts.slots.one_of(user_id):
+        with parts.slots.one(), parts.slots.one_of(caller.user_id):
             yield b"retry: 1000\n\n"
-            async with aclosing(relay(parts, user_id, session_id, after)) as batches:
+            async with aclosing(relay(parts, caller, session_id, after)) as batches:
                 async for lines in batches:
                     yield b": ping\n\n" if lines is IDLE else _encode(lines)
     except (NotFound, StoreUnavailable, Problem):
@@ -90,6 +121,7 @@ async def get_events(
     session_id: UUID,
     parts: Parts,
     user: User,
+    key_id: KeyId,
     after: Seq = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
     last_event_id: Annotated[int | None, Header(ge=0, le=_MAX_SEQ)] = None,
@@ -99,7 +131,7 @@ async def get_events(
     if STREAM in request.headers.get("accept", ""):
         start = after if last_event_id is None else last_event_id
         parts.slots.check(user)
-        stream = _stream(parts, user, session_id, start)
+        stream = _stream(parts, Caller(user, key_id), session_id, start)
         return EventStream(stream, parts.settings.send_seconds)
     events = await sessions.events_after(parts.db, user, session_id, after=after, limit=limit)
     # The head was read first: what a page that is not full leaves out up to there is a hole.

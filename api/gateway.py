@@ -2,25 +2,26 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Self
+from functools import partial
+from typing import Annotated, Self
 
-import structlog
 from fastapi import Depends, FastAPI, Request
 from redis.asyncio import Redis
 
 from api.announcer import Announcer
 from api.backlog import Backlog
+from api.beside import Beside
 from api.budgeting import Budgeting
 from api.catalog import Catalog
 from api.identity import Identity
+from api.keyed import ASK_SECONDS, KeyedStreams
 from api.lag import watch_for_ever
 from api.metrics import FromThread, Metrics
 from api.slots import Slots
 from api.stopping import Stopping
-from shared.ending import end_all
 from shared.erasure import clear_for_ever
 from shared.errors import FiresideError
 from shared.events import Publisher
@@ -35,8 +36,6 @@ from shared.settings import Settings
 from shared.store.database import Database
 from shared.sweep import sweep_for_ever
 
-log = structlog.get_logger(__name__)
-
 _LAST_NEWS_SECONDS = 2.0
 
 _COUNT_SECONDS = 1.0
@@ -47,7 +46,7 @@ _COUNT_SECONDS = 1.0
 class Gateway:
     """The connections of this process and its own small states.
 
-    `identity` is None where access is `none`. `beside` has what runs beside the requests, by name.
+    `identity` is None where access is `none`.
     """
 
     settings: Settings
@@ -60,11 +59,12 @@ class Gateway:
     catalog: Catalog
     identity: Identity | None
     slots: Slots
+    keyed: KeyedStreams
     backlog: Backlog
     budgeting: Budgeting
     metrics: Metrics
     stopping: Stopping
-    beside: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    beside: Beside = field(default_factory=Beside)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -94,6 +94,7 @@ class Gateway:
             catalog=Catalog(db, settings.default_story, offered=settings.agent_seconds),
             identity=identity,
             slots=slots,
+            keyed=KeyedStreams(),
             backlog=Backlog(settings.max_queued, settings.max_queued_per_user if guarded else None),
             budgeting=Budgeting(settings.budgets),
             metrics=Metrics(streams_open=lambda: slots.open, waiting=lambda: announcer.waiting),
@@ -103,28 +104,20 @@ class Gateway:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Run what works beside the requests; close the connections at the end."""
-        settings = self.settings
-        watching = _begin(self.lineage.watch_for_ever())
+        beside, db, settings = self.beside, self.db, self.settings
+        beside.begin("lineage", self.lineage.watch_for_ever)
         await self.lineage.looked()
-        self.beside = {
-            "lineage": watching,
-            "announcer": _begin(self.announcer.send_for_ever()),
-            "sweep": _begin(
-                sweep_for_ever(
-                    self.db,
-                    self.hints,
-                    every=settings.sweep_seconds,
-                    grace=settings.lease_seconds,
-                )
-            ),
-            "erasures": _begin(clear_for_ever(self.db, self.redis, self.hints)),
-            "retention": _begin(prune_for_ever(self.db, settings)),
-            "backlog": _begin(
-                self.backlog.refresh_for_ever(self.db, self.redis, every=_COUNT_SECONDS)
-            ),
-            "budgets": _begin(self.budgeting.refresh_for_ever(self.db, every=_COUNT_SECONDS)),
-            "lag": _begin(watch_for_ever(self.db, self.follower, every=settings.poll_seconds)),
-        }
+        beside.begin("announcer", self.announcer.send_for_ever)
+        sweep = partial(sweep_for_ever, every=settings.sweep_seconds, grace=settings.lease_seconds)
+        beside.begin("sweep", partial(sweep, db, self.hints))
+        beside.begin("erasures", partial(clear_for_ever, db, self.redis, self.hints))
+        beside.begin("retention", partial(prune_for_ever, db, settings))
+        count = partial(self.backlog.refresh_for_ever, every=_COUNT_SECONDS)
+        beside.begin("backlog", partial(count, db, self.redis))
+        beside.begin("budgets", partial(self.budgeting.refresh_for_ever, db, every=_COUNT_SECONDS))
+        lag = partial(watch_for_ever, db, self.follower, every=settings.poll_seconds)
+        beside.begin("lag", lag)
+        beside.begin("keys", partial(self.keyed.watch_for_ever, db, every=ASK_SECONDS))
         await self.follower.start()
         with contextlib.suppress(FiresideError):  # readyz tells what is wrong
             warn_of_newer_schema(await self.db.revision() or "")
@@ -134,7 +127,7 @@ class Gateway:
                     yield
         finally:
             self.stopping.begin()
-            await end_all(self.beside.values())
+            await self.beside.end()
             await self.announcer.send_the_rest(_LAST_NEWS_SECONDS)
             await self.follower.stop()
             with contextlib.suppress(OSError):
@@ -155,18 +148,6 @@ class Gateway:
             yield
         finally:
             await asyncio.to_thread(stop)
-
-
-def _begin(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-    """A task that runs as long as the process; should it end early, the log tells why."""
-
-    def tell(task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("background task ended", exc_info=error)
-
-    task = asyncio.create_task(work)
-    task.add_done_callback(tell)
-    return task
 
 
 def gateway_of_app(app: FastAPI) -> Gateway:

@@ -50,7 +50,7 @@ async def readyz(parts: Parts, asked: For = None) -> Response:
     if asked is None:
         looking["redis"] = _redis(parts)
     outcomes = await asyncio.gather(*(_outcome(check) for check in looking.values()))
-    ended = [name for name, task in parts.beside.items() if task.done()]
+    ended = parts.beside.ended
     background = f"ended: {', '.join(ended)}" if ended else "ok"
     checks = {**dict(zip(looking, outcomes, strict=True)), "background": background}
     if set(checks.values()) != {"ok"} or parts.stopping:

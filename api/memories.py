@@ -24,8 +24,6 @@ from shared.store.memory_pages import Wanted
 
 router = APIRouter(prefix="/v1/memories", tags=["Memories"])
 
-_BODY_PROBLEMS = ("invalid_json", "forbidden_origin", "payload_too_large", "invalid_request")
-
 
 def _body(memory: Memory) -> JsonObject:
     return {
@@ -71,7 +69,7 @@ async def list_memories(
 @router.post(
     "/search",
     response_model=FoundMemoriesBody,
-    responses=problems.responses("unauthorized", "unavailable", *_BODY_PROBLEMS),
+    responses=problems.responses("unauthorized", "unavailable", *problems.OF_BODIES),
 )
 async def search_memories(body: MemorySearch, parts: Parts, user: User) -> Response:
     """The caller's memories that have words of the text, the best first."""
@@ -99,7 +97,7 @@ async def get_memory(memory_id: UUID, parts: Parts, user: User) -> Response:
 @router.patch(
     "/{memory_id}",
     response_model=MemoryBody,
-    responses=problems.responses("unauthorized", "not_found", "unavailable", *_BODY_PROBLEMS),
+    responses=problems.responses("unauthorized", "not_found", "unavailable", *problems.OF_BODIES),
 )
 async def patch_memory(memory_id: UUID, body: MemoryPatch, parts: Parts, user: User) -> Response:
     """Change what a memory says, how much it matters, or whether it is still true."""

@@ -15,7 +15,7 @@ _SAFE_METHODS = {"GET", "HEAD"}
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 _PREFLIGHT_HEADERS = {
-    "Access-Control-Allow-Methods": "GET, POST, PATCH, DELETE",
+    "Access-Control-Allow-Methods": "GET, POST, PUT, PATCH, DELETE",
     "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key, Last-Event-ID",
     "Access-Control-Max-Age": "600",
 }

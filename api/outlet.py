@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.types import Send
 
-from api.closings import RESTART, TOO_SLOW, Closing, closing_errors, closing_of
+from api.closings import RESTART, TOO_SLOW, UNAUTHENTICATED, Closing, closing_errors, closing_of
 from api.gateway import Gateway
 from api.relay import View
 from api.story_routes import story_result
@@ -33,8 +33,8 @@ class Outlet:
 
     What the session gives is written where it comes, with no task that would wait for it, as long
     as the client takes it and nothing has to be asked for. Else a task, the pump, goes on until
-    nothing is left. Where the pump finds that the connection has to end, it says so in `closing`
-    and ends the task that serves it.
+    nothing is left. Where the connection has to end, it says so in `closing` and ends the task that
+    serves it.
     """
 
     __slots__ = (
@@ -167,9 +167,14 @@ class Outlet:
         finally:
             self._pumping = None
 
+    def on_key_gone(self) -> None:
+        """End the connection: the API key that it was opened with is no more."""
+        self._end_serving(Closing(UNAUTHENTICATED, "the API key is no more"))
+
     def _end_serving(self, closing: Closing) -> None:
-        self.closing = closing
-        if self._serving is not None:
+        # Once: a second cancellation would be taken for the server's own.
+        if self._serving is not None and self.closing is None:
+            self.closing = closing
             self._serving.cancel()
 
     async def _send_lines(self, lines: Sequence[Line]) -> None:

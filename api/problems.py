@@ -159,6 +159,10 @@ def frame(error: Exception, action_id: str | None = None) -> bytes:
     return dumps({"type": "error", **known, "error": error_body})
 
 
+OF_BODIES = ("invalid_json", "forbidden_origin", "payload_too_large", "invalid_request")
+"""What may be wrong with a request that has a body."""
+
+
 def responses(*codes: str) -> dict[int | str, dict[str, Any]]:
     """How a route's problems stand in the OpenAPI page."""
     grouped: dict[HTTPStatus, list[str]] = {}

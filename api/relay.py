@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Sequence
 from uuid import UUID
 
 from api.gateway import Gateway
+from api.identity import Caller
 from shared.encoding import dumps
 from shared.errors import QueueUnavailable
 from shared.events import Line, event_frame, text_so_far
@@ -23,9 +24,10 @@ IDLE: Sequence[Line] = ()
 
 
 async def relay(
-    parts: Gateway, user_id: str, session_id: UUID, after: int | None
+    parts: Gateway, caller: Caller, session_id: UUID, after: int | None
 ) -> AsyncGenerator[Sequence[Line], None]:
-    """The lines for one client, until the process stops; `IDLE` after a while without any.
+    """The lines for one client, until the process stops or the client's API key is no more; `IDLE`
+    after a while without any.
 
     The first lines, perhaps none, come as soon as the client's place in the log is found.
 
@@ -38,14 +40,21 @@ async def relay(
         NotFound: the user has no such session, or it was deleted meanwhile.
         StoreUnavailable: Postgres did not answer.
     """
+    key_is_gone = asyncio.Event()
     async with parts.follower.follow(session_id) as subscription:
-        view = View(parts, user_id, session_id, subscription)
-        yield await view.join(after)
-        while not parts.stopping:
-            if lines := await view.next_lines():
-                yield lines
-            elif not await subscription.wait(parts.settings.ping_seconds):
-                yield IDLE
+
+        def end() -> None:
+            key_is_gone.set()
+            subscription.mark_stale()  # it may wait for news
+
+        view = View(parts, caller.user_id, session_id, subscription)
+        with parts.keyed.one(caller.key_id, end):
+            yield await view.join(after)
+            while not (parts.stopping or key_is_gone.is_set()):
+                if lines := await view.next_lines():
+                    yield lines
+                elif not await subscription.wait(parts.settings.ping_seconds):
+                    yield IDLE
 
 
 class View:

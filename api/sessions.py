@@ -27,8 +27,6 @@ from shared.store import sessions
 
 router = APIRouter(tags=["Sessions"])
 
-_BODY_PROBLEMS = ("invalid_json", "forbidden_origin", "payload_too_large", "invalid_request")
-
 
 async def create(
     parts: Gateway,
@@ -108,7 +106,7 @@ def session_body(session: Session) -> JsonObject:
     responses={
         replies.OK: {"model": NewSessionBody, "description": "made before under the same key"},
         **problems.responses(
-            "unauthorized", "budget_spent", "too_many_tasks", "unavailable", *_BODY_PROBLEMS
+            "unauthorized", "budget_spent", "too_many_tasks", "unavailable", *problems.OF_BODIES
         ),
     },
 )

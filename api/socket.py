@@ -148,9 +148,12 @@ class _Socket:
         reading = asyncio.current_task()
         try:
             await follower.begin(session_id, subscription)
-            await outlet.begin(View(self._parts, user_id, session_id, subscription), after, reading)
-            # What this client does first happens after it has joined, or it might miss the events.
-            await self._read(user_id, session_id)
+            with self._parts.keyed.one(self._key_id, outlet.on_key_gone):
+                view = View(self._parts, user_id, session_id, subscription)
+                await outlet.begin(view, after, reading)
+                # What this client does first happens after it has joined, or it might miss the
+                # events.
+                await self._read(user_id, session_id)
         except Closing as closing:
             return closing
         except asyncio.CancelledError:
@@ -176,13 +179,14 @@ class _Socket:
         try:
             async with asyncio.timeout(_AUTH_SECONDS):
                 frame = _decode(await self._receive())
-                caller = (
-                    await redeem(self._parts.redis, frame.ticket)
-                    if isinstance(frame, AuthFrame)
-                    else None
-                )
         except (TimeoutError, _BadFrame) as error:
             raise Closing(UNAUTHENTICATED, "send an auth frame first") from error
+        try:
+            caller = (
+                await redeem(self._parts.redis, frame.ticket)
+                if isinstance(frame, AuthFrame)
+                else None
+            )
         except QueueUnavailable as error:
             raise Closing(RESTART, "tickets can't be checked just now") from error
         if caller is None:

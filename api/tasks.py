@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from time import monotonic
 from typing import Annotated
 from uuid import UUID
 
@@ -32,16 +33,21 @@ async def wait_for_end(parts: Gateway, user_id: str, task_id: UUID, seconds: flo
     task = await actions.get_task(parts.db, user_id, task_id)
     if seconds <= 0 or has_ended(task):
         return task
-    with contextlib.suppress(TimeoutError):
-        async with (
-            asyncio.timeout(seconds),
-            parts.follower.follow(task.session_id) as subscription,
-        ):
-            # Asked for again first: it may have ended before the subscription stood.
-            while not has_ended(task := await actions.get_task(parts.db, user_id, task_id)):
-                if parts.stopping:
-                    break
-                await _next_sign(subscription, task_id, parts.settings.poll_seconds)
+    until = monotonic() + seconds
+    subscription = parts.follower.add(task.session_id)
+    try:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await parts.follower.begin(task.session_id, subscription)
+        # Asked for again first: it may have ended before the subscription stood. No time-out is
+        # about it, for a statement that is given up takes its connection along.
+        while not has_ended(task := await actions.get_task(parts.db, user_id, task_id)):
+            now = monotonic()
+            if parts.stopping or now >= until:
+                break
+            await _next_sign(subscription, task_id, min(until, now + parts.settings.poll_seconds))
+    finally:
+        parts.follower.remove(task.session_id, subscription)
     return task
 
 
@@ -50,10 +56,10 @@ def has_ended(task: Task) -> bool:
     return task.status in TERMINAL_EVENTS
 
 
-async def _next_sign(subscription: Subscription, task_id: UUID, seconds: float) -> None:
-    """Wait until the task may have ended, or so many seconds."""
+async def _next_sign(subscription: Subscription, task_id: UUID, until: float) -> None:
+    """Wait until the task may have ended, or until then."""
     name = str(task_id)
-    while await subscription.wait(seconds):
+    while (left := until - monotonic()) > 0 and await subscription.wait(left):
         if subscription.take_stale() or any(_ends(line, name) for line in subscription.take()):
             return
 

@@ -1,5 +1,7 @@
-"""Text that clients send: what Postgres and UTF-8 can't carry is refused, not mended."""
+"""Text and objects that clients send: what Postgres, UTF-8 and JSON can't carry is refused, not
+mended."""
 
+import math
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, StringConstraints
@@ -13,6 +15,8 @@ PRINTABLE_ID = r"^[\x21-\x7e]{1,200}$"
 
 MAX_DEPTH = 32
 """How deep an object of a client's may be nested."""
+
+_BEYOND = 2**63
 
 
 def check_text(value: str) -> str:
@@ -31,6 +35,10 @@ def _check_all(value: Any, depth: int = 0) -> None:
         raise ValueError(f"must not be nested more than {MAX_DEPTH} deep")
     if isinstance(value, str):
         check_text(value)
+    elif isinstance(value, int) and not -_BEYOND <= value < _BEYOND:
+        raise ValueError("must not contain whole numbers of more than 64 bits")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("must not contain numbers that JSON has not, or that are out of range")
     elif isinstance(value, dict):
         for key, item in value.items():
             check_text(key)
@@ -41,7 +49,7 @@ def _check_all(value: Any, depth: int = 0) -> None:
 
 
 def check_object(value: JsonObject) -> JsonObject:
-    """The same for every text inside an object."""
+    """The same for every text inside an object, and for its numbers."""
     _check_all(value)
     return value
 

@@ -9,6 +9,13 @@ T = TypeVar("T")
 _AGAIN_SECONDS = 0.25
 
 
+def goes_on() -> bool:
+    """Whether nobody has cancelled the task that asks: what a loop for ever goes on by, for the
+    cancellation itself may have been swallowed (see `end_all`)."""
+    task = asyncio.current_task()
+    return task is None or not task.cancelling()
+
+
 async def end_all(tasks: Iterable[asyncio.Task[Any]]) -> None:
     """Cancel tasks until each of them has ended; nothing is raised of what they raise.
 

@@ -169,39 +169,25 @@ class Publisher:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
 
-    async def events(self, session_id: UUID, events: Sequence[Event]) -> None:
-        """Publish committed events that no attempt of a task wrote.
+    async def events_of_many(self, batch: Iterable[tuple[UUID, Sequence[Event]]]) -> None:
+        """Publish committed events of several sessions, in one round trip: such as no attempt of a
+        task wrote.
 
         Raises:
             QueueUnavailable: Redis did not answer; clients find the events in the log.
         """
-        await self.events_of_many([(session_id, events)])
-
-    async def events_of_many(self, batch: Iterable[tuple[UUID, Sequence[Event]]]) -> None:
-        """The same for several sessions, in one round trip."""
         async with self._pipeline() as pipe:
             for session_id, events in batch:
                 lines = [Line(e.seq, str(e.task_id or ""), 0, event_frame(e)) for e in events]
                 if lines:
                     pipe.publish(channel(session_id), encode_lines(lines))
 
-    async def attempt(
-        self, session_id: UUID, task_id: UUID, attempt: int, entries: Sequence[Event | Delta]
-    ) -> None:
-        """Publish what one attempt of a task gave, in its order: committed events and deltas.
+    async def attempts(self, batch: Sequence["AttemptNews"]) -> list[bool]:
+        """Publish what attempts of tasks gave, in one round trip and each in its order: committed
+        events and deltas. Whether each one's text was kept.
 
         The text so far is written before the line that brings it up to date: whoever subscribes
         first and reads the text then has missed nothing. It goes where its message has ended.
-
-        Raises:
-            QueueUnavailable: Redis did not answer.
-        """
-        (kept,) = await self.attempts([AttemptNews(session_id, task_id, attempt, entries)])
-        if not kept:
-            raise QueueUnavailable("the text so far was not taken")
-
-    async def attempts(self, batch: Sequence["AttemptNews"]) -> list[bool]:
-        """The same for several attempts, in one round trip; whether each one's text was kept.
 
         Redis may be full: it still passes messages on then, but keeps no text.
 

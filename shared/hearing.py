@@ -8,6 +8,8 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from shared.ending import goes_on
+
 log = structlog.get_logger(__name__)
 
 _AGAIN_SECONDS = 1.0
@@ -28,9 +30,7 @@ async def hear_for_ever(
         hearing: set while messages are heard.
     """
     hearing = hearing or asyncio.Event()
-    task = asyncio.current_task()
-    # Before Python 3.12 a cancellation that comes just as Redis takes a command is swallowed.
-    while task is None or not task.cancelling():
+    while goes_on():
         try:
             async with redis.pubsub() as pubsub:
                 await pubsub.subscribe(**handlers)

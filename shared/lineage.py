@@ -17,6 +17,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from shared.encoding import dumps, loads
+from shared.ending import goes_on
 from shared.errors import FiresideError, StoreUnavailable
 from shared.settings import Settings, get_settings
 from shared.store import lineage
@@ -73,9 +74,7 @@ class Lineage:
 
     async def watch_for_ever(self) -> None:
         """Look again and again until cancelled."""
-        task = asyncio.current_task()
-        # Before Python 3.12 a cancellation that comes just as Redis takes a command is swallowed.
-        while task is None or not task.cancelling():
+        while goes_on():
             pause = self._every
             try:
                 await self.look()

@@ -13,6 +13,10 @@ _COUNTERS = 3
 """How many full counters are looked at, beside the one that counts now."""
 
 
+_ASK_SECONDS = 1.0
+"""How long a gateway waits for the figure: it counts what is open in the same round."""
+
+
 def _key(counter: int) -> str:
     return f"fireside:ended:{counter}"
 
@@ -50,11 +54,13 @@ class Pace:
 
 
 async def ends_per_second(redis: Redis) -> float | None:
-    """How many tasks ended per second lately, over all workers; None where Redis can't say."""
+    """How many tasks ended per second lately, over all workers; None where Redis does not say
+    so within a second."""
     now = time.time()
     current = int(now) // _SECONDS
     try:
-        counts = await redis.mget([_key(current - back) for back in range(_COUNTERS + 1)])
+        async with asyncio.timeout(_ASK_SECONDS):
+            counts = await redis.mget([_key(current - back) for back in range(_COUNTERS + 1)])
         ended = sum(int(count) for count in counts if count is not None)
     except (RedisError, OSError, ValueError):
         return None

@@ -8,7 +8,8 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 from uuid import UUID
 
 from celery import Celery
-from kombu.exceptions import OperationalError
+from kombu.exceptions import ChannelError, OperationalError
+from kombu.exceptions import ConnectionError as BrokerError
 from kombu.transport import TRANSPORT_ALIASES
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -140,7 +141,8 @@ class Hints:
                 await self._push(hints)
             else:
                 await asyncio.to_thread(self._send_by_celery, hints)
-        except (RedisError, OSError, OperationalError) as error:
+        except (RedisError, OSError, OperationalError, ChannelError, BrokerError) as error:
+            # The last two: what a broker of AMQP refuses for good, kombu passes on as it came.
             raise QueueUnavailable(str(error)) from error
 
     async def is_empty(self) -> bool:

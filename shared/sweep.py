@@ -9,6 +9,7 @@ from uuid import UUID
 
 import structlog
 
+from shared.ending import goes_on
 from shared.errors import FiresideError, QueueUnavailable
 from shared.queue import Hints
 from shared.store import clock, sweeps, turns
@@ -47,11 +48,9 @@ async def sweep_for_ever(
         take: a worker's way to go on while no hint can be sent.
         lost: set where hints of this moment may be lost; they are sent again at once.
     """
-    task = asyncio.current_task()
     lost = lost or asyncio.Event()
     mended_at = float("-inf")
-    # Before Python 3.12 a cancellation that comes just as Redis takes a command is swallowed.
-    while task is None or not task.cancelling():
+    while goes_on():
         try:
             if time.monotonic() - mended_at > MEND_SECONDS:
                 if mended := await clock.mend(db):

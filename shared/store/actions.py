@@ -47,12 +47,13 @@ _RESERVED = """case when (select limited from purse) then coalesce((
                 select sum(total) / nullif(sum(tasks), 0) from spending
                 where user_id = :user and key_id = ''), cast(:reserve as numeric)) end"""
 
-_SPENT = """
+_SPENT = f"""
     union all
     select null, 'spent', null, 0, null, false, null, null, 0, 0, 0
     from purse
     where empty and not exists (select from known)
-        and exists (select from sessions where id = :session and user_id = :user)"""
+        and exists (select from sessions
+            where id = :session and user_id = :user and (:chores or priority < {CHORE}))"""
 
 
 # The counters of the session's row are read from the row as it is once its lock is held
@@ -67,6 +68,7 @@ def _accept_statement(*, budgeted: bool, refuses: bool = True) -> TextClause:
     with known as (
         select id, status, body_hash, queued_seq, position, priority from tasks
         where session_id = :session and user_id = :user and client_action_id = :key
+            and (:chores or priority < {CHORE})
     ), mine as materialized (
         select count(*)::int as open, count(*) filter (where priority = 0)::int as before
         from (select priority from tasks
@@ -81,7 +83,7 @@ def _accept_statement(*, budgeted: bool, refuses: bool = True) -> TextClause:
             hint_at = case when open_tasks = 0
                            then clock_timestamp() + interval '1 second' else hint_at end,
             updated_at = clock_timestamp()
-        where id = :session and user_id = :user
+        where id = :session and user_id = :user and (:chores or priority < {CHORE})
             and not exists (select from known)
             and (:on_busy <> 'reject' or open_tasks = 0)
             and (cast(:most as int) is null or (select open from mine) < cast(:most as int))
@@ -115,7 +117,8 @@ def _accept_statement(*, budgeted: bool, refuses: bool = True) -> TextClause:
     select null, 'refused', null, mine.open, null, false, null, null, 0, 0, 0
     from mine
     where mine.open >= cast(:most as int) and not exists (select from known)
-        and exists (select from sessions where id = :session and user_id = :user)
+        and exists (select from sessions
+            where id = :session and user_id = :user and (:chores or priority < {CHORE}))
     """
     )
 
@@ -124,14 +127,18 @@ _ACCEPTS = {budgeted: _accept_statement(budgeted=budgeted) for budgeted in (Fals
 _ACCEPT_PAID = _accept_statement(budgeted=True, refuses=False)
 
 _KNOWN = text(
-    """/* accept known */
+    f"""/* accept known */
     select id, status, queued_seq, position, body_hash, false as fresh, priority, 0 as before
     from tasks where session_id = :session and user_id = :user and client_action_id = :key
+        and (:chores or priority < {CHORE})
     """
 )
 
 _SESSION_EXISTS = text(
-    "/* accept session */ select 1 from sessions where id = :session and user_id = :user"
+    f"""/* accept session */
+    select 1 from sessions
+    where id = :session and user_id = :user and (:chores or priority < {CHORE})
+    """
 )
 
 _INTERRUPT = text(
@@ -171,7 +178,8 @@ async def accept(
             looked at. What open tasks are taken to cost counts as spent, seen as `most` is.
 
     Raises:
-        NotFound: the user has no such session.
+        NotFound: the user has no such session; those that the server made for its own chores
+            count as nobody's.
         TooManyTasks: so many of the user's are open already; an action that was accepted before
             is found all the same.
         BudgetSpent: nothing is left to pay it from; the same holds.
@@ -196,12 +204,14 @@ async def _accept(
 ) -> Accepted:
     if new.on_busy != "interrupt":
         # Mostly one statement does it all, and is its own transaction: two round trips less.
-        parameters = _parameters(user_id, session_id, new, most, rules, alone=True)
+        parameters = _parameters(user_id, session_id, new, most, rules, alone=True, chores=False)
         row = await db.row(_ACCEPTS[rules is not None], parameters)
         if row is not None:
             return _accepted(row, parameters)
     async with db.transaction() as connection:
-        return await accept_within(connection, user_id, session_id, new, most=most, rules=rules)
+        return await accept_within(
+            connection, user_id, session_id, new, most=most, rules=rules, chores=False
+        )
 
 
 def _parameters(
@@ -212,6 +222,7 @@ def _parameters(
     rules: BudgetRules | None,
     *,
     alone: bool,
+    chores: bool,
 ) -> dict[str, Any]:
     money = {} if rules is None else {**budgets.parameters(rules), "reserve": rules.reserve}
     return {
@@ -224,6 +235,7 @@ def _parameters(
         "body_hash": hashlib.sha256(dumps([new.action, new.on_busy])).digest(),
         "on_busy": new.on_busy,
         "alone": alone,
+        "chores": chores,
         "most": most,
         "counted": max(most or 0, COUNTED),
     }
@@ -238,14 +250,16 @@ async def accept_within(
     most: int | None = None,
     rules: BudgetRules | None = None,
     paid: bool = False,
+    chores: bool = True,
 ) -> Accepted:
     """The same inside a transaction of the caller's; may raise IntegrityError for a doubled key.
 
     Args:
         paid: what it is likely to cost was paid already: a budget that is spent does not refuse
             it, and holds for its calls all the same.
+        chores: also where the session is one that the server made for its own chores.
     """
-    parameters = _parameters(user_id, session_id, new, most, rules, alone=False)
+    parameters = _parameters(user_id, session_id, new, most, rules, alone=False, chores=chores)
     statement = _ACCEPT_PAID if paid and rules is not None else _ACCEPTS[rules is not None]
     row = (await connection.execute(statement, parameters)).first()
     if row is None:

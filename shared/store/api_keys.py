@@ -2,6 +2,7 @@
 
 import hashlib
 import secrets
+from collections.abc import Sequence
 from uuid import UUID
 
 from sqlalchemy import text
@@ -33,6 +34,11 @@ _HOLD = text(
     for key share
     """
 )
+_STILL_GOOD = text(
+    """/* api keys still good */
+    select id from api_keys where id = any(cast(:ids as uuid[])) and revoked_at is null
+    """
+)
 _PAGE = text(
     """/* api keys page */
     select id, user_id, label, created_at, revoked_at from api_keys
@@ -60,6 +66,11 @@ async def owner(db: Database, key: str) -> tuple[str, UUID] | None:
     """The user that a key belongs to and the key's id, or None for one unknown or revoked."""
     row = await db.row(_OWNER, {"sha256": _digest(key)})
     return None if row is None else (str(row.user_id), row.id)
+
+
+async def still_good(db: Database, key_ids: Sequence[str]) -> set[str]:
+    """Which of these keys are neither revoked nor deleted."""
+    return {str(row.id) for row in await db.rows(_STILL_GOOD, {"ids": list(key_ids)})}
 
 
 async def hold(connection: AsyncConnection, user_id: str, key_id: str) -> None:

@@ -7,21 +7,24 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.errors import NotFound
+from shared.levels import CHORE
 from shared.records import EVENT_VERSION, Event
 from shared.store.database import Database
 
+# What the server does in sessions of its own is nobody's to cancel, as it is nobody's to see.
 _LOCK_SESSION_OF_TASK = text(
-    """/* cancel lock of task */
+    f"""/* cancel lock of task */
     select s.id from sessions s
     where s.id = (select session_id from tasks where id = :task and user_id = :user)
-        and s.user_id = :user
+        and s.user_id = :user and s.priority < {CHORE}
     for no key update
     """
 )
 
 _LOCK_SESSION = text(
-    """/* cancel lock */
-    select id from sessions where id = :session and user_id = :user for no key update
+    f"""/* cancel lock */
+    select id from sessions where id = :session and user_id = :user and priority < {CHORE}
+    for no key update
     """
 )
 

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from sqlalchemy import text
 
-from shared.errors import NotFound
+from shared.errors import InvalidRequest, NotFound
 from shared.memories import DEFAULT_LANGUAGE, Memory, MemoryKind, words_of
 from shared.store.database import AnyRow, Database
 from shared.store.memories import KEYS
@@ -143,9 +143,19 @@ class Wanted:
 async def page(
     db: Database, user_id: str, wanted: Wanted, *, limit: int, before: UUID | None = None
 ) -> list[Memory]:
-    """A user's memories, the newest first, from the one after `before` on."""
+    """A user's memories, the newest first, from the one after `before` on.
+
+    Raises:
+        InvalidRequest: `before` was deleted meanwhile, and with it its place among them.
+    """
     parameters = wanted.parameters(user_id) | {"limit": limit, "before": before}
-    return [Memory(*row) for row in await db.rows(_PAGE, parameters)]
+    rows = await db.rows(_PAGE, parameters)
+    if not rows and before is not None:
+        try:
+            await get(db, user_id, before)
+        except NotFound as error:
+            raise InvalidRequest("before: there is no such memory any more; begin again") from error
+    return [Memory(*row) for row in rows]
 
 
 async def search(

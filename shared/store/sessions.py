@@ -33,7 +33,7 @@ _COLUMNS = """
     s.priority
 """
 
-# Sessions that the server made for its own chores are nobody's to see.
+# Sessions that the server made for its own chores are nobody's to see, or to delete.
 _BY_ID = text(
     f"""/* session */
     select {_COLUMNS} from sessions s
@@ -42,7 +42,8 @@ _BY_ID = text(
 )
 _BY_KEY = text(
     f"""/* session by key */
-    select {_COLUMNS} from sessions s where s.key = :key and s.user_id = :user
+    select {_COLUMNS} from sessions s
+    where s.key = :key and s.user_id = :user and s.priority < {CHORE}
     """
 )
 
@@ -82,7 +83,10 @@ _OPENING_TASK = text(
 )
 
 _LOCK = text(
-    "/* session lock */ select id from sessions where id = :session and user_id = :user for update"
+    f"""/* session lock */
+    select id from sessions where id = :session and user_id = :user and priority < {CHORE}
+    for update
+    """
 )
 
 # Children go under the session's row lock: a worker's fenced write either came before and is
@@ -232,8 +236,19 @@ def _session(row: AnyRow) -> Session:
 async def page(
     db: Database, user_id: str, *, limit: int, before: UUID | None = None
 ) -> list[Session]:
-    """A user's sessions, newest first, from the one after `before` on."""
+    """A user's sessions, newest first, from the one after `before` on.
+
+    Raises:
+        InvalidRequest: `before` was deleted meanwhile, and with it its place among them.
+    """
     rows = await db.rows(_PAGE, {"user": user_id, "limit": limit, "before": before})
+    if not rows and before is not None:
+        try:
+            await get(db, user_id, before)
+        except NotFound as error:
+            raise InvalidRequest(
+                "before: there is no such session any more; begin again"
+            ) from error
     return [_session(row) for row in rows]
 
 

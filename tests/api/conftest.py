@@ -48,6 +48,7 @@ BOUNDS = (
     "api.relay._TEXT_SECONDS",
     "api.wire._CLOSE_SECONDS",
     "shared.follow._CONFIRM_SECONDS",
+    "shared.pace._ASK_SECONDS",
 )
 """For how long a gateway waits for others before it does without them."""
 

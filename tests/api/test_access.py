@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import httpx
 import pytest
 from websockets.exceptions import ConnectionClosed
 
 from api import identity
+from api.app import create_app
 from api.jwks import SigningKeys
 from shared.redis_pool import connect_redis
 from shared.settings import Settings
@@ -25,6 +27,7 @@ from tests.api.clients import Client, Socket, opened
 from tests.api.conftest import serving
 from tests.api.tokens import AUDIENCE, ISSUER, Issuer
 from tests.clients import http_client
+from tests.waiting import within
 
 ISSUER_OF_TESTS = Issuer()
 
@@ -143,6 +146,41 @@ async def test_a_key_works_until_it_is_revoked(
         await api_keys.revoke(db, "ann", revoked[1].id)
         async with client_of(base, other) as another:
             assert (await another.http.get("/v1/sessions")).status_code == 401
+
+
+async def test_what_a_key_has_opened_ends_when_it_is_revoked(
+    guarded: Settings, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.gateway.ASK_SECONDS", 0.2)
+    key_id, key = await api_keys.create(db, "ann")
+    _, other = await api_keys.create(db, "ann")
+    async with (
+        serving(guarded) as base,
+        client_of(base, key) as client,
+        client_of(base, other) as another,
+        client_of(base, ISSUER_OF_TESTS.token(sub="ann")) as by_token,
+    ):
+        session = (await client.session())["id"]
+        path, accept = f"/v1/sessions/{session}/events", {"accept": "text/event-stream"}
+        async with (
+            socket_of(client, session) as socket,
+            socket_of(another, session) as second,
+            socket_of(by_token, session) as third,
+            client.http.stream("GET", path, headers=accept) as stream,
+        ):
+            for one in (socket, second, third):
+                await one.joined()
+            assert await api_keys.revoke(db, "ann", key_id)
+
+            assert await within(socket.closed()) == 4401
+            assert "task_queued" in await within(read_all(stream))
+            for one in (second, third):
+                await one.joined()
+
+
+async def read_all(stream: httpx.Response) -> str:
+    """A stream's text, once it has ended."""
+    return (await stream.aread()).decode()
 
 
 @pytest.mark.parametrize("kid", ["ec", "rsa"])
@@ -297,9 +335,10 @@ async def test_other_peoples_things_are_not_there(
 async def test_a_page_can_not_begin_after_another_users_session(ann: Client, bob: Client) -> None:
     theirs = await ann.session()
     await bob.session()
-    response = await bob.http.get("/v1/sessions", params={"before": theirs["id"]})
+    of_theirs = await bob.http.get("/v1/sessions", params={"before": theirs["id"]})
+    of_none = await bob.http.get("/v1/sessions", params={"before": str(uuid4())})
 
-    assert response.json() == {"sessions": [], "next": None}
+    assert (of_theirs.status_code, of_theirs.json()) == (422, of_none.json())
 
 
 async def test_the_same_key_names_each_users_own_session(ann: Client, bob: Client) -> None:
@@ -410,6 +449,17 @@ async def test_a_foreign_page_may_not_act(ann: Client) -> None:
         assert preflight.status_code == 403, origin
         assert "access-control-allow-origin" not in read.headers
         assert code == 4403, origin
+
+
+async def test_an_allowed_page_may_use_every_method_that_a_route_has(
+    ann: Client, guarded: Settings
+) -> None:
+    headers = {"Origin": "https://play.example", "Access-Control-Request-Method": "PUT"}
+    preflight = await ann.http.options("/v1/characters/x/soul", headers=headers)
+    documented = create_app(guarded).openapi()["paths"].values()
+    methods = {method.upper() for path in documented for method in path}
+
+    assert set(preflight.headers["access-control-allow-methods"].split(", ")) == methods
 
 
 async def test_an_allowed_page_may(ann: Client) -> None:

@@ -7,12 +7,16 @@ from uuid import uuid4
 
 import pytest
 from redis.asyncio import Redis
+from sqlalchemy import text
 
-from shared.levels import LEVELS, key_of
+from shared.levels import CHORE, LEVELS, key_of
 from shared.settings import Settings
 from shared.store.database import Database
 from tests.api.clients import Client
+from tests.api.conftest import serving
 from tests.api.worker import FakeWorker
+from tests.clients import http_client
+from tests.shared.tables import dump
 from tests.waiting import PATIENCE
 
 JSON_CONTENT = {"Content-Type": "application/json"}
@@ -311,3 +315,41 @@ async def test_what_does_not_exist_takes_no_actions(client: Client) -> None:
     ]
 
     assert [answer.status_code for answer in answers] == [404] * 5
+
+
+@pytest.mark.parametrize(
+    ("on_busy", "most"), [("enqueue", 2), ("enqueue", 9), ("reject", 9), ("interrupt", 9)]
+)
+async def test_the_servers_own_sessions_are_nobodys_to_act_on(
+    settings: Settings, db: Database, on_busy: str, most: int
+) -> None:
+    few = settings.model_copy(update={"max_queued": most})
+    async with serving(few) as url, http_client(url) as http:
+        client = Client(http, url)
+        await client.session()
+        made = await client.session()
+        chore = {"session": made["id"], "priority": CHORE}
+        await db.run(text("update sessions set priority = :priority where id = :session"), chore)
+        await db.run(
+            text(
+                "update tasks set priority = :priority, client_action_id = 'known'"
+                " where session_id = :session"
+            ),
+            chore,
+        )
+        before = await dump(db)
+        path = f"/v1/sessions/{made['id']}"
+        say = {"type": "say", "text": "Hi", "on_busy": on_busy}
+        answers = [
+            await http.get(path),
+            await http.post(f"{path}/actions", json=say),
+            await http.post(f"{path}/actions", json=say | {"client_action_id": "known"}),
+            await http.post(f"{path}/cancel", json={"client_action_id": "known"}),
+            await http.post(f"{path}/cancel", json={"client_action_id": "early"}),
+            await http.post(f"/v1/tasks/{made['task_id']}/cancel"),
+            await http.delete(path),
+        ]
+        after = await dump(db)
+
+    assert [one.status_code for one in answers] == [404] * len(answers)
+    assert after == before

@@ -1,5 +1,7 @@
 """What clients are told when there is too much, and what becomes of priorities."""
 
+import asyncio
+import contextlib
 import socket as sockets
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -7,16 +9,19 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import SecretStr
 from redis.asyncio import Redis
+from structlog.testing import capture_logs
 
 from api.backlog import Backlog
+from shared.ending import end_all
 from shared.errors import TooManyTasks
 from shared.levels import BACKGROUND, FIRST, LEVELS, key_of
 from shared.pace import Pace
 from shared.records import CatalogEntry
 from shared.redis_pool import connect_redis
 from shared.settings import Settings
-from shared.store import api_keys, catalog
+from shared.store import api_keys, catalog, sessions
 from shared.store.database import Database
 from tests.api.clients import Client
 from tests.api.conftest import serving
@@ -24,7 +29,7 @@ from tests.api.worker import FakeWorker
 from tests.clients import http_client
 from tests.shared.sessions import new_session
 from tests.shared.tables import dump
-from tests.waiting import PATIENCE
+from tests.waiting import PATIENCE, until
 
 SAY = {"type": "say", "text": "Hello"}
 
@@ -164,6 +169,50 @@ async def test_without_redis_a_guess_is_told(db: Database) -> None:
         await away.aclose()
 
     assert backlog.problem(TooManyTasks(1)).extra["retry_after"] == 5
+
+
+@asynccontextmanager
+async def refreshed(backlog: Backlog, db: Database, redis: Redis) -> AsyncIterator[None]:
+    """A backlog that counts as often as it may."""
+    counting = asyncio.create_task(backlog.refresh_for_ever(db, redis, every=0.05))
+    try:
+        yield
+    finally:
+        await end_all([counting])
+        with contextlib.suppress(OSError):
+            await redis.aclose()
+
+
+async def test_a_redis_that_stands_still_keeps_nobody_out(
+    db: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.pace._ASK_SECONDS", 0.2)
+    ids = [await new_session(db, user) for user in ("a", "b", "c")]
+    backlog = Backlog(3, 10)
+    with sockets.create_server(("127.0.0.1", 0)) as silent:
+        url = f"redis://127.0.0.1:{silent.getsockname()[1]}"
+        redis = connect_redis(settings.model_copy(update={"redis_url": SecretStr(url)}))
+        async with refreshed(backlog, db, redis):
+            await until(lambda: backlog.most == 0)
+            for user, one in zip(("a", "b", "c"), ids, strict=True):
+                await sessions.delete(db, user, one)
+            await until(lambda: backlog.most == 10)
+
+
+async def test_after_a_count_that_failed_comes_the_next_one_soon(
+    db: Database, settings: Settings
+) -> None:
+    for user in ("a", "b", "c"):
+        await new_session(db, user)
+    backlog = Backlog(3, 10)
+    narrow = settings.model_copy(update={"database_pool": 1})
+    small = Database.from_settings(narrow, wait_seconds=2)
+    async with refreshed(backlog, small, connect_redis(settings)):
+        with capture_logs() as logs:
+            async with small.raw():
+                await until(lambda: any(one["event"] == "open tasks not counted" for one in logs))
+        await until(lambda: backlog.most == 0)
+    await small.close()
 
 
 # -- priorities ---------------------------------------------------------------------------------

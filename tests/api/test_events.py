@@ -2,11 +2,14 @@
 
 import asyncio
 import json
+import socket as sockets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
+import pytest
+from structlog.testing import capture_logs
 
 from shared.records import NewEvent
 from shared.settings import Settings
@@ -15,6 +18,7 @@ from tests.api.clients import TERMINAL, Client
 from tests.api.conftest import serving
 from tests.api.frames import validator
 from tests.api.worker import FakeWorker
+from tests.waiting import until
 
 
 class Stream:
@@ -129,6 +133,50 @@ async def test_streams_end_where_their_session_does(client: Client) -> None:
         ended = [line async for line in stream.response.aiter_lines()]
 
     assert ended == ["retry: 1000", ""]
+
+
+async def test_a_stream_whose_client_reads_nothing_ends_without_an_error(
+    settings: Settings,
+    db: Database,
+    client: Client,
+    worker: FakeWorker,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    session = await client.session()
+    claim = await worker.start(session["id"])
+    big = {"message": {"role": "tool", "content": "x" * 200_000}}
+    for _ in range(40):
+        await worker.write(claim, NewEvent("message_end", big))
+    request = (
+        f"GET /v1/sessions/{session['id']}/events HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+        "Accept: text/event-stream\r\n\r\n"
+    )
+    with capture_logs() as logs:
+        async with serving(settings.model_copy(update={"send_seconds": 0.3})) as url:
+            with sockets.socket() as raw:
+                raw.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, 8192)
+                raw.connect(("127.0.0.1", int(url.rpartition(":")[2])))
+                raw.sendall(request.encode())
+                told = "an event stream's client is too slow"
+                await until(lambda: any(one["event"] == told for one in logs))
+                await until(lambda: _is_closed(raw))
+
+    assert [one.getMessage() for one in caplog.records if one.levelname == "ERROR"] == []
+    (line,) = [one for one in logs if one["event"] == told]
+    assert line["log_level"] == "info"
+
+
+def _is_closed(connection: sockets.socket) -> bool:
+    """Whether the server has ended it, once what it sent is read."""
+    connection.setblocking(False)
+    try:
+        while connection.recv(1 << 20):
+            pass
+    except BlockingIOError:
+        return False
+    except ConnectionResetError:
+        pass
+    return True
 
 
 async def test_streams_are_counted(settings: Settings, db: Database, client: Client) -> None:

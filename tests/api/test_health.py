@@ -1,7 +1,10 @@
 """Health, readiness, metrics, the pages, and what every answer carries."""
 
+import asyncio
 import re
 import socket
+from datetime import UTC, datetime
+from uuid import uuid4
 
 import httpx
 import psycopg
@@ -9,8 +12,14 @@ import pytest
 from sqlalchemy import text
 from structlog.testing import capture_logs
 
+from api.announcer import Announcer
 from deploy.local.errors import StartFailedError
 from deploy.local.valkey import EmbeddedValkey
+from shared.ending import end_all
+from shared.events import Publisher
+from shared.queue import Hints
+from shared.records import Event
+from shared.redis_pool import connect_redis
 from shared.settings import Settings
 from shared.store.database import Database
 from tests.api.clients import Client
@@ -35,6 +44,47 @@ async def test_an_old_schema_is_not_ready(client: Client, db: Database) -> None:
     assert response.status_code == 503
     assert response.json()["code"] == "unavailable"
     assert response.json()["checks"]["postgres"] == "schema out of date"
+
+
+async def test_what_runs_beside_is_begun_again_where_the_schema_comes_later(
+    client: Client, db: Database
+) -> None:
+    async def background() -> str:
+        return str((await client.http.get("/readyz")).json()["checks"]["background"])
+
+    async def is_told() -> bool:
+        return await background() == "ended: budgets"
+
+    async def is_over() -> bool:
+        return await background() == "ok"
+
+    with capture_logs() as logs:
+        await db.run(text("alter table budgets rename to not_yet"))
+        await until(is_told)
+        await db.run(text("alter table not_yet rename to budgets"))
+        await until(is_over)
+
+    told = {one["task"] for one in logs if one["event"] == "background task ended"}
+    assert told == {"budgets"}
+
+
+async def test_what_waited_behind_an_announcement_that_failed_is_sent(
+    settings: Settings, db: Database
+) -> None:
+    redis = connect_redis(settings)
+    announcer = Announcer(Hints(settings, redis), Publisher(redis))
+    now = datetime.now(UTC)
+    announcer.tell(uuid4(), [Event(1, "task_queued", None, now, {"action": object()})])
+    for _ in range(300):
+        announcer.tell(uuid4(), hint=True)
+    with pytest.raises(TypeError):
+        await announcer.send_for_ever()
+    assert announcer.waiting
+
+    again = asyncio.create_task(announcer.send_for_ever())
+    await until(lambda: not announcer.waiting)
+    await end_all([again])
+    await redis.aclose()
 
 
 async def test_a_newer_schema_is_served(client: Client, db: Database) -> None:

@@ -4,6 +4,7 @@ import json
 from typing import Any
 from uuid import uuid4
 
+import pytest
 from sqlalchemy import text
 
 from shared.store.database import Database
@@ -260,6 +261,37 @@ async def test_a_session_can_not_be_made_of_nonsense(client: Client) -> None:
         )
         assert (response.status_code, response.json()["code"]) == REFUSED, body
     assert (await client.http.get("/v1/sessions")).json()["sessions"] == []
+
+
+NO_NUMBERS = ["NaN", "-Infinity", "1e999", f"{2**63}", f"{-(2**63) - 1}", '[1, {"a": 1E400}]']
+
+
+@pytest.mark.parametrize("number", NO_NUMBERS)
+async def test_a_number_that_can_not_be_kept_is_refused(client: Client, number: str) -> None:
+    content = f'{{"agent": "companion", "metadata": {{"n": {number}}}}}'
+    response = await client.http.post("/v1/sessions", content=content, headers=JSON_CONTENT)
+
+    assert (response.status_code, response.json()["code"]) == REFUSED
+    assert "metadata" in response.json()["detail"]
+
+
+async def test_the_largest_numbers_are_kept(client: Client) -> None:
+    largest = {"n": [2**63 - 1, -(2**63), 1.5e308, True]}
+    made = await client.session(metadata=largest)
+
+    assert (await client.http.get(f"/v1/sessions/{made['id']}")).json()["metadata"] == largest
+
+
+async def test_a_page_after_one_that_is_gone_is_refused(client: Client) -> None:
+    made = [(await client.session())["id"] for _ in range(3)]
+    page = (await client.http.get("/v1/sessions", params={"limit": 1})).json()
+    await client.http.delete(f"/v1/sessions/{page['next']}")
+    response = await client.http.get("/v1/sessions", params={"before": page["next"]})
+    end = await client.http.get("/v1/sessions", params={"before": made[0]})
+
+    assert (response.status_code, response.json()["code"]) == REFUSED
+    assert "begin again" in response.json()["detail"]
+    assert (end.status_code, end.json()) == (200, {"sessions": [], "next": None})
 
 
 NO_CHARACTERS: list[Any] = [

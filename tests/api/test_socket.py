@@ -9,6 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import text
 from websockets.exceptions import ConnectionClosed
 
@@ -373,7 +374,7 @@ async def test_a_hole_within_one_publication_is_filled_from_the_log(
         claim = await worker.start(session["id"])
         turns = [NewEvent("turn_start", {"number": number}) for number in range(3)]
         first, _, third = await worker.write(claim, *turns, publish=False)
-        await worker.publisher.events(claim.fence.session_id, [first, third])
+        await worker.publisher.events_of_many([(claim.fence.session_id, [first, third])])
         await worker.end(claim, "cancelled")
         frames = await socket.until_end()
 
@@ -482,6 +483,22 @@ async def test_a_client_that_reads_nothing_is_closed_with_4408(
                 code = await Socket(connection).closed()
 
     assert code == 4408
+
+
+async def test_a_redis_that_stands_still_closes_with_1012(
+    settings: Settings, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.socket._AUTH_SECONDS", 0.5)
+    with sockets.create_server(("127.0.0.1", 0)) as silent:
+        redis = SecretStr(f"redis://127.0.0.1:{silent.getsockname()[1]}?socket_timeout=1")
+        still = settings.model_copy(update={"redis_url": redis, "auth": "required"})
+        async with (
+            serving(still) as url,
+            opened(f"{url.replace('http', 'ws', 1)}/ws/sessions/{uuid4()}") as connection,
+        ):
+            socket = Socket(connection)
+            await socket.send({"type": "auth", "ticket": "any"})
+            assert await socket.closed() == 1012
 
 
 async def metrics(client: Client, url: str) -> str:

@@ -2,12 +2,19 @@
 
 import asyncio
 from time import monotonic
-from uuid import uuid4
+from uuid import UUID, uuid4
 
+from sqlalchemy import text
+
+from api.gateway import Gateway
+from api.tasks import wait_for_end
 from shared.records import NewEvent
+from shared.settings import Settings
+from shared.store.database import Database
 from tests.api.clients import Client
 from tests.api.conftest import COMPARING
 from tests.api.worker import FakeWorker
+from tests.shared.sessions import ME, new_session
 
 
 async def test_a_task_tells_all_it_gave(client: Client, worker: FakeWorker) -> None:
@@ -94,3 +101,36 @@ async def test_a_long_poll_has_bounds(client: Client) -> None:
     unknown = await client.http.get(f"/v1/tasks/{uuid4()}?wait=5")
 
     assert unknown.status_code == 404
+
+
+async def test_a_long_poll_whose_time_is_up_costs_no_connection(
+    settings: Settings, db: Database
+) -> None:
+    session = await new_session(db)
+    gateway = Gateway.from_settings(settings.model_copy(update={"database_pool": 1}))
+    process = text("select pg_backend_pid()")
+    async with gateway.running(), gateway.follower.follow(session):
+        task = await opening_task(db, session)
+        before = await gateway.db.row(process)
+        for thousandth in range(1, 40):
+            seconds = thousandth / 10_000
+            assert (await wait_for_end(gateway, ME, task, seconds)).status == "queued"
+        assert await gateway.db.row(process) == before
+
+
+async def opening_task(db: Database, session: UUID) -> UUID:
+    row = await db.row(text("select id from tasks where session_id = :id"), {"id": session})
+    assert row is not None
+    return UUID(str(row.id))
+
+
+async def test_a_long_poll_ends_in_time_however_much_is_told(
+    client: Client, worker: FakeWorker
+) -> None:
+    session = await client.session()
+    claim = await worker.start(session["id"])
+    path = f"/v1/tasks/{session['task_id']}"
+    waiting = asyncio.create_task(client.http.get(path, params={"wait": 0.5}))
+    while not waiting.done():
+        await worker.write(claim, NewEvent("agent_start", {}))
+    assert (await waiting).json()["status"] == "running"

@@ -9,7 +9,7 @@ from uuid import UUID
 from redis.asyncio import Redis
 
 from shared.errors import QueueUnavailable
-from shared.events import Delta, Publisher
+from shared.events import AttemptNews, Delta, Publisher
 from shared.records import Claim, Event, NewEvent, Outcome, Written
 from shared.redis_pool import connect_redis
 from shared.settings import Settings
@@ -120,6 +120,5 @@ class FakeWorker:
 
     async def _tell(self, claim: Claim, entries: Sequence[Event | Delta]) -> None:
         with contextlib.suppress(QueueUnavailable):  # as a worker does: the log has it
-            await self.publisher.attempt(
-                claim.fence.session_id, claim.task_id, claim.attempt, entries
-            )
+            news = AttemptNews(claim.fence.session_id, claim.task_id, claim.attempt, entries)
+            await self.publisher.attempts([news])

@@ -7,11 +7,13 @@ from uuid import UUID, uuid4
 
 import pytest
 from redis.asyncio import Redis
+from sqlalchemy import text
 
 from shared.dead_tasks import main
 from shared.encoding import loads
 from shared.errors import InvalidRequest, NotFound
 from shared.events import channel
+from shared.levels import CHORE
 from shared.queue import hint_of
 from shared.records import NewAction, NewEvent, Outcome
 from shared.settings import Settings, get_settings
@@ -34,10 +36,10 @@ def _fresh_settings(db: Database, settings: Settings) -> Iterator[None]:
     get_settings.cache_clear()
 
 
-async def dead_task(db: Database, text: str = "poison") -> tuple[UUID, UUID]:
+async def dead_task(db: Database, words: str = "poison") -> tuple[UUID, UUID]:
     """A session, and a task of it that was given up."""
     session = await new_session(db, started=True)
-    action = NewAction({"type": "say", "text": text}, client_action_id="key")
+    action = NewAction({"type": "say", "text": words}, client_action_id="key")
     task = (await actions.accept(db, ME, session, action)).task_id
     await leases.end(db, await claimed(db, session), DEAD)
     return session, task
@@ -45,6 +47,14 @@ async def dead_task(db: Database, text: str = "poison") -> tuple[UUID, UUID]:
 
 async def command(*arguments: object) -> int:
     return await asyncio.to_thread(main, [str(one) for one in arguments])
+
+
+async def test_a_task_of_the_servers_own_is_requeued_as_any(db: Database) -> None:
+    session, task = await dead_task(db)
+    for table in ("sessions", "tasks"):
+        await db.run(text(f"update {table} set priority = {CHORE}"))
+
+    assert (await dead_tasks.requeue(db, task)).session_id == session
 
 
 async def test_a_requeued_task_has_the_same_action_and_leaves_the_dead_one_as_it_is(

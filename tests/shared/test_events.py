@@ -1,7 +1,7 @@
 """Events on their way to clients: lines, frames, what is published and what is kept."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
@@ -22,6 +22,7 @@ from shared.events import (
     TERMINAL_TYPES,
     TEXT_SECONDS,
     TEXT_STRETCH,
+    AttemptNews,
     Delta,
     Line,
     Publisher,
@@ -158,8 +159,8 @@ async def test_published_events(redis: Redis, listening: PubSub) -> None:
     ]
     publisher = Publisher(redis)
 
-    await publisher.events(SESSION, [])
-    await publisher.events(SESSION, events)
+    await publisher.events_of_many([(SESSION, [])])
+    await publisher.events_of_many([(SESSION, events)])
 
     name, payload = await heard(listening)
     assert name == channel(SESSION).encode()
@@ -175,6 +176,11 @@ async def test_a_published_cancel(redis: Redis, listening: PubSub) -> None:
     assert await heard(listening) == (CANCEL_CHANNEL.encode(), f"{SESSION}:{TASK}".encode())
 
 
+async def told(redis: Redis, attempt: int, entries: Sequence[Event | Delta]) -> None:
+    """Publish what an attempt gave; its text is kept."""
+    assert await Publisher(redis).attempts([AttemptNews(SESSION, TASK, attempt, entries)]) == [True]
+
+
 def delta_line(attempt: int, delta: Delta) -> Line:
     return Line(None, str(TASK), attempt, delta_frame(TASK, attempt, delta))
 
@@ -183,7 +189,7 @@ async def test_what_an_attempt_gives_keeps_its_order(redis: Redis, listening: Pu
     begun = Event(4, "message_start", TASK, AT, {"number": 0})
     delta = Delta(0, 0, "Once\n")
 
-    await Publisher(redis).attempt(SESSION, TASK, 2, [begun, delta])
+    await told(redis, 2, [begun, delta])
 
     _, payload = await heard(listening)
     assert decode_lines(payload) == [
@@ -193,11 +199,10 @@ async def test_what_an_attempt_gives_keeps_its_order(redis: Redis, listening: Pu
 
 
 async def test_the_text_so_far(redis: Redis) -> None:
-    publisher = Publisher(redis)
     assert await text_so_far(redis, TASK, 1) is None
 
-    await publisher.attempt(SESSION, TASK, 1, [Delta(0, 0, "Once\n")])
-    await publisher.attempt(SESSION, TASK, 1, [Delta(0, 5, "upon \U0001f600")])
+    await told(redis, 1, [Delta(0, 0, "Once\n")])
+    await told(redis, 1, [Delta(0, 5, "upon \U0001f600")])
 
     so_far = delta_line(1, Delta(0, 0, "Once\nupon \U0001f600"))
     assert await text_so_far(redis, TASK, 1) == so_far
@@ -205,21 +210,17 @@ async def test_the_text_so_far(redis: Redis) -> None:
 
 
 async def test_a_text_that_grows_is_kept_for_longer(redis: Redis) -> None:
-    publisher = Publisher(redis)
-    await publisher.attempt(SESSION, TASK, 1, [Delta(0, 0, "a" * (TEXT_STRETCH - 1))])
+    await told(redis, 1, [Delta(0, 0, "a" * (TEXT_STRETCH - 1))])
     await redis.expire(text_key(TASK, 1), 100)
-    await publisher.attempt(SESSION, TASK, 1, [Delta(0, TEXT_STRETCH - 1, "b")])
+    await told(redis, 1, [Delta(0, TEXT_STRETCH - 1, "b")])
 
     assert await redis.ttl(text_key(TASK, 1)) > 100
 
 
 async def test_each_attempt_and_each_message_has_a_text_of_its_own(redis: Redis) -> None:
-    publisher = Publisher(redis)
     for attempt, message in ((1, 0), (1, 2), (2, 0)):
-        await publisher.attempt(SESSION, TASK, attempt, [Delta(message, 0, "old")])
-        await publisher.attempt(
-            SESSION, TASK, attempt, [Delta(message, 0, "new"), Delta(message, 3, "er")]
-        )
+        await told(redis, attempt, [Delta(message, 0, "old")])
+        await told(redis, attempt, [Delta(message, 0, "new"), Delta(message, 3, "er")])
 
         expected = delta_line(attempt, Delta(message, 0, "newer"))
         assert await text_so_far(redis, TASK, attempt) == expected
@@ -227,15 +228,14 @@ async def test_each_attempt_and_each_message_has_a_text_of_its_own(redis: Redis)
 
 
 async def test_the_text_of_a_message_goes_with_its_end(redis: Redis) -> None:
-    publisher = Publisher(redis)
-    await publisher.attempt(SESSION, TASK, 1, [Delta(0, 0, "whole")])
-    await publisher.attempt(SESSION, TASK, 1, [Event(5, "message_end", TASK, AT, {"number": 0})])
+    await told(redis, 1, [Delta(0, 0, "whole")])
+    await told(redis, 1, [Event(5, "message_end", TASK, AT, {"number": 0})])
 
     assert await text_so_far(redis, TASK, 1) is None
 
 
 async def test_a_text_whose_beginning_ran_out_is_not_given(redis: Redis) -> None:
-    await Publisher(redis).attempt(SESSION, TASK, 1, [Delta(0, 5, "tail\nof it")])
+    await told(redis, 1, [Delta(0, 5, "tail\nof it")])
 
     assert await text_so_far(redis, TASK, 1) is None
 
@@ -256,10 +256,8 @@ async def test_a_kept_text_that_is_cut_within_a_character(redis: Redis) -> None:
 
 
 async def test_half_a_character_in_a_delta(redis: Redis, listening: PubSub) -> None:
-    publisher = Publisher(redis)
-
-    await publisher.attempt(SESSION, TASK, 1, [Delta(0, 0, "a\ud83d")])
-    await publisher.attempt(SESSION, TASK, 1, [Delta(0, 2, "\0b")])
+    await told(redis, 1, [Delta(0, 0, "a\ud83d")])
+    await told(redis, 1, [Delta(0, 2, "\0b")])
 
     _, first = await heard(listening)
     assert decode_lines(first) == [delta_line(1, Delta(0, 0, "a\ufffd"))]
@@ -275,10 +273,10 @@ async def test_with_redis_away_all_fails_quickly(monkeypatch: pytest.MonkeyPatch
     event = Event(1, "turn_start", TASK, AT, {})
     started = time.monotonic()
 
-    await publisher.events(SESSION, [])
+    await publisher.events_of_many([(SESSION, [])])
     for attempt in (
-        publisher.events(SESSION, [event]),
-        publisher.attempt(SESSION, TASK, 1, [Delta(0, 0, "x")]),
+        publisher.events_of_many([(SESSION, [event])]),
+        publisher.attempts([AttemptNews(SESSION, TASK, 1, [Delta(0, 0, "x")])]),
         publisher.cancel(SESSION, TASK),
         text_so_far(redis, uuid4(), 1),
     ):

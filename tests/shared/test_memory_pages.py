@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from sqlalchemy import text
 
-from shared.errors import NotFound
+from shared.errors import InvalidRequest, NotFound
 from shared.memories import MemoryKind, NewMemory
 from shared.store import characters, memories, memory_pages
 from shared.store.database import Database
@@ -59,7 +59,8 @@ async def test_pages_go_from_new_to_old_over_all_characters(db: Database) -> Non
     assert await texts(db, Wanted(first)) == ["a2", "a1", "a0"]
     assert await texts(db, Wanted(kinds=["skill", "turn"])) == ["b2", "b1", "b0"]
     assert await texts(db, Wanted(session_id=uuid4())) == []
-    assert await texts(db, before=uuid4()) == []
+    with pytest.raises(InvalidRequest, match="before: there is no such memory any more"):
+        await texts(db, before=uuid4())
 
 
 async def test_what_is_not_true_any_more_is_shown_to_who_asks(db: Database) -> None:

@@ -1,8 +1,10 @@
 """Hints on their way to a real, stock Celery worker."""
 
+import asyncio
 import base64
 import json
 import os
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -415,6 +417,31 @@ async def test_another_broker_gets_the_level_as_priority(
         message.ack()
         queue.close()
     assert message.properties["priority"] == 4
+
+
+def method(channel: int, number: int, body: bytes) -> bytes:
+    """A frame of AMQP's class "connection"."""
+    payload = struct.pack(">HH", 10, number) + body
+    return struct.pack(">BHI", 1, channel, len(payload)) + payload + b"\xce"
+
+
+async def test_an_amqp_broker_that_refuses_us_is_not_available(
+    redis: Redis, queue_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(8)  # the protocol's name
+        ways = struct.pack(">I5sI5s", 5, b"PLAIN", 5, b"en_US")
+        writer.write(method(0, 10, b"\0\x09" + struct.pack(">I", 0) + ways))
+        await reader.read(1)
+        writer.write(method(0, 50, struct.pack(">HB14sHH", 403, 14, b"ACCESS_REFUSED", 10, 11)))
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as broker:
+        port = broker.sockets[0].getsockname()[1]
+        monkeypatch.setenv("FIRESIDE_BROKER_URL", f"amqp://127.0.0.1:{port}")
+        with pytest.raises(QueueUnavailable, match="ACCESS_REFUSED"):
+            await within(Hints(load_settings(), redis).send([uuid4()]))
 
 
 def test_only_amqp_is_told_how_many_priorities_there_are(

@@ -199,8 +199,9 @@ async def test_a_page_goes_from_new_to_old(db: Database) -> None:
 async def test_a_page_before_a_session_that_is_not_mine(db: Database) -> None:
     await new_session(db)
 
-    assert await sessions.page(db, ME, limit=9, before=await new_session(db, "other")) == []
-    assert await sessions.page(db, ME, limit=9, before=uuid4()) == []
+    for gone in (await new_session(db, "other"), uuid4()):
+        with pytest.raises(InvalidRequest, match="before: there is no such session any more"):
+            await sessions.page(db, ME, limit=9, before=gone)
 
 
 async def test_events_in_pages(db: Database) -> None:
