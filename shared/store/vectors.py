@@ -65,10 +65,11 @@ _IS_CROWDED = text(
     """
 )
 
+# Whoever deletes the character deletes this row as well: so it may only be made before that.
 _CROWD = text(
     """/* crowd */
     insert into crowds (character_id, user_id)
-    select id, user_id from characters where id = :character and user_id = :user
+    select id, user_id from characters where id = :character and user_id = :user for key share
     on conflict do nothing
     """
 )

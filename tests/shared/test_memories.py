@@ -545,6 +545,25 @@ async def numbered(db: Database, count: int) -> UUID:
     return character.id
 
 
+async def test_a_character_that_is_being_deleted_enters_no_crowd(db: Database) -> None:
+    character = await numbered(db, 3)
+    waiting = text(
+        "select 1 from pg_stat_activity"
+        " where datname = current_database() and wait_event_type = 'Lock'"
+    )
+
+    async def waits() -> bool:
+        return await db.row(waiting) is not None
+
+    async with db.transaction() as deleting:
+        await deleting.execute(text("delete from characters where id = :id"), {"id": character})
+        crowding = asyncio.create_task(vectors.crowd(db, ME, character, crowd=2))
+        await until(waits)
+    await crowding
+
+    assert await db.rows(text("select 1 from crowds")) == []
+
+
 async def test_no_more_than_the_newest_are_read_of_many_that_nobody_has_counted(
     db: Database,
 ) -> None:

@@ -77,6 +77,7 @@ DEFAULTS: dict[str, Any] = {
     "worker_metrics": None,
     "stuck_seconds": 30.0,
     "drain_seconds": 25.0,
+    "agent_seconds": 120.0,
     "event_days": 30,
     "step_days": 7,
     "log_format": "json",
@@ -243,7 +244,7 @@ WRONG = [
     ),
     *(
         (f"FIRESIDE_{name}", value, "Input should be a finite number")
-        for name in ("TOOL_SECONDS", "TASK_SECONDS", "LEASE_SECONDS", "PING_SECONDS")
+        for name in ("TOOL_SECONDS", "TASK_SECONDS", "LEASE_SECONDS", "PING_SECONDS", "AGENT_SECONDS")
         for value in ("nan", "inf", "-inf")
     ),
 ]
@@ -344,6 +345,7 @@ def test_each_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         "worker_metrics": "0.0.0.0:9100",
         "stuck_seconds": 2.0,
         "drain_seconds": 0.0,
+        "agent_seconds": 9.0,
         "event_days": 0,
         "step_days": 1,
         "log_format": "text",
