@@ -81,7 +81,8 @@ def documented() -> tuple[list[str], list[str]]:
     """The lines that back up, and those that restore."""
     text = (ROOT / "docs" / "deployment.md").read_text()
     section = text.split("\n## Backup\n")[1].split("\n## ")[0]
-    backup, restore = re.findall(r"^```sh\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+    blocks = re.findall(r"^```sh\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+    backup, restore = (block for block in blocks if block.startswith("docker compose"))
     return backup.splitlines(), restore.splitlines()
 
 
