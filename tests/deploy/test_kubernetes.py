@@ -240,10 +240,10 @@ def test_the_connections_that_postgres_must_accept_are_told() -> None:
 
 
 def blocks_of_kubectl() -> list[str]:
-    """What docs/deployment.md has people run."""
+    """What docs/deployment.md has people run to install and to upgrade."""
     page = (ROOT / "docs" / "deployment.md").read_text()
     blocks: list[str] = re.findall(r"^ *```sh\n(.*?)^ *```$", page, re.MULTILINE | re.DOTALL)
-    return [one for one in blocks if "-f migrate.yaml" in one]
+    return [one for one in blocks if "-f config.yaml" in one]
 
 
 def test_nothing_is_applied_after_a_migration_that_is_not_done() -> None:
