@@ -124,6 +124,7 @@ async def stage(
             "drain_seconds": 5.0,
             "lease_seconds": 300.0,  # none runs out, unless that is what a test is about
             "database_pool": 5,
+            "consolidate_seconds": 0.0,  # these hosts lack the agent that would do it
         }
     )
     db = Database.from_settings(settings)
