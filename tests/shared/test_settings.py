@@ -244,7 +244,13 @@ WRONG = [
     ),
     *(
         (f"FIRESIDE_{name}", value, "Input should be a finite number")
-        for name in ("TOOL_SECONDS", "TASK_SECONDS", "LEASE_SECONDS", "PING_SECONDS", "AGENT_SECONDS")
+        for name in (
+            "TOOL_SECONDS",
+            "TASK_SECONDS",
+            "LEASE_SECONDS",
+            "PING_SECONDS",
+            "AGENT_SECONDS",
+        )
         for value in ("nan", "inf", "-inf")
     ),
 ]
