@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, Literal
+
+# Only with an exponent or so many digits is a number beyond the largest. To write every value costs
+# several times what reading it does, and arguments that are streamed are read with each piece.
+_MAY_BE_ENDLESS = re.compile(r"[0-9](?:[eE]|[0-9]{308})")
 
 
 def partial_arguments(text: str) -> dict[str, Any]:
@@ -33,7 +38,8 @@ def _read(text: str, *, allow_partial: Literal["off", "trailing-strings"] = "off
     from pydantic_core import from_json  # noqa: PLC0415 - heavy, and only needed for tools
 
     value = from_json(text, allow_partial=allow_partial, allow_inf_nan=False)
-    json.dumps(value, allow_nan=False)  # 1e999 is read as infinity whatever is allowed
+    if _MAY_BE_ENDLESS.search(text):
+        json.dumps(value, allow_nan=False)  # 1e999 is read as infinity whatever is allowed
     return value
 
 
