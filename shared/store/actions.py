@@ -47,13 +47,17 @@ _RESERVED = """case when (select limited from purse) then coalesce((
                 select sum(total) / nullif(sum(tasks), 0) from spending
                 where user_id = :user and key_id = ''), cast(:reserve as numeric)) end"""
 
+# What the server does in sessions of its own is for clients as if it were not there.
+_REACHED = f"(:chores or priority < {CHORE})"
+_OWN_SESSION = f"id = :session and user_id = :user and {_REACHED}"
+_OWN_TASK = f"session_id = :session and user_id = :user and client_action_id = :key and {_REACHED}"
+
 _SPENT = f"""
     union all
     select null, 'spent', null, 0, null, false, null, null, 0, 0, 0
     from purse
     where empty and not exists (select from known)
-        and exists (select from sessions
-            where id = :session and user_id = :user and (:chores or priority < {CHORE}))"""
+        and exists (select from sessions where {_OWN_SESSION})"""
 
 
 # The counters of the session's row are read from the row as it is once its lock is held
@@ -67,8 +71,7 @@ def _accept_statement(*, budgeted: bool, refuses: bool = True) -> TextClause:
         f"""/* accept */
     with known as (
         select id, status, body_hash, queued_seq, position, priority from tasks
-        where session_id = :session and user_id = :user and client_action_id = :key
-            and (:chores or priority < {CHORE})
+        where {_OWN_TASK}
     ), mine as materialized (
         select count(*)::int as open, count(*) filter (where priority = 0)::int as before
         from (select priority from tasks
@@ -83,7 +86,7 @@ def _accept_statement(*, budgeted: bool, refuses: bool = True) -> TextClause:
             hint_at = case when open_tasks = 0
                            then clock_timestamp() + interval '1 second' else hint_at end,
             updated_at = clock_timestamp()
-        where id = :session and user_id = :user and (:chores or priority < {CHORE})
+        where {_OWN_SESSION}
             and not exists (select from known)
             and (:on_busy <> 'reject' or open_tasks = 0)
             and (cast(:most as int) is null or (select open from mine) < cast(:most as int))
@@ -117,8 +120,7 @@ def _accept_statement(*, budgeted: bool, refuses: bool = True) -> TextClause:
     select null, 'refused', null, mine.open, null, false, null, null, 0, 0, 0
     from mine
     where mine.open >= cast(:most as int) and not exists (select from known)
-        and exists (select from sessions
-            where id = :session and user_id = :user and (:chores or priority < {CHORE}))
+        and exists (select from sessions where {_OWN_SESSION})
     """
     )
 
@@ -129,17 +131,11 @@ _ACCEPT_PAID = _accept_statement(budgeted=True, refuses=False)
 _KNOWN = text(
     f"""/* accept known */
     select id, status, queued_seq, position, body_hash, false as fresh, priority, 0 as before
-    from tasks where session_id = :session and user_id = :user and client_action_id = :key
-        and (:chores or priority < {CHORE})
+    from tasks where {_OWN_TASK}
     """
 )
 
-_SESSION_EXISTS = text(
-    f"""/* accept session */
-    select 1 from sessions
-    where id = :session and user_id = :user and (:chores or priority < {CHORE})
-    """
-)
+_SESSION_EXISTS = text(f"/* accept session */ select 1 from sessions where {_OWN_SESSION}")
 
 _INTERRUPT = text(
     """/* interrupt */

@@ -9,18 +9,19 @@ from shared.errors import NotFound
 from shared.records import CatalogEntry
 from shared.store.database import Database
 
-_ANNOUNCE = text(
-    """/* catalog announce */
-    insert into catalog (kind, name, title, description, details)
+_INSERT = """insert into catalog (kind, name, title, description, details)
     select distinct on (kind, name) kind, name, title, description, details
     from rows from (
         jsonb_to_recordset(cast(:entries as jsonb))
             as (kind text, name text, title text, description text, details jsonb)
     ) with ordinality as x(kind, name, title, description, details, ord)
     order by kind, name, ord desc
-    on conflict (kind, name) do update set title = excluded.title,
-        description = excluded.description, details = excluded.details,
-        announced_at = clock_timestamp()
+    on conflict (kind, name) do update set announced_at = clock_timestamp()"""
+
+_ANNOUNCE = text(
+    f"""/* catalog announce */
+    {_INSERT}, title = excluded.title,
+        description = excluded.description, details = excluded.details
     """
 )
 
@@ -28,13 +29,8 @@ _ANNOUNCE = text(
 # says again and again what it has, none takes the other's words back. A time ahead of now is from
 # before the clock was set back.
 _ANNOUNCE_AGAIN = text(
-    """/* catalog announce again */
-    insert into catalog (kind, name, title, description, details)
-    select distinct on (kind, name) kind, name, title, description, details
-    from jsonb_to_recordset(cast(:entries as jsonb))
-        as x(kind text, name text, title text, description text, details jsonb)
-    order by kind, name
-    on conflict (kind, name) do update set announced_at = clock_timestamp()
+    f"""/* catalog announce again */
+    {_INSERT}
     where catalog.announced_at not between
         clock_timestamp() - make_interval(secs => :every) and clock_timestamp()
     """

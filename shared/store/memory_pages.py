@@ -7,10 +7,11 @@ from uuid import UUID
 
 from sqlalchemy import text
 
-from shared.errors import InvalidRequest, NotFound
+from shared.errors import NotFound
 from shared.memories import DEFAULT_LANGUAGE, Memory, MemoryKind, words_of
 from shared.store.database import AnyRow, Database
 from shared.store.memories import KEYS
+from shared.store.pages import check_before
 from shared.unsegmented import asked_signs, spelled
 
 QUERY_CHARACTERS = 500
@@ -151,10 +152,7 @@ async def page(
     parameters = wanted.parameters(user_id) | {"limit": limit, "before": before}
     rows = await db.rows(_PAGE, parameters)
     if not rows and before is not None:
-        try:
-            await get(db, user_id, before)
-        except NotFound as error:
-            raise InvalidRequest("before: there is no such memory any more; begin again") from error
+        await check_before(get(db, user_id, before), "memory")
     return [Memory(*row) for row in rows]
 
 

@@ -19,6 +19,7 @@ from shared.store.characters import default_character
 from shared.store.consolidation import hurry
 from shared.store.database import AnyRow, Database
 from shared.store.memories import leave_session
+from shared.store.pages import check_before
 from shared.store.usage import will_pay
 
 START = NewAction(action={"type": "start"})
@@ -243,12 +244,7 @@ async def page(
     """
     rows = await db.rows(_PAGE, {"user": user_id, "limit": limit, "before": before})
     if not rows and before is not None:
-        try:
-            await get(db, user_id, before)
-        except NotFound as error:
-            raise InvalidRequest(
-                "before: there is no such session any more; begin again"
-            ) from error
+        await check_before(get(db, user_id, before), "session")
     return [_session(row) for row in rows]
 
 
