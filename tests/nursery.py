@@ -136,18 +136,26 @@ def main() -> None:
         os.write(1, b"%d\n" % answer)
 
 
+def leave_home(nursery: int, log: str, env: Mapping[str, str]) -> None:
+    """Be a process of one's own after a fork: with this log and nothing else in the environment,
+    dead as soon as the nursery is."""
+    die_with(nursery, signal.SIGKILL)
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.close(output)
+    os.environ.clear()
+    os.environ.update(env)
+
+
 def _live(mine: int, wanted: Mapping[str, Any]) -> None:
     """Be the program that is wanted, in a session of its own."""
     os.setsid()
-    die_with(mine, signal.SIGKILL)
-    log = os.open(wanted["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    leave_home(mine, wanted["log"], wanted["env"])
     null = os.open(os.devnull, os.O_RDONLY)
-    for number, stream in ((0, null), (1, log), (2, log)):
-        os.dup2(stream, number)
+    os.dup2(null, 0)
     os.closerange(3, null + 1)  # the pipe too: this tells that it is born
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    os.environ.clear()
-    os.environ.update(wanted["env"])
     os.chdir(wanted["cwd"])
     dash, module, *arguments = wanted["argv"][1:]
     assert dash == "-m"

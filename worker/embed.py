@@ -22,7 +22,7 @@ from redis.exceptions import RedisError
 from agent_core.recall import date_of, told
 from shared.embedding import EMBED_CHANNEL, TEXT_CHARACTERS
 from shared.encoding import dumps, loads
-from shared.ending import end_all
+from shared.ending import end_all, goes_on
 from shared.errors import FiresideError
 from shared.hearing import hear_for_ever
 from shared.logs import set_up_logs
@@ -91,8 +91,7 @@ class Filling:
         """
         async with asyncio.TaskGroup() as group:
             group.create_task(self._index())
-            task = asyncio.current_task()
-            while task is None or not task.cancelling():
+            while goes_on():
                 try:
                     pause = 0.0 if await self.fill() else IDLE_SECONDS
                 except FiresideError as error:
@@ -102,8 +101,7 @@ class Filling:
 
     async def _index(self) -> None:
         """Have the graph built; a build that was broken off is begun anew."""
-        task = asyncio.current_task()
-        while task is None or not task.cancelling():
+        while goes_on():
             try:
                 await vectors.index(self._db, self._dimension)
             except FiresideError as error:

@@ -116,7 +116,9 @@ class Host:
         self._model = model
         self._api_key = api_key
         self._rules = settings.budgets
-        self._tariff = Tariff.from_settings(settings, tiers.models if tiers else (model,))
+        self._work = Work()
+        tariff = Tariff.from_settings(settings, tiers.models if tiers else (model,))
+        self._tariff = replace(tariff, on_call=self._work.called)
         share = share or Share(None, settings.max_in_flight, settings.cache_bytes)
         self._slots = Slots(share.slots)
         self._cache = AgentCache(
@@ -126,8 +128,6 @@ class Host:
         )
         self._memory_limit = share.limit
         self._lookups: Lookups = Lookups()
-        self._work = Work()
-        self._tariff = replace(self._tariff, on_call=self._work.called)
         self.figures = Figures(self._cache, self._slots, self._lookups, self._work)
         self._holding: Holding
         self._runs: Runs

@@ -143,7 +143,7 @@ def _fitting(value: object, current: InkValue, allowed: Range) -> InkValue:
         return value if isinstance(value, bool) else None
     if isinstance(current, str):
         return _fitting_text(value, allowed)
-    if not isinstance(current, int | float) or not is_number(current) or allowed.words:
+    if not is_number(current) or allowed.words:
         return None  # a list, a divert, or a range that is none of numbers
     number = number_in(value) if not isinstance(value, str) else None
     if number is None or not allowed.low <= number <= allowed.high or abs(number) >= _INT32:

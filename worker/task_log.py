@@ -98,16 +98,12 @@ class TaskLog:
     def __call__(self, event: AgentEvent) -> None:
         """Take an event of the agent; the listener that an Agent is given."""
         if self._lost is None:
-            seconds = self._events(event)
-            if seconds is not None:
-                self._flush_in(seconds)
+            self._flush_in(self._events(event))
 
     def record(self, kind: str, data: JsonObject) -> None:
         """Take an event of the task itself."""
         if self._lost is None:
-            seconds = self._events.record(kind, data)
-            if seconds is not None:
-                self._flush_in(seconds)
+            self._flush_in(self._events.record(kind, data))
 
     def message_ids(self) -> list[int]:
         """The ids that the messages will have in the transcript."""
@@ -213,7 +209,10 @@ class TaskLog:
 
     # -- writing ------------------------------------------------------------------------------
 
-    def _flush_in(self, seconds: float) -> None:
+    def _flush_in(self, seconds: float | None) -> None:
+        """Flush within so many seconds; None is what nothing new has to wait for."""
+        if seconds is None:
+            return
         loop = asyncio.get_running_loop()
         at = loop.time() + seconds
         if self._timer is not None:

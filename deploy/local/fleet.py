@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
-from deploy.local.launcher import Programs
+from deploy.local.launcher import Programs, says_ready
 from deploy.local.process import Child, Command
 from deploy.local.server import HOST, ROOT, HttpServer
 
@@ -74,7 +74,7 @@ class Worker(Child):
 
     def probe(self) -> bool:
         """Look into its log."""
-        return any("ready." in line for line in self.output())
+        return says_ready(self.output())
 
 
 class Fleet:

@@ -10,7 +10,7 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType
 
@@ -29,6 +29,13 @@ from deploy.local.warden import MARK, Warden
 
 _LONGEST_DRAIN = 30.0  # seconds
 _READY = re.compile(r"\bready\.")
+
+
+def says_ready(output: Iterable[str]) -> bool:
+    """Tell whether a worker's Celery has said that it is ready."""
+    return any(_READY.search(line) for line in output)
+
+
 _TAIL = 10  # lines of a log shown when a child is given up
 
 
@@ -72,7 +79,7 @@ class Worker(Child):
     def probe(self) -> bool:
         """Look into its log, or ask once."""
         if self._says_so:
-            return any(_READY.search(line) for line in self.output())
+            return says_ready(self.output())
         if self._agents is None:
             return True
         body = fetch(self._agents)

@@ -28,12 +28,12 @@ import redis
 
 from deploy.local.account import Account, shim_command
 from deploy.local.server import ROOT
-from deploy.local.shim import die_with
 from shared.encoding import loads
 from shared.logs import set_up_logs
 from shared.queue import hint_of
 from shared.settings import Settings, get_settings
 from tests.failpoints import effects_agent
+from tests.nursery import leave_home
 from worker.host import Host
 from worker.start import start_host
 
@@ -147,14 +147,9 @@ def _live(nursery: int, wanted: Mapping[str, Any]) -> NoReturn:
     """Be a worker, and never return."""
     code = 1
     try:
-        die_with(nursery, signal.SIGKILL)
+        leave_home(nursery, wanted["log"], wanted["env"])
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
-        output = os.open(wanted["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        os.environ.clear()
-        os.environ.update(wanted["env"])
         _work(UUID(wanted["only"]), patient=wanted["patient"])
         code = 0
     except Exception:  # noqa: BLE001 - whatever it is, this process must not be another nursery

@@ -1,7 +1,6 @@
 """Figures at an address of their own."""
 
 import socket
-import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -11,6 +10,7 @@ from prometheus_client.registry import Collector
 
 from shared.errors import SettingsError
 from shared.exposition import show
+from tests.exposed import lines_at
 from tests.ports import promised_port
 
 
@@ -24,12 +24,7 @@ class One(Collector):
 @pytest.mark.parametrize("address", ["", "127.0.0.1", "localhost"])
 def test_who_asks_is_shown_the_figures_until_they_end(address: str) -> None:
     port = promised_port()
-    stop = show(f"{address}:{port}", "FIRESIDE_X", One())
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
-            lines = answer.read().decode().splitlines()
-    finally:
-        stop()
+    lines = lines_at(port, show(f"{address}:{port}", "FIRESIDE_X", One()))
 
     assert lines[-1] == "fireside_one 1.0"
     with pytest.raises(ConnectionRefusedError):

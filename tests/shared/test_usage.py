@@ -334,14 +334,19 @@ async def test_a_session_that_nobody_runs_leaves_nothing_in_the_books(db: Databa
     assert (await dump(db))["spending"] == []
 
 
-async def test_a_call_that_comes_during_an_erasure_is_before_it_or_after(
-    db: Database, watcher: psycopg.AsyncConnection[Any]
-) -> None:
-    """Of a user of whom nothing is left but what was spent."""
+async def left_behind(db: Database) -> Claim:
+    """The claim of a user of whom nothing is left but what was spent."""
     claim = await begun(db)
     await enter(db, claim, ENTRY)
     await sessions.delete(db, ME, claim.fence.session_id)
     await characters.delete(db, ME, UUID(claim.character["id"]))
+    return claim
+
+
+async def test_a_call_that_comes_during_an_erasure_is_before_it_or_after(
+    db: Database, watcher: psycopg.AsyncConnection[Any]
+) -> None:
+    claim = await left_behind(db)
     async with db.transaction() as connection:
         await usage.forget(connection, ME)
         appending = asyncio.create_task(usage.append(db, claim, [replace(ENTRY, no=1)]))
@@ -355,10 +360,7 @@ async def test_a_call_that_comes_during_an_erasure_is_before_it_or_after(
 async def test_an_erasure_waits_for_a_call_that_came_before_it(
     db: Database, watcher: psycopg.AsyncConnection[Any]
 ) -> None:
-    claim = await begun(db)
-    await enter(db, claim, ENTRY)
-    await sessions.delete(db, ME, claim.fence.session_id)
-    await characters.delete(db, ME, UUID(claim.character["id"]))
+    claim = await left_behind(db)
 
     async def forget() -> None:
         async with db.transaction() as connection:

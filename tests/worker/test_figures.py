@@ -1,6 +1,5 @@
 """What a worker shows to Prometheus."""
 
-import urllib.request
 from uuid import UUID
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -8,6 +7,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from deploy.local.ports import free_port
 from shared.exposition import show
 from shared.records import Known
+from tests.exposed import lines_at
 from worker.agent_cache import AgentCache, size_of
 from worker.figures import Figures, Work
 from worker.known_answers import Lookups
@@ -49,12 +49,7 @@ def test_work_is_counted_by_how_it_ended() -> None:
 
 def test_prometheus_is_shown_what_the_cache_does() -> None:
     port = free_port()
-    stop = show(f":{port}", "FIRESIDE_WORKER_METRICS", figures())
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
-            lines = answer.read().decode().splitlines()
-    finally:
-        stop()
+    lines = lines_at(port, show(f":{port}", "FIRESIDE_WORKER_METRICS", figures()))
 
     size = float(size_of(Transcript(Known(1, 1), (b"x",))))
     assert [line for line in lines if line.startswith("fireside_")] == [

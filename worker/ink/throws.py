@@ -3,7 +3,7 @@
 import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from worker.ink.machine import InkValue
 
@@ -78,9 +78,9 @@ def check_in(tags: Iterable[str]) -> Check | None:
 def help_of(stat: str | None, variables: Mapping[str, InkValue]) -> float | None:
     """What a variable adds to a throw; None where there is no such number, which adds nothing."""
     value = None if stat is None else variables.get(stat)
-    return value if isinstance(value, int | float) and is_number(value) else None
+    return value if is_number(value) else None
 
 
-def is_number(value: InkValue) -> bool:
+def is_number(value: InkValue) -> TypeGuard[int | float]:
     """Whether a variable can help a throw."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
