@@ -37,6 +37,10 @@ run: .venv/.ready  ## a command beside make up: CMD="api.keys create ada"
 	@test -r '$(HOME_OF_UP)/env' || { echo "fireside: nothing runs on $(HOME_OF_UP): make up starts it" >&2; exit 1; }
 	@set -a; . '$(HOME_OF_UP)/env'; exec $(BIN)/python -m $(CMD)
 
+# These start hundreds of processes, each of which would compile everything anew where Python is told
+# (as in many images) to keep nothing that it compiled.
+test coverage chaos pooled mutants: export PYTHONDONTWRITEBYTECODE :=
+
 test: .venv/.ready  ## the whole test suite, on real embedded servers
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal $(ARGS)
 
