@@ -9,65 +9,13 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from operator import mul
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
-Place: TypeAlias = tuple[Any, int]
-"""A session and the number of a message in it."""
-
-
-class Candidate(NamedTuple):
-    """A memory that may be recalled; thousands are made for one cue.
-
-    `hits` are the words of the cue that it has, `length` is how many different words it has in all.
-    `likeness` is the cosine of its vector and the cue's, None where either is not there. `place` is
-    where a turn was said, None for what was not said in so many words.
-    """
-
-    id: Any
-    text: str
-    said_at: datetime
-    hits: Sequence[str] = ()
-    length: int = 1
-    likeness: float | None = None
-    speaker: str = ""
-    role: str = ""
-    place: Place | None = None
-    part: int = 0
-    importance: float = 0.0
-
-
-class Candidates(NamedTuple):
-    """Candidates by column, in the order of a candidate's fields: each sign is worked out for all
-    at once, and no row is made of those that are not among the best."""
-
-    ids: Sequence[Any]
-    texts: Sequence[str]
-    said_at: Sequence[datetime]
-    hits: Sequence[Sequence[str]]
-    lengths: Sequence[int]
-    likeness: Sequence[float | None]
-    speakers: Sequence[str]
-    roles: Sequence[str]
-    places: Sequence[Place | None]
-    parts: Sequence[int]
-    importance: Sequence[float]
-
-    @classmethod
-    def of(cls, rows: Sequence[Candidate]) -> Candidates:
-        """Put rows into columns."""
-        return cls._make(zip(*rows, strict=True) if rows else [()] * len(cls._fields))
-
-    def rows(self) -> list[Candidate]:
-        """Each candidate by itself."""
-        return list(map(Candidate._make, zip(*self, strict=True)))
-
-    def row(self, at: int) -> Candidate:
-        """The candidate at a place, counted from 0."""
-        return Candidate._make(column[at] for column in self)
+from agent_core.candidates import Candidate, Candidates
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +47,6 @@ WEIGHTS = Weights()
 """Round numbers on purpose: no data set's coefficients. `python -m bench.memory` shows beside them
 what weights give that were fitted to the other conversations."""
 
-LONG_ENOUGH = 400  # characters
-"""From here on a longer memory is no better one."""
-
 LINE_CHARACTERS = 700
 """The longest line of a memory that is told."""
 
@@ -109,9 +54,6 @@ _MONTHS = (
     *("January", "February", "March", "April", "May", "June", "July", "August", "September"),
     *("October", "November", "December"),
 )
-
-# Of Latin, Chinese and Arabic script.
-_QUESTION_MARKS = frozenset("?\uff1f\u061f")
 
 _ASKS = re.compile(
     r"[?\uff1f\u061f][\"'\u2019\u201d)\s]*(\s|$)"
@@ -129,42 +71,79 @@ def is_question(cue: str) -> bool:
 
 def rank(cue: str, candidates: Sequence[Candidate], weights: Weights = WEIGHTS) -> list[Candidate]:
     """The candidates, the one that bears most on the cue first; see `best`."""
-    order = best(cue, Candidates.of(candidates), len(candidates), weights)
+    hits, likeness = _of_cue(candidates)
+    order = best(
+        cue,
+        Candidates.of(candidates),
+        hits=hits,
+        likeness=likeness,
+        most=len(candidates),
+        weights=weights,
+    )
     return [candidates[at] for at in order]
 
 
-def best(cue: str, candidates: Candidates, most: int, weights: Weights = WEIGHTS) -> list[int]:
+def best(
+    cue: str,
+    candidates: Candidates,
+    *,
+    hits: Sequence[Sequence[str]],
+    likeness: Sequence[float | None],
+    most: int,
+    without: Collection[int] = (),
+    weights: Weights = WEIGHTS,
+) -> list[int]:
     """Where the `most` candidates are that bear most on the cue, the best first; the newer one
     where two are equal.
 
     A question is answered by what has its words, its sense, its people, and by what was said next
     to that. A statement calls up what is like it: its words mislead more than they help.
+
+    Args:
+        hits: the words of the cue that each has.
+        likeness: the cosine of each one's vector and the cue's.
+        without: the places of those that are not wanted, though others are measured by them.
     """
-    scores = _scores(cue, candidates, weights)
-    order: Iterable[int] = range(len(scores))
-    if 0 < most < len(scores):
-        least = sorted(scores)[-most]  # the rest need no order
-        order = [at for at in order if scores[at] >= least]
+    scores = _scores(cue, candidates, hits, likeness, weights)
+    if without:
+        scores = [*scores]
+        for at in without:
+            scores[at] = -math.inf
+    most = min(most, len(scores) - len(without))
+    if most <= 0:
+        return []
+    least = sorted(scores)[-most]  # the rest need no order
     said_at, parts = candidates.said_at, candidates.parts
+    order = [at for at, score in enumerate(scores) if score >= least]
     return sorted(order, key=lambda at: (scores[at], said_at[at], -parts[at]), reverse=True)[:most]
 
 
-def _scores(cue: str, candidates: Candidates, weights: Weights) -> list[float]:
-    if is_question(cue) or all(one is None for one in candidates.likeness):
-        named = named_in(cue, set(candidates.speakers))
-        return _sums(_signs(candidates, named), weights_of(weights))
-    words, likeness = z_scores(_bm25(candidates)), z_scores(candidates.likeness)
+def _scores(
+    cue: str,
+    candidates: Candidates,
+    hits: Sequence[Sequence[str]],
+    likeness: Sequence[float | None],
+    weights: Weights,
+) -> Sequence[float]:
+    if is_question(cue) or all(one is None for one in likeness):
+        *of_cue, asks, length, importance = weights_of(weights)
+        named = named_in(cue, candidates.names)
+        total = candidates.worth(asks, length, importance)
+        for sign, weight in zip(
+            _signs_of_cue(candidates, hits, likeness, named), of_cue, strict=True
+        ):
+            if any(sign):  # mostly some have none
+                total = [before + weight * value for before, value in zip(total, sign, strict=True)]
+        return total
+    words, like = z_scores(_bm25(candidates, hits)), z_scores(likeness)
     share = weights.statement_words
-    return [like + share * word for word, like in zip(words, likeness, strict=True)]
+    return [one + share * word for word, one in zip(words, like, strict=True)]
 
 
-def _sums(columns: Sequence[Sequence[float]], weights: Sequence[float]) -> list[float]:
-    """Each candidate's signs by their weights; a sign that nobody has is passed over."""
-    total = [0.0] * len(columns[0])
-    for column, weight in zip(columns, weights, strict=True):
-        if any(column):
-            total = [before + weight * sign for before, sign in zip(total, column, strict=True)]
-    return total
+def _of_cue(
+    candidates: Sequence[Candidate],
+) -> tuple[list[Sequence[str]], list[float | None]]:
+    return [one.hits for one in candidates], [one.likeness for one in candidates]
 
 
 def bm25(candidates: Sequence[Candidate]) -> list[float]:
@@ -174,14 +153,14 @@ def bm25(candidates: Sequence[Candidate]) -> list[float]:
     b = 0.4; a word counts once, for hardly any is said twice in one turn. The rarity of words is
     Lucene's, which is never below 0.
     """
-    return _bm25(Candidates.of(candidates))
+    return _bm25(Candidates.of(candidates), _of_cue(candidates)[0])
 
 
-def _bm25(candidates: Candidates) -> list[float]:
-    total = len(candidates.hits)
+def _bm25(candidates: Candidates, hits: Sequence[Sequence[str]]) -> list[float]:
+    total = len(hits)
     # Many candidates have the same few of the cue's words, often as one object.
-    sets = list(map(id, candidates.hits))
-    words_of = dict(zip(sets, candidates.hits, strict=True))
+    sets = list(map(id, hits))
+    words_of = dict(zip(sets, hits, strict=True))
     rows: Counter[str] = Counter()
     for one, count in Counter(sets).items():
         for word in words_of[one]:
@@ -189,13 +168,8 @@ def _bm25(candidates: Candidates) -> list[float]:
     rarity = {
         word: math.log(1 + (total - count + 0.5) / (count + 0.5)) for word, count in rows.items()
     }
-    worth = {one: sum([rarity[word] for word in hits]) for one, hits in words_of.items()}
-    usual = sum(candidates.lengths) / total if total else 1.0
-    share = {
-        length: 1.9 / (1 + 0.9 * (0.6 + 0.4 * length / (usual or 1.0)))
-        for length in set(candidates.lengths)
-    }
-    return list(map(mul, map(worth.__getitem__, sets), map(share.__getitem__, candidates.lengths)))
+    worth = {one: sum([rarity[word] for word in words]) for one, words in words_of.items()}
+    return list(map(mul, map(worth.__getitem__, sets), candidates.shares))
 
 
 def z_scores(values: Sequence[float | None]) -> list[float]:
@@ -240,73 +214,52 @@ def signs(candidates: Sequence[Candidate], named: str | None) -> list[tuple[floa
     Args:
         named: the one speaker whom the question names.
     """
-    return list(zip(*_signs(Candidates.of(candidates), named), strict=True))
+    columns = Candidates.of(candidates)
+    of_cue = _signs_of_cue(columns, *_of_cue(candidates), named)
+    return list(zip(*of_cue, *columns.own_signs, strict=True))
 
 
-def _signs(candidates: Candidates, named: str | None) -> list[Sequence[float]]:
-    """The same by column."""
-    raw = _bm25(candidates)
-    words, likeness = z_scores(raw), z_scores(candidates.likeness)
-    sessions = {place[0] for place in candidates.places if place is not None}
-    keys = _keys(candidates.places, sessions)
-    word_at = _best_at(keys, words)
-    like_at = _best_at(keys, likeness) if any(likeness) else {}
-    none = [0.0] * len(keys)
+def _signs_of_cue(
+    candidates: Candidates,
+    hits: Sequence[Sequence[str]],
+    likeness: Sequence[float | None],
+    named: str | None,
+) -> list[Sequence[float]]:
+    """Those of them that depend on the cue, by column."""
+    none = [0.0] * len(hits)
+    raw = _bm25(candidates, hits)
+    words, like = z_scores(raw), z_scores(likeness)
+    word_at, like_at = candidates.at_turns(words), candidates.at_turns(like)
+    has_like = any(like)
     return [
         words,
-        likeness,
-        _beside(keys, -1, word_at),
-        _beside(keys, -1, like_at),
-        _beside(keys, -2, word_at),
-        _beside(keys, 1, word_at),
-        _beside(keys, 1, like_at),
-        z_scores(_best_of_sessions(candidates.places, raw)) if len(sessions) > 1 else none,
-        [0.5 if named is None else float(speaker == named) for speaker in candidates.speakers],
-        [1.0 if text.rstrip()[-1:] in _QUESTION_MARKS else 0.0 for text in candidates.texts],
-        [_LENGTHS[size] if size < LONG_ENOUGH else _LONGEST for size in map(len, candidates.texts)],
-        candidates.importance,
+        like,
+        candidates.beside(-1, word_at),
+        candidates.beside(-1, like_at) if has_like else none,
+        candidates.beside(-2, word_at),
+        candidates.beside(1, word_at),
+        candidates.beside(1, like_at) if has_like else none,
+        z_scores(_best_of_sessions(candidates, raw)) if candidates.several_sessions else none,
+        none if named is None else [_SPEAKS[name == named] for name in candidates.speakers],
     ]
 
 
-_LENGTHS = [math.log(1 + length) for length in range(LONG_ENOUGH + 1)]
-_LONGEST = _LENGTHS[LONG_ENOUGH]
-
-_LONGEST_SESSION = 1 << 40  # messages
-_NOWHERE = -_LONGEST_SESSION
+# By whether the one speaks whom the cue names; 0 where it names nobody.
+_SPEAKS = (-0.5, 0.5)
 
 
-def _keys(places: Sequence[Place | None], sessions: Iterable[Any]) -> list[int]:
-    """A number for each place: those of neighbours follow each other, and nothing stands next to
-    what was not said in so many words."""
-    first = {session: at * _LONGEST_SESSION for at, session in enumerate(sessions)}
-    return [_NOWHERE if place is None else first[place[0]] + place[1] for place in places]
-
-
-def _best_at(keys: Sequence[int], values: Sequence[float]) -> dict[int, float]:
-    """The value at each place; of a turn in several pieces the best."""
-    found = dict(zip(keys, values, strict=True))
-    if len(found) < len(keys):
-        for key, value in zip(keys, values, strict=True):
-            found[key] = max(found[key], value)
-    return found
-
-
-def _beside(keys: Sequence[int], by: int, found: Mapping[int, float]) -> list[float]:
-    """What stands so many places behind (or ahead of) each place; 0 where nothing does."""
-    if not found:
-        return [0.0] * len(keys)
-    return [found.get(key + by, 0.0) for key in keys]
-
-
-def _best_of_sessions(places: Sequence[Place | None], raw: Sequence[float]) -> list[float | None]:
+def _best_of_sessions(candidates: Candidates, raw: Sequence[float]) -> list[float | None]:
     """For each turn the mean of the three best in its session."""
+    sessions, nos = candidates.sessions, candidates.nos
     of_session: dict[Any, list[float]] = {}
-    for place, value in zip(places, raw, strict=True):
-        if place is not None:
-            of_session.setdefault(place[0], []).append(value)
+    for session, no, value in zip(sessions, nos, raw, strict=True):
+        if no is not None:
+            of_session.setdefault(session, []).append(value)
     best = {session: sorted(values)[:-4:-1] for session, values in of_session.items()}
     means = {session: sum(three) / len(three) for session, three in best.items()}
-    return [None if place is None else means[place[0]] for place in places]
+    return [
+        None if no is None else means[session] for session, no in zip(sessions, nos, strict=True)
+    ]
 
 
 def named_in(cue: str, speakers: Iterable[str]) -> str | None:

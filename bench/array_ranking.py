@@ -13,10 +13,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from agent_core.candidates import LONG_ENOUGH, Candidate
 from agent_core.recall import (
-    LONG_ENOUGH,
     WEIGHTS,
-    Candidate,
     is_question,
     named_in,
     signs,
@@ -136,7 +135,7 @@ class Columns:
         before, after = np.array(self._before), np.array(self._after)
         first, last = before[rows], after[rows]
         earlier = np.where(first == _NONE, _NONE, before[first])
-        columns = (
+        of_cue = (
             word,
             like,
             words[first],
@@ -146,11 +145,10 @@ class Columns:
             likes[last],
             _z(self._best_of_sessions(rows, raw)),
             self._named(cue, rows),
-            np.array(self._asks)[rows],
-            np.array(self._log_length)[rows],
         )
-        scores = np.zeros(len(rows))
-        for weight, column in zip(weights_of(WEIGHTS), columns, strict=False):  # all but importance
+        *weights, asks, length, _ = weights_of(WEIGHTS)  # turns have no importance
+        scores = np.array(self._asks)[rows] * asks + np.array(self._log_length)[rows] * length
+        for weight, column in zip(weights, of_cue, strict=True):
             scores += column * weight
         return scores
 
@@ -175,8 +173,8 @@ class Columns:
         there = np.bincount(speaker, minlength=len(self._speakers))
         named = named_in(cue, {name for name, no in self._speakers.items() if there[no]})
         if named is None:
-            return np.full(len(rows), 0.5)
-        return (speaker == self._speakers[named]).astype(np.float64)
+            return np.zeros(len(rows))
+        return (speaker == self._speakers[named]) - 0.5
 
 
 def _z(values: Any) -> Any:

@@ -17,15 +17,15 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from agent_core.recall import WEIGHTS, Candidate, is_question, rank
+from agent_core.candidates import Candidate
+from agent_core.recall import WEIGHTS, is_question, rank
 from bench.locomo import Conversation, Sitting, Turn
-from bench.memory import choose_embedder, measured, replay, vectors_of
+from bench.memory import choose_embedder, measured, replay, rows_of, vectors_of
 from shared.settings import Settings
 from shared.store.database import Database
 from shared.store.recall import Cue, recall
 from worker.embed import Filling, check
 from worker.embedders import Embedder
-from worker.memories import candidates_of
 
 DATA = Path(__file__).parent / "data" / "cues.json"
 FIRST = (1, 5, 10, 20)
@@ -64,7 +64,7 @@ async def run(url: str, embedder: Embedder) -> dict[str, Any]:
         for pair, vector in zip(data["pairs"], vectors, strict=True):
             assert not is_question(pair["cue"]), pair
             cue = Cue(replayed.user, replayed.character, pair["cue"])
-            found = candidates_of((await recall(db, cue, vector)).standings).rows()
+            found = rows_of((await recall(db, cue, vector)).standings)
             for way, ranking in WAYS.items():
                 texts = [one.text for one in ranking(pair["cue"], found)]
                 for k in FIRST:

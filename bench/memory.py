@@ -33,7 +33,8 @@ from pydantic import SecretStr
 from sqlalchemy import text
 
 from agent_core import AssistantMessage, TextContent, UserMessage
-from agent_core.recall import Candidate, best, named_in, rank, signs
+from agent_core.candidates import Candidate
+from agent_core.recall import named_in, rank, signs
 from agent_core.recalled import filled
 from bench.locomo import (
     CATEGORIES,
@@ -46,6 +47,7 @@ from bench.locomo import (
 )
 from bench.programs import own_folder
 from deploy.local.postgres import NOT_DURABLE, EmbeddedPostgres
+from shared.memories import Standings
 from shared.migrate import migrate
 from shared.records import NewEvent, NewSession, Outcome
 from shared.settings import Settings
@@ -54,7 +56,7 @@ from shared.store.database import Database
 from shared.store.recall import Cue, Vector, recall
 from worker.embed import Filling, check
 from worker.embedders import Embedder, HashingEmbedder, MiniLmEmbedder, dimension_of
-from worker.memories import candidates_of, memory_of
+from worker.memories import best_of, candidates_of, memory_of
 from worker.minilm import EmbeddingsMissingError
 
 FIRST = (5, 10, 20)
@@ -168,15 +170,24 @@ async def ask(db: Database, replayed: Replayed, question: Question, vector: Vect
     began = time.perf_counter()
     cue = Cue(replayed.user, replayed.character, question.text, replayed.language)
     found = (await recall(db, cue, vector)).standings
-    candidates = candidates_of(found)
-    best(question.text, candidates, len(candidates.ids))
+    best_of(found, question.text, len(found.hits))
     seconds = time.perf_counter() - began
+    rows = rows_of(found)
     turn_of = {
-        one.id: replayed.places[UUID(one.session_id), one.no]
-        for one in found.rows()
-        if one.session_id is not None and one.no is not None
+        one.id: replayed.places[UUID(one.place[0]), one.place[1]]
+        for one in rows
+        if one.place is not None
     }
-    return Asked(question, candidates.rows(), turn_of, seconds)
+    return Asked(question, rows, turn_of, seconds)
+
+
+def rows_of(found: Standings) -> list[Candidate]:
+    """What the store has found for a cue, each memory by itself."""
+    candidates = candidates_of(found.memories)
+    return [
+        candidates.row(at)._replace(hits=hits, likeness=likeness)
+        for at, (hits, likeness) in enumerate(zip(found.hits, found.likeness, strict=True))
+    ]
 
 
 def fitted(asked: Sequence[Asked]) -> Ranking:

@@ -30,20 +30,17 @@ import psycopg
 from pydantic import SecretStr
 from sqlalchemy import text
 
-from agent_core.context_notes import RecalledMemory
-from agent_core.recall import best
 from bench.beside import fleet_playing
 from bench.memory import choose_embedder, measured
 from bench.processes import cpu_seconds
 from shared.garbage import steady_garbage
-from shared.memories import Standings
 from shared.settings import Settings
 from shared.store import vectors
 from shared.store.database import Database
 from shared.store.recall import Cue, Vector, recall
 from worker.context import MOST_RECALLED
 from worker.embedders import Embedder, as_text
-from worker.memories import candidates_of, memory_of
+from worker.memories import best_of
 from worker.minilm import EmbeddingsMissingError
 
 DIMENSION = 384
@@ -186,7 +183,7 @@ async def recalls(db: Database, users: Sequence[int], count: int) -> Spent:
             cue = Cue(f"user-{user}", UUID(f"{user:032x}"), said)
             began = time.perf_counter()
             found = (await recall(db, cue, Vector(MODEL, DIMENSION, numbers))).standings
-            best_of(found, cue)
+            best_of(found, cue.text, MOST_RECALLED)
             taken.append(time.perf_counter() - began)
 
     servers = [row.pid for row in await db.rows(_SERVERS)]
@@ -197,12 +194,6 @@ async def recalls(db: Database, users: Sequence[int], count: int) -> Spent:
 
 
 _SERVERS = text("select pid from pg_stat_activity where datname = current_database()")
-
-
-def best_of(found: Standings, cue: Cue) -> list[RecalledMemory]:
-    """What a worker makes of what the store has found: the best as lines."""
-    candidates = candidates_of(found)
-    return [memory_of(candidates.row(at)) for at in best(cue.text, candidates, MOST_RECALLED)]
 
 
 async def pings(db: Database, count: int) -> list[float]:

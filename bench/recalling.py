@@ -18,8 +18,9 @@ from typing import Any
 from pydantic import SecretStr
 from sqlalchemy import text
 
+from agent_core.candidates import Candidate
 from agent_core.context_notes import RecalledMemory
-from agent_core.recall import Candidate, rank, told
+from agent_core.recall import rank, told
 from bench.array_ranking import Columns
 from bench.locomo import Sitting, Turn
 from shared.memories import DEFAULT_LANGUAGE

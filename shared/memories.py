@@ -2,9 +2,8 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
-from itertools import compress
 from typing import Literal, NamedTuple, TypeAlias
 from uuid import UUID
 
@@ -130,38 +129,48 @@ class Standing(NamedTuple):
     likeness: float | None
 
 
-class Standings(NamedTuple):
-    """How memories stand to a cue, by column, in the order of the fields of `Standing`: a character
-    has thousands, and hardly one of them is looked at by itself."""
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
+class MemoryColumns:
+    """What of memories is the same for each cue, by column: a character has thousands, and hardly
+    one of them is looked at by itself. One object from cue to cue as long as they are the same."""
 
-    ids: Sequence[str]
-    session_ids: Sequence[str | None]
-    kinds: Sequence[MemoryKind]
-    nos: Sequence[int | None]
-    parts: Sequence[int]
-    roles: Sequence[str]
-    speakers: Sequence[str]
-    texts: Sequence[str]
-    importance: Sequence[float]
-    said_at: Sequence[datetime]
-    lengths: Sequence[int]
+    ids: Sequence[str] = ()
+    session_ids: Sequence[str | None] = ()
+    kinds: Sequence[MemoryKind] = ()
+    nos: Sequence[int | None] = ()
+    parts: Sequence[int] = ()
+    roles: Sequence[str] = ()
+    speakers: Sequence[str] = ()
+    texts: Sequence[str] = ()
+    importance: Sequence[float] = ()
+    said_at: Sequence[datetime] = ()
+    lengths: Sequence[int] = ()
+
+    @classmethod
+    def fields(cls) -> tuple[str, ...]:
+        """The names of the columns, in the order of the fields of `Standing`."""
+        return tuple(field.name for field in fields(cls))
+
+
+class Standings(NamedTuple):
+    """How memories stand to a cue, by column."""
+
+    memories: MemoryColumns
     hits: Sequence[Sequence[str]]
     likeness: Sequence[float | None]
 
     @classmethod
     def of(cls, rows: Sequence[Standing]) -> "Standings":
         """Put rows into columns."""
-        return cls._make(zip(*rows, strict=True) if rows else [()] * len(cls._fields))
+        *memories, hits, likeness = (
+            zip(*rows, strict=True) if rows else [()] * len(Standing._fields)
+        )
+        return cls(MemoryColumns(*memories), hits, likeness)
 
     def rows(self) -> list[Standing]:
         """Each memory by itself."""
-        return list(map(Standing._make, zip(*self, strict=True)))
-
-    def only(self, chosen: Sequence[object]) -> "Standings":
-        """Those for which something true was chosen."""
-        if all(chosen):
-            return self
-        return Standings._make(list(compress(column, chosen)) for column in self)
+        columns = (getattr(self.memories, name) for name in MemoryColumns.fields())
+        return list(map(Standing._make, zip(*columns, self.hits, self.likeness, strict=True)))
 
 
 NOTHING_RECALLED = Standings.of(())

@@ -6,7 +6,7 @@ message, which was told before the model was called.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from operator import not_, or_
+from itertools import compress, count
 from uuid import UUID
 
 import structlog
@@ -16,12 +16,11 @@ from agent_core.content import plain_text
 from agent_core.context_budget import ContextBudget, ContextOverflowError
 from agent_core.context_builder import BuiltContext, ContextBuilder, ContextParts
 from agent_core.context_notes import RecalledMemory, Summary, newest_note, note_of, noted
-from agent_core.recall import best
 from shared.errors import StoreUnavailable
-from shared.memories import NOTHING_RECALLED, Standings, language_of, said_in
+from shared.memories import NOTHING_RECALLED, MemoryColumns, Standings, language_of, said_in
 from shared.store.recall import Cue
 from worker.agents import RunningTask, TaskFailed
-from worker.memories import candidates_of, memory_of, without_marks, zone_of
+from worker.memories import best_of, without_marks, zone_of
 from worker.tiers import Tier, tier_of
 
 log = structlog.get_logger(__name__)
@@ -78,8 +77,8 @@ async def context_of(
         else:
             shown = len(past) - builder.shown(past)[0]
             standings = await _recalled(task, said, shown)
-            own = _are_own_summaries(task, standings)
-            parts = replace(parts, summaries=_summaries(standings.only(own)))
+            own = _own_summaries(task, standings.memories)
+            parts = replace(parts, summaries=[_summary(standings.memories, at) for at in own])
             memories = _ranked(task, said, shown, standings, own) if with_memories else ()
             built = _with_tier(task, builder.build(said, parts, memories), past, usual)
     except ContextOverflowError as error:
@@ -128,34 +127,38 @@ async def _recalled(task: RunningTask, said: UserMessage, shown: int) -> Standin
         return NOTHING_RECALLED
 
 
-def _are_own_summaries(task: RunningTask, found: Standings) -> list[bool]:
-    """Which memories sum up the session itself: those stand before the window, not among the
-    others."""
+def _own_summaries(task: RunningTask, found: MemoryColumns) -> list[int]:
+    """Where the memories are that sum up the session itself: those stand before the window, not
+    among the others."""
     if "summary" not in found.kinds:
-        return [False] * len(found.kinds)
+        return []
     session_id = str(task.session_id)
+    kinds = zip(found.kinds, found.session_ids, strict=True)
     return [
-        kind == "summary" and session == session_id
-        for kind, session in zip(found.kinds, found.session_ids, strict=True)
+        at
+        for at, (kind, session) in enumerate(kinds)
+        if kind == "summary" and session == session_id
     ]
 
 
-def _summaries(own: Standings) -> list[Summary]:
-    return [Summary(one.id, without_marks(one.text), one.no or 0) for one in own.rows()]
+def _summary(found: MemoryColumns, at: int) -> Summary:
+    return Summary(found.ids[at], without_marks(found.texts[at]), found.nos[at] or 0)
 
 
 def _ranked(
-    task: RunningTask, said: UserMessage, shown: int, found: Standings, own: Sequence[bool]
+    task: RunningTask, said: UserMessage, shown: int, found: Standings, own: Sequence[int]
 ) -> list[RecalledMemory]:
     """The memories that bear on a message most, the best first."""
     past = task.history[len(task.history) - shown :]
     window = {" ".join(said_in(one.to_dict()).split()) for one in past}
-    hidden = map(or_, own, map(window.__contains__, found.texts))
-    candidates = candidates_of(found.only(list(map(not_, hidden))))
-    zone = zone_of(task.metadata)
-    return [
-        memory_of(candidates.row(at), zone) for at in best(_text(said), candidates, MOST_RECALLED)
-    ]
+    again = compress(count(), map(window.__contains__, found.memories.texts))
+    return best_of(
+        found,
+        _text(said),
+        MOST_RECALLED,
+        without={*own, *again},
+        zone=zone_of(task.metadata),
+    )
 
 
 def _text(said: UserMessage) -> str:

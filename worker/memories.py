@@ -2,13 +2,16 @@
 its day."""
 
 import re
+from collections.abc import Collection
 from datetime import UTC, tzinfo
+from weakref import WeakKeyDictionary
 from zoneinfo import ZoneInfo
 
+from agent_core.candidates import Candidate, Candidates
 from agent_core.context_notes import RecalledMemory
-from agent_core.recall import Candidate, Candidates, date_of, line_of
+from agent_core.recall import best, date_of, line_of
 from shared.encoding import JsonObject
-from shared.memories import Standings
+from shared.memories import MemoryColumns, Standings
 
 MEMORY_MARKS = """\
 Whatever stands between <memories> and </memories> was said or learned earlier, by whom and when is
@@ -21,29 +24,50 @@ _NAMES = {"user": "User", "assistant": "You"}
 """Who has no name of their own; the character is told as `You`, for it is the one who reads."""
 
 
-def candidates_of(found: Standings) -> Candidates:
-    """Memories that the store has found, as the ranking knows them."""
-    speakers = [
-        speaker or _NAMES.get(role, "")
-        for speaker, role in zip(found.speakers, found.roles, strict=True)
-    ]
-    places = [
-        (session, no) if kind == "turn" and session is not None and no is not None else None
-        for kind, session, no in zip(found.kinds, found.session_ids, found.nos, strict=True)
-    ]
-    return Candidates(
-        ids=found.ids,
-        texts=found.texts,
-        said_at=found.said_at,
-        hits=found.hits,
-        lengths=found.lengths,
-        likeness=found.likeness,
-        speakers=speakers,
-        roles=found.roles,
-        places=places,
-        parts=found.parts,
-        importance=found.importance,
+_CANDIDATES: WeakKeyDictionary[MemoryColumns, Candidates] = WeakKeyDictionary()
+"""What the ranking has worked out of the memories that are held."""
+
+
+def candidates_of(found: MemoryColumns) -> Candidates:
+    """Memories that the store has found, as the ranking knows them; the same for the same ones."""
+    if found not in _CANDIDATES:
+        speakers = [
+            speaker or _NAMES.get(role, "")
+            for speaker, role in zip(found.speakers, found.roles, strict=True)
+        ]
+        nos = [
+            no if kind == "turn" and session is not None else None
+            for kind, session, no in zip(found.kinds, found.session_ids, found.nos, strict=True)
+        ]
+        _CANDIDATES[found] = Candidates(
+            ids=found.ids,
+            texts=found.texts,
+            said_at=found.said_at,
+            lengths=found.lengths,
+            speakers=speakers,
+            roles=found.roles,
+            sessions=found.session_ids,
+            nos=nos,
+            parts=found.parts,
+            importance=found.importance,
+        )
+    return _CANDIDATES[found]
+
+
+def best_of(
+    found: Standings, cue: str, most: int, *, without: Collection[int] = (), zone: tzinfo = UTC
+) -> list[RecalledMemory]:
+    """The memories that bear most on a cue as a model is told them, the best first.
+
+    Args:
+        without: the places of those that it is not told.
+        zone: whose days they are.
+    """
+    candidates = candidates_of(found.memories)
+    places = best(
+        cue, candidates, hits=found.hits, likeness=found.likeness, most=most, without=without
     )
+    return [memory_of(candidates.row(at), zone) for at in places]
 
 
 def memory_of(one: Candidate, zone: tzinfo = UTC) -> RecalledMemory:

@@ -11,14 +11,15 @@ from itertools import count
 from sys import getsizeof, intern
 from typing import Any
 
+from shared.memories import MemoryColumns
 from shared.store.columns import split_keys
 
 MOST = 2_500
 """So many are held at the most: there may be some among them that were deleted long ago."""
 
-_ROW_BYTES = 600
-"""What a memory takes without its text: its key and its values, and their places in the columns
-and in those that were asked for last."""
+_ROW_BYTES = 730
+"""What a memory takes without its text: its key and its values, their places in the columns and in
+those that were asked for last, and what the ranking makes of it (124)."""
 
 _WORD_BYTES = 25
 """What each of its words takes: its place among those that have the word, and a share of that."""
@@ -50,7 +51,7 @@ class HeldMemories:
         # Mostly the same are recallable as the last time: until the window is cut.
         self._last_keys = b""
         self._last_places: Sequence[int] = ()
-        self._last: Sequence[Sequence[Any]] = ()
+        self._last = MemoryColumns()
 
     def take(
         self, since: datetime | None, until: datetime | None, columns: Sequence[Sequence[Any]]
@@ -97,18 +98,21 @@ class HeldMemories:
         """A thousand memories are told by two speakers."""
         return [self._names.setdefault(name, name) for name in names]
 
-    def columns(self, keys: bytes, words: Sequence[str]) -> Sequence[Sequence[Any]] | None:
-        """The fields of the memories with these keys, 16 bytes each, by column, down to which of a
-        cue's words each has; None where one is not held."""
+    def found(
+        self, keys: bytes, words: Sequence[str]
+    ) -> tuple[MemoryColumns, Sequence[Sequence[str]]] | None:
+        """The memories with these keys, 16 bytes each, and which of a cue's words each has; None
+        where one is not held."""
         if keys != self._last_keys:
             try:
                 self._last_places = [self._places[key] for key in split_keys(keys)]
             except KeyError:
                 return None
             places = self._last_places
-            self._last = [tuple([column[at] for at in places]) for column in self._columns]
+            columns = [tuple([column[at] for at in places]) for column in self._columns]
+            self._last = MemoryColumns(*columns)
             self._last_keys = keys
-        return (*self._last, self._hits(self._last_places, words))
+        return self._last, self._hits(self._last_places, words)
 
     def _hits(self, places: Sequence[int], words: Sequence[str]) -> Sequence[Sequence[str]]:
         """Which of the words the memory at each place has."""

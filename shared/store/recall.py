@@ -309,7 +309,7 @@ async def recall(
         if standings is None:
             held.drop()
     # Of the newest that were read, not all may be recalled.
-    return Recalled(standings, grown=len(standings.ids) > CROWD * 3 // 4)
+    return Recalled(standings, grown=len(standings.hits) > CROWD * 3 // 4)
 
 
 async def _recalled_of_crowd(
@@ -338,13 +338,14 @@ def _standings(words: Sequence[str], of_cue: Sequence[Any], held: HeldMemories) 
     keys, *of_vector = of_cue
     if keys is None:
         return NOTHING_RECALLED
-    known = held.columns(keys, words)
-    if known is None:
+    found = held.found(keys, words)
+    if found is None:
         return None
-    likeness: Sequence[float | None] = [None] * len(known[0])
+    memories, hits = found
+    likeness: Sequence[float | None] = [None] * len(hits)
     if of_vector:
         likeness = [None if isnan(one) else one for one in _LIKENESS.read(of_vector[0])]
-    return Standings._make((*known, likeness))
+    return Standings(memories, hits, likeness)
 
 
 def _recall_some(dimension: int) -> TextClause:

@@ -3,15 +3,17 @@
 import math
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent_core.candidates import Candidate, Candidates
 from agent_core.recall import (
     WEIGHTS,
-    Candidate,
+    best,
     bm25,
     date_of,
     is_question,
@@ -161,6 +163,45 @@ def test_what_was_not_said_in_so_many_words_has_no_neighbours() -> None:
     row = signs([said(10, hits=["dog"]), fact, said(12)], None)[1]
 
     assert row[2:8] == (0.0,) * 6
+
+
+def test_a_turn_in_several_pieces_stands_beside_others_with_its_best_piece() -> None:
+    rows = [said(9), said(10), said(10, hits=["dog"])._replace(id="more", part=1), said(11)]
+
+    words = [row[0] for row in signs(rows, None)]
+    before = [row[2] for row in signs(rows, None)]
+    after = [row[5] for row in signs(rows, None)]
+
+    assert max(words) == words[2]
+    assert before == [0.0, words[0], words[0], words[2]]
+    assert after == [words[2], words[3], words[3], 0.0]
+
+
+def found(candidates: Candidates, cue: str, hits: dict[int, str], **how: Any) -> list[int]:
+    """The places of the best two, where these have a word of the cue."""
+    size = len(candidates.ids)
+    words = [(hits[at],) if at in hits else () for at in range(size)]
+    return best(cue, candidates, hits=words, likeness=[None] * size, most=2, **how)
+
+
+def test_one_object_answers_many_cues() -> None:
+    kept = Candidates.of([said(no) for no in range(0, 60, 10)])
+
+    assert found(kept, "Where is the dog?", {2: "dog"})[0] == 2
+    assert found(kept, "Where is the cat?", {4: "cat"})[0] == 4
+    assert found(kept, "Where is the dog?", {2: "dog"})[0] == 2
+
+
+def test_the_best_without_those_that_are_not_wanted() -> None:
+    kept = Candidates.of([said(no) for no in range(0, 60, 10)])
+    hits = {1: "dog", 2: "dog", 3: "dog"}
+
+    assert found(kept, "Where is the dog?", hits) == [3, 2]
+    assert found(kept, "Where is the dog?", hits, without={3, 5}) == [2, 1]
+    assert found(kept, "Where is the dog?", {}, without={3, 5}) == [4, 2]
+    assert found(kept, "Where is the dog?", hits, without=set(range(5))) == [5]
+    assert found(kept, "Where is the dog?", hits, without=set(range(6))) == []
+    assert found(kept, "Where is the dog?", hits) == [3, 2]
 
 
 def test_there_is_a_weight_for_each_sign() -> None:

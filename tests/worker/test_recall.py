@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 from uuid import UUID
+from weakref import ref
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -30,7 +31,7 @@ from worker.agents import Answer, RunningTask
 from worker.companion import CompanionAgent
 from worker.context import context_of
 from worker.host import Host
-from worker.memories import without_marks, zone_of
+from worker.memories import candidates_of, without_marks, zone_of
 
 SESSION, CHARACTER = UUID(int=1), UUID(int=7)
 NOON = datetime(2026, 5, 7, 12, tzinfo=UTC)
@@ -135,6 +136,17 @@ async def test_days_are_those_of_the_users_zone(zone: object, line: str) -> None
 def test_a_zone_that_is_none_is_utc() -> None:
     assert zone_of({"timezone": "Europe/Vienna"}) == ZoneInfo("Europe/Vienna")
     assert zone_of({"timezone": "x" * 5_000}) is UTC
+
+
+def test_what_is_worked_out_of_memories_goes_with_them() -> None:
+    held = Standings.of([standing(1, "Hi"), standing(2, "Oh")])
+    worked_out = ref(candidates_of(held.memories))
+
+    assert candidates_of(held.memories) is worked_out()
+    assert candidates_of(Standings.of(held.rows()).memories) is not worked_out()
+
+    del held
+    assert worked_out() is None
 
 
 # -- data, not instructions -------------------------------------------------------------------
