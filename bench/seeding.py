@@ -37,8 +37,10 @@ _SESSIONS = """
     returning id
 """
 
-# No two questions of a session are alike, and each has a word that players say again.
+# No two questions of a session are alike, and each has a word that players say again; nor are two
+# answers, for what the window shows word for word is not told as a memory.
 _SAID = "%(question)s || ' Question ' || t.seq || '.'"
+_ANSWERED = "%(answer)s || 'Night ' || t.seq || '.'"
 
 _TASKS = f"""
     insert into tasks (session_id, seq, user_id, action, body_hash, queued_seq, position, status,
@@ -49,11 +51,14 @@ _TASKS = f"""
     where s.id = any(%(ids)s)
 """
 
-_EVENTS = """
+_ANSWER_MESSAGE = f"""
+    jsonb_set(%(answer_message)s, '{{content,0,text}}', to_jsonb({_ANSWERED}))"""
+
+_EVENTS = f"""
     insert into events (session_id, seq, task_id, type, data)
     select t.session_id, t.queued_seq + e.place - 1, t.id, e.type,
-        case e.type when 'message_end' then jsonb_build_object('message', %(answer)s::jsonb)
-                    else '{}' end
+        case e.type when 'message_end' then jsonb_build_object('message', {_ANSWER_MESSAGE})
+                    else '{{}}' end
     from tasks t, unnest(array['task_queued', 'task_started', 'message_end', 'task_completed'])
         with ordinality as e(type, place)
     where t.session_id = any(%(ids)s)
@@ -64,7 +69,7 @@ _MESSAGES = f"""
     select t.session_id, m.no, nullif(m.no - 1, 0), t.id,
         case m.no %% 2
             when 1 then jsonb_set(%(question_message)s, '{{content}}', to_jsonb({_SAID}))
-            else %(answer)s::jsonb end
+            else {_ANSWER_MESSAGE} end
     from tasks t, lateral (values (t.seq * 2 - 1), (t.seq * 2)) as m(no)
     where t.session_id = any(%(ids)s)
 """
@@ -77,14 +82,15 @@ _MEMORIES = f"""
             {WORDS} as words
         from generate_series(1, %(turns)s) as t(seq), lateral (
             select ord, part, role, speaker, language, spelled, signs,
-                case role when 'user' then {_SAID} else text end as text
+                case role when 'user' then {_SAID} else {_ANSWERED} end as text
             from jsonb_to_recordset(%(memories)s) as (ord integer, part smallint, role text,
                 speaker text, text text, language text, spelled text, signs text[])) as m
     )
     insert into memories (user_id, character_id, session_id, kind, no, part, sources, role, speaker,
         text, language, words, said_at, valid_from)
     select s.user_id, s.character_id, s.id, 'turn', m.no, said.part, array[m.no], said.role,
-        said.speaker, said.text, said.language, said.words, now(), now()
+        said.speaker, said.text, said.language, said.words,
+        now() - make_interval(mins => %(turns)s - said.seq), now()
     from sessions s, said, lateral (values ((said.seq - 1) * 2 + said.ord)) as m(no)
     where s.id = any(%(ids)s)
     order by said.seq, s.id, said.ord
@@ -120,7 +126,8 @@ def seed(url: str, user: str, *, sessions: int, history: int) -> Seeded:
         "each": EVENTS_PER_TASK,
         "question": QUESTION,
         "question_message": Jsonb(question.to_dict()),
-        "answer": Jsonb(answer.to_dict()),
+        "answer": ANSWER,
+        "answer_message": Jsonb(answer.to_dict()),
         "memories": Jsonb(said),
     }
     with psycopg.connect(url, autocommit=True) as connection:

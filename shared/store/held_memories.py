@@ -11,7 +11,7 @@ from itertools import count
 from sys import getsizeof, intern
 from typing import Any
 
-from shared.memories import MemoryColumns
+from shared.memories import MemoryColumns, Standings
 from shared.store.columns import split_keys
 
 MOST = 2_500
@@ -30,7 +30,16 @@ class HeldMemories:
     the one of `since`; none as long as that is None. `bytes` is about what they take."""
 
     __slots__ = (
-        *("_columns", "_having", "_last", "_last_keys", "_last_places", "_names", "_places"),
+        *(
+            "_columns",
+            "_having",
+            "_last",
+            "_last_keys",
+            "_last_order",
+            "_last_places",
+            "_names",
+            "_places",
+        ),
         *("bytes", "since", "until"),
     )
 
@@ -50,6 +59,7 @@ class HeldMemories:
         self._having: dict[str, tuple[int, ...]] = {}  # the places of those that have a word
         # Mostly the same are recallable as the last time: until the window is cut.
         self._last_keys = b""
+        self._last_order: Sequence[int] | None = None
         self._last_places: Sequence[int] = ()
         self._last = MemoryColumns()
 
@@ -98,21 +108,38 @@ class HeldMemories:
         """A thousand memories are told by two speakers."""
         return [self._names.setdefault(name, name) for name in names]
 
-    def found(
-        self, keys: bytes, words: Sequence[str]
-    ) -> tuple[MemoryColumns, Sequence[Sequence[str]]] | None:
-        """The memories with these keys, 16 bytes each, and which of a cue's words each has; None
-        where one is not held."""
+    def stand(
+        self, keys: bytes, words: Sequence[str], likeness: Sequence[float | None] | None
+    ) -> Standings | None:
+        """How the memories with these keys, 16 bytes each, stand to a cue with these words; None
+        where one is not held. They come in the order in which they were read.
+
+        Args:
+            likeness: that of each, in the order of the keys; None where the cue has no vector.
+        """
         if keys != self._last_keys:
             try:
-                self._last_places = [self._places[key] for key in split_keys(keys)]
+                places = [self._places[key] for key in split_keys(keys)]
             except KeyError:
                 return None
-            places = self._last_places
-            columns = [tuple([column[at] for at in places]) for column in self._columns]
-            self._last = MemoryColumns(*columns)
+            self._see(places)
             self._last_keys = keys
-        return self._last, self._hits(self._last_places, words)
+        if likeness is None:
+            likeness = [None] * len(self._last_places)
+        elif self._last_order is not None:
+            likeness = [likeness[at] for at in self._last_order]
+        return Standings(self._last, self._hits(self._last_places, words), likeness)
+
+    def _see(self, places: Sequence[int]) -> None:
+        """Make columns of the memories at these places, if they are not there already: statements
+        find the same ones in different orders."""
+        in_order = sorted(places)
+        if in_order != self._last_places:
+            columns = [tuple([column[at] for at in in_order]) for column in self._columns]
+            self._last_places, self._last = in_order, MemoryColumns(*columns)
+        self._last_order = None
+        if in_order != places:
+            self._last_order = sorted(range(len(places)), key=places.__getitem__)
 
     def _hits(self, places: Sequence[int], words: Sequence[str]) -> Sequence[Sequence[str]]:
         """Which of the words the memory at each place has."""

@@ -67,22 +67,6 @@ _ADD = text(
     """
 )
 
-_FOLLOW_BRANCH = text(
-    """/* memories follow branch */
-    with recursive path as (
-        select m.no, m.parent from sessions s
-        join messages m on m.session_id = s.id and m.no = s.head_message
-        where s.id = :session and s.user_id = :user
-        union all
-        select m.no, m.parent from path p
-        join messages m on m.session_id = :session and m.no = p.parent
-    )
-    update memories m set on_branch = not m.on_branch
-    where m.session_id = :session and m.user_id = :user
-        and m.on_branch <> (m.sources <@ array(select no from path))
-    """
-)
-
 _DELETE_OF_SESSION = text(
     """/* memories delete */
     delete from memories where session_id = :session and user_id = :user
@@ -143,18 +127,6 @@ def _new(memory: NewMemory) -> dict[str, Any]:
         "valid_from": memory.valid_from,
         "valid_to": memory.valid_to,
     }
-
-
-async def follow_branch(connection: AsyncConnection, user_id: str, session_id: UUID) -> int:
-    """After a session's head was moved: recall what lies on the new branch and nothing else.
-
-    New messages need no call: the end of a task sees to what they leave behind.
-
-    Returns:
-        How many memories changed.
-    """
-    parameters = {"user": user_id, "session": session_id}
-    return (await connection.execute(_FOLLOW_BRANCH, parameters)).rowcount
 
 
 async def leave_session(connection: AsyncConnection, user_id: str, session_id: UUID) -> None:

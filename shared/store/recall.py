@@ -338,14 +338,10 @@ def _standings(words: Sequence[str], of_cue: Sequence[Any], held: HeldMemories) 
     keys, *of_vector = of_cue
     if keys is None:
         return NOTHING_RECALLED
-    found = held.found(keys, words)
-    if found is None:
-        return None
-    memories, hits = found
-    likeness: Sequence[float | None] = [None] * len(hits)
+    likeness = None
     if of_vector:
         likeness = [None if isnan(one) else one for one in _LIKENESS.read(of_vector[0])]
-    return Standings(memories, hits, likeness)
+    return held.stand(keys, words, likeness)
 
 
 def _recall_some(dimension: int) -> TextClause:

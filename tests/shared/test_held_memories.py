@@ -1,8 +1,10 @@
 """What is held of a character's memories: never anything else than what Postgres would say."""
 
 import gc
+import math
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -74,6 +76,24 @@ async def test_what_is_held_is_not_read_again(db: Database, counting: Counting) 
     assert first == again
     assert [one.text for one in first] != [one.text for one in after]
     assert after == await standing(db, cue)
+
+
+async def test_columns_are_the_same_ones_as_long_as_nothing_else_may_be_recalled(
+    db: Database,
+) -> None:
+    session, character = await chat(db)
+    for _ in range(9):
+        await exchange(db, session, user("The lamp is out."), answer("The keeper sleeps."))
+    held, cue = HeldMemories(), Cue(ME, character, CUES[0], session_id=session, shown_from=9)
+
+    read = (await recall(db, cue, None, held)).standings
+    await exchange(db, session, user("Now it burns."))
+    again = (await recall(db, cue, Vector("m", 2, "[1,0]"), held)).standings
+    cut = (await recall(db, replace(cue, shown_from=11), None, held)).standings
+
+    assert len(read.hits) == 8
+    assert again.memories is read.memories
+    assert cut.memories is not read.memories
 
 
 async def test_what_leaves_the_window_later_is_held_already(
@@ -187,10 +207,6 @@ class Life:
     async def undo(self) -> None:
         await go_to(self.db, self.session, self.chance.choice([None, 1, 2, 3]))
 
-    async def switch_branch(self) -> None:
-        async with self.db.transaction() as connection:
-            await memories.follow_branch(connection, ME, self.session)
-
     async def learn(self) -> None:
         of = self.chance.choice([None, self.other])
         self.facts.append(await fact(self.db, self.character, self.words(), session_id=of))
@@ -218,12 +234,14 @@ class Life:
 
     async def embed(self) -> None:
         owed = await vectors.missing(self.db, after=UUID(int=0), limit=3)
-        await vectors.put(self.db, "m", owed, ["[0.6,0.8]"] * len(owed))
+        leanings = [self.chance.random() for _ in owed]
+        made = [f"[{lean},{math.sqrt(1 - lean * lean)}]" for lean in leanings]
+        await vectors.put(self.db, "m", owed, made)
 
     async def go_on_somehow(self) -> None:
         deeds: list[Callable[[], Awaitable[None]]] = [
             *[self.go_on, self.learn] * 2,
-            *(self.undo, self.switch_branch, self.learn_late, self.change, self.weigh),
+            *(self.undo, self.learn_late, self.change, self.weigh),
             *(self.close, self.forget, self.rename, self.embed),
         ]
         await self.chance.choice(deeds)()
@@ -236,6 +254,8 @@ async def test_whatever_happens_what_is_held_says_the_same(db: Database, seed: i
     other, _ = await chat(db, character=character)
     life, held = Life(db, chance, (session, other, character)), HeldMemories()
     await life.learn()
+    for _ in range(2):
+        await exchange(db, session, user(life.words()), answer(life.words()))
     for _ in range(40):
         await life.go_on_somehow()
         cue = Cue(

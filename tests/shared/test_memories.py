@@ -321,29 +321,6 @@ async def test_new_messages_leave_an_undone_branch_behind_for_good(db: Database)
     assert texts(await recalled(db, character, "one")) == ["one", "two", "five", "six"]
 
 
-async def test_going_to_another_branch(db: Database) -> None:
-    session, character = await chat(db)
-    other, _ = await chat(db)
-    await exchange(db, other, user("elsewhere"))
-    await exchange(db, session, user("one"), answer("two"))
-    await exchange(db, session, user("three"), answer("four"))
-    await go_to(db, session, 2)
-    await exchange(db, session, user("five"), answer("six"))
-
-    await go_to(db, session, 4)
-    async with db.transaction() as connection:
-        changed = await memories.follow_branch(connection, ME, session)
-
-    assert changed == 4
-    assert texts(await recalled(db, character, "one")) == [
-        "elsewhere",
-        "one",
-        "two",
-        "three",
-        "four",
-    ]
-
-
 async def test_an_end_without_an_undo_touches_no_memory(db: Database) -> None:
     session, character = await chat(db)
     await exchange(db, session, user("one"))
