@@ -56,7 +56,7 @@ from shared.store.database import Database
 from shared.store.recall import Cue, Vector, recall
 from worker.embed import Filling, check
 from worker.embedders import Embedder, HashingEmbedder, MiniLmEmbedder, dimension_of
-from worker.memories import best_of, candidates_of, memory_of
+from worker.memories import best_of, candidates_of, memory_of, row_of
 from worker.minilm import EmbeddingsMissingError
 
 FIRST = (5, 10, 20)
@@ -185,7 +185,7 @@ def rows_of(found: Standings) -> list[Candidate]:
     """What the store has found for a cue, each memory by itself."""
     candidates = candidates_of(found.memories)
     return [
-        candidates.row(at)._replace(hits=hits, likeness=likeness)
+        row_of(candidates, at)._replace(hits=hits, likeness=likeness)
         for at, (hits, likeness) in enumerate(zip(found.hits, found.likeness, strict=True))
     ]
 

@@ -111,10 +111,10 @@ class Standing(NamedTuple):
 
     `hits` are those of the cue's words, as their stems, that it has; `length` is how many different
     ones it has in all. `likeness` is the cosine of its vector and the cue's, None where either is
-    not there. Ids are text, for a UUID takes several times as long to be looked up.
+    not there. The session's id is text, for a UUID takes several times as long to be looked up.
     """
 
-    id: str
+    id: UUID
     session_id: str | None
     kind: MemoryKind
     no: int | None
@@ -132,9 +132,12 @@ class Standing(NamedTuple):
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class MemoryColumns:
     """What of memories is the same for each cue, by column: a character has thousands, and hardly
-    one of them is looked at by itself. One object from cue to cue as long as they are the same."""
+    one of them is looked at by itself. One object from cue to cue as long as they are the same.
 
-    ids: Sequence[str] = ()
+    The columns are the fields of `Standing`; a key is the 16 bytes of an id.
+    """
+
+    keys: Sequence[bytes] = ()
     session_ids: Sequence[str | None] = ()
     kinds: Sequence[MemoryKind] = ()
     nos: Sequence[int | None] = ()
@@ -145,11 +148,6 @@ class MemoryColumns:
     importance: Sequence[float] = ()
     said_at: Sequence[datetime] = ()
     lengths: Sequence[int] = ()
-
-    @classmethod
-    def fields(cls) -> tuple[str, ...]:
-        """The names of the columns, in the order of the fields of `Standing`."""
-        return tuple(field.name for field in fields(cls))
 
 
 class Standings(NamedTuple):
@@ -162,15 +160,16 @@ class Standings(NamedTuple):
     @classmethod
     def of(cls, rows: Sequence[Standing]) -> "Standings":
         """Put rows into columns."""
-        *memories, hits, likeness = (
-            zip(*rows, strict=True) if rows else [()] * len(Standing._fields)
-        )
-        return cls(MemoryColumns(*memories), hits, likeness)
+        if not rows:
+            return cls(MemoryColumns(), (), ())
+        ids, *others, hits, likeness = zip(*rows, strict=True)
+        return cls(MemoryColumns([one.bytes for one in ids], *others), hits, likeness)
 
     def rows(self) -> list[Standing]:
         """Each memory by itself."""
-        columns = (getattr(self.memories, name) for name in MemoryColumns.fields())
-        return list(map(Standing._make, zip(*columns, self.hits, self.likeness, strict=True)))
+        keys, *others = (getattr(self.memories, field.name) for field in fields(MemoryColumns))
+        ids = [UUID(bytes=key) for key in keys]
+        return list(map(Standing._make, zip(ids, *others, self.hits, self.likeness, strict=True)))
 
 
 NOTHING_RECALLED = Standings.of(())

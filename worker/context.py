@@ -142,7 +142,9 @@ def _own_summaries(task: RunningTask, found: MemoryColumns) -> list[int]:
 
 
 def _summary(found: MemoryColumns, at: int) -> Summary:
-    return Summary(found.ids[at], without_marks(found.texts[at]), found.nos[at] or 0)
+    return Summary(
+        str(UUID(bytes=found.keys[at])), without_marks(found.texts[at]), found.nos[at] or 0
+    )
 
 
 def _ranked(

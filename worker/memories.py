@@ -4,6 +4,7 @@ its day."""
 import re
 from collections.abc import Collection
 from datetime import UTC, tzinfo
+from uuid import UUID
 from weakref import WeakKeyDictionary
 from zoneinfo import ZoneInfo
 
@@ -40,7 +41,7 @@ def candidates_of(found: MemoryColumns) -> Candidates:
             for kind, session, no in zip(found.kinds, found.session_ids, found.nos, strict=True)
         ]
         _CANDIDATES[found] = Candidates(
-            ids=found.ids,
+            ids=found.keys,
             texts=found.texts,
             said_at=found.said_at,
             lengths=found.lengths,
@@ -67,7 +68,13 @@ def best_of(
     places = best(
         cue, candidates, hits=found.hits, likeness=found.likeness, most=most, without=without
     )
-    return [memory_of(candidates.row(at), zone) for at in places]
+    return [memory_of(row_of(candidates, at), zone) for at in places]
+
+
+def row_of(candidates: Candidates, at: int) -> Candidate:
+    """One of these, with its id."""
+    row = candidates.row(at)
+    return row._replace(id=UUID(bytes=row.id))
 
 
 def memory_of(one: Candidate, zone: tzinfo = UTC) -> RecalledMemory:

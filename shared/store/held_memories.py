@@ -17,7 +17,7 @@ from shared.store.columns import split_keys
 MOST = 2_500
 """So many are held at the most: there may be some among them that were deleted long ago."""
 
-_ROW_BYTES = 730
+_ROW_BYTES = 580
 """What a memory takes without its text: its key and its values, their places in the columns and in
 those that were asked for last, and what the ranking makes of it (124)."""
 
@@ -37,7 +37,7 @@ class HeldMemories:
             "_last_keys",
             "_last_order",
             "_last_places",
-            "_names",
+            "_values",
             "_places",
         ),
         *("bytes", "since", "until"),
@@ -55,7 +55,7 @@ class HeldMemories:
         # The garbage collector passes over tuples of what can hold nothing itself, and not over
         # lists of it.
         self._columns: list[tuple[Any, ...]] = []
-        self._names: dict[str, str] = {}
+        self._values: dict[Any, Any] = {}
         self._having: dict[str, tuple[int, ...]] = {}  # the places of those that have a word
         # Mostly the same are recallable as the last time: until the window is cut.
         self._last_keys = b""
@@ -69,20 +69,20 @@ class HeldMemories:
         """Take up what a recall has read; instead of what was held where that is no longer so.
 
         Args:
-            columns: the key of each memory, the fields of `Standing` down to `said_at`, and its
-                words, a line each.
+            columns: those of `MemoryColumns` down to `said_at`, and the words of each memory, a
+                line each.
         """
         if since is None or since != self.since or len(self._places) > MOST:
             self.drop()
         self.since, self.until = since, until
-        keys, ids, sessions, kinds, nos, parts, roles, speakers, texts, *others, words = columns
+        keys, sessions, kinds, nos, parts, roles, speakers, texts, weights, *times, words = columns
         if not keys:
             return
         first = len(self._places)
         new = (
-            *(ids, [session or None for session in self._once(sessions)], self._once(kinds)),
+            *(keys, [session or None for session in self._once(sessions)], self._once(kinds)),
             *([no or None for no in nos], parts, self._once(roles), self._once(speakers)),
-            *(texts, *others, self._note(words, first)),
+            *(texts, self._once(weights), *times, self._note(words, first)),
         )
         self._places.update(zip(keys, count(first)))
         held = self._columns or [()] * len(new)
@@ -104,9 +104,9 @@ class HeldMemories:
             self._having[intern(word)] = (*self._having.get(word, ()), *places)
         return lengths
 
-    def _once(self, names: Iterable[str]) -> Iterable[str]:
-        """A thousand memories are told by two speakers."""
-        return [self._names.setdefault(name, name) for name in names]
+    def _once(self, values: Iterable[Any]) -> Iterable[Any]:
+        """A thousand memories are told by two speakers, and most weigh the same."""
+        return [self._values.setdefault(value, value) for value in values]
 
     def stand(
         self, keys: bytes, words: Sequence[str], likeness: Sequence[float | None] | None

@@ -68,7 +68,6 @@ _RECALLABLE = """m.on_branch
 # What is the same for each cue, as `HeldMemories` has it.
 _OWN = (
     uuids("m.id"),
-    texts("cast(m.id as text)"),
     texts("coalesce(cast(m.session_id as text), '')"),
     texts("m.kind"),
     longs("coalesce(m.no, 0)"),

@@ -198,7 +198,7 @@ async def test_memories_that_were_learned(db: Database) -> None:
 
     await exchange(db, session, user("one"), answer("two"))
     (found,) = [one for one in await recalled(db, character, "dog") if one.kind == "fact"]
-    assert (found.id, found.importance, found.said_at) == (str(made), 0.5, said)
+    assert (found.id, found.importance, found.said_at) == (made, 0.5, said)
 
 
 async def test_nobody_writes_memories_of_another_users_character(db: Database) -> None:

@@ -167,11 +167,11 @@ async def test_a_worker_sees_to_characters_that_have_grown(db: Database, redis: 
     recollection = Recollection(db, redis, AgentCache(most=9, most_bytes=10**7, idle_seconds=60))
     tending = asyncio.create_task(recollection.tend_for_ever())
     found = await recollection.recall(Cue(ME, character, "number7"))
-    assert len(found.memories.ids) == CROWD
+    assert len(found.memories.keys) == CROWD
 
     async def is_crowded() -> bool:
         found = await recollection.recall(Cue(ME, character, "number7"))
-        return len(found.memories.ids) < 200
+        return len(found.memories.keys) < 200
 
     await until(is_crowded)
     found = await recollection.recall(Cue(ME, character, "number7"))
@@ -190,7 +190,7 @@ async def test_a_worker_holds_what_it_has_read_of_a_character(db: Database, redi
     assert held.bytes > 0
     assert await recollection.recall(cue) == first  # and so what the ranking has made of them
 
-    memory = UUID(first.memories.ids[0])
+    memory = UUID(bytes=first.memories.keys[0])
     await memory_pages.change(db, ME, memory, words="Ada had a dog.")
     assert (await recollection.recall(cue)).memories.texts == ("Ada had a dog.",)
 

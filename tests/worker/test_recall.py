@@ -39,7 +39,7 @@ NOON = datetime(2026, 5, 7, 12, tzinfo=UTC)
 
 def standing(no: int, words: str, **changed: Any) -> Standing:
     one = Standing(
-        id=str(UUID(int=no)),
+        id=UUID(int=no),
         session_id=str(UUID(int=9)),
         kind="turn",
         no=no,
