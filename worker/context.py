@@ -133,11 +133,9 @@ def _own_summaries(task: RunningTask, found: MemoryColumns) -> list[int]:
     if "summary" not in found.kinds:
         return []
     session_id = str(task.session_id)
-    kinds = zip(found.kinds, found.session_ids, strict=True)
+    each = zip(found.kinds, found.session_ids, strict=True)
     return [
-        at
-        for at, (kind, session) in enumerate(kinds)
-        if kind == "summary" and session == session_id
+        at for at, (kind, session) in enumerate(each) if kind == "summary" and session == session_id
     ]
 
 

@@ -30,17 +30,8 @@ class HeldMemories:
     the one of `since`; none as long as that is None. `bytes` is about what they take."""
 
     __slots__ = (
-        *(
-            "_columns",
-            "_having",
-            "_last",
-            "_last_keys",
-            "_last_order",
-            "_last_places",
-            "_values",
-            "_places",
-        ),
-        *("bytes", "since", "until"),
+        *("_columns", "_having", "_places", "_values", "bytes", "since", "until"),
+        *("_last", "_last_keys", "_last_order", "_last_places"),
     )
 
     def __init__(self) -> None:
