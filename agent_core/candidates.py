@@ -39,7 +39,6 @@ class Candidate(NamedTuple):
     length: int = 1
     likeness: float | None = None
     speaker: str = ""
-    role: str = ""
     place: Place | None = None
     part: int = 0
     importance: float = 0.0
@@ -50,8 +49,8 @@ class Candidates:
     """Candidates by column, without what depends on a cue: no row is made of thousands.
 
     What each says for itself and which turns stand next to each other is worked out with the first
-    cue; who keeps the object for the next cue saves more than half of the ranking. A turn was said
-    in a session under a number, which is None for what was not said in so many words.
+    cue; who keeps the object for the next cue saves two fifths of the ranking. A turn was said in a
+    session under a number, which is None for what was not said in so many words.
     """
 
     # What is worked out is kept in tuples: the garbage collector learns that they hold nothing that
@@ -62,7 +61,6 @@ class Candidates:
     said_at: Sequence[datetime]
     lengths: Sequence[int]
     speakers: Sequence[str]
-    roles: Sequence[str]
     sessions: Sequence[Any]
     nos: Sequence[int | None]
     parts: Sequence[int]
@@ -79,7 +77,6 @@ class Candidates:
             said_at=[row.said_at for row in rows],
             lengths=[row.length for row in rows],
             speakers=[row.speaker for row in rows],
-            roles=[row.role for row in rows],
             sessions=[session for session, _ in places],
             nos=[no for _, no in places],
             parts=[row.part for row in rows],
@@ -95,7 +92,6 @@ class Candidates:
             said_at=self.said_at[at],
             length=self.lengths[at],
             speaker=self.speakers[at],
-            role=self.roles[at],
             place=None if no is None else (self.sessions[at], no),
             part=self.parts[at],
             importance=self.importance[at],
@@ -116,18 +112,17 @@ class Candidates:
         }
         return tuple([share[length] for length in self.lengths])
 
-    @cached_property
     def own_signs(self) -> tuple[Sequence[float], ...]:
         """What speaks for each whatever the cue is: that it asks, how long it is, its weight."""
         asks = [1.0 if text.rstrip()[-1:] in _QUESTION_MARKS else 0.0 for text in self.texts]
         long = [_LENGTHS[min(len(text), LONG_ENOUGH)] for text in self.texts]
-        return tuple(asks), tuple(long), self.importance
+        return asks, long, self.importance
 
     def worth(self, *weights: float) -> Sequence[float]:
         """The sum of these signs by their weights."""
         if weights not in self._worth:
             self._worth[weights] = tuple(
-                [sum(map(mul, weights, signs)) for signs in zip(*self.own_signs, strict=True)]
+                [sum(map(mul, weights, signs)) for signs in zip(*self.own_signs(), strict=True)]
             )
         return self._worth[weights]
 
@@ -140,7 +135,10 @@ class Candidates:
         return len(set(said_in)) > 1
 
     def at_turns(self, values: Sequence[float]) -> list[float]:
-        """What `beside` takes: the values, that of a turn in several pieces the best of them."""
+        """What `beside` takes: the values, that of a turn in several pieces the best of them;
+        nothing where all are 0."""
+        if not any(values):
+            return []
         best = [*values, 0.0]
         for at, first in self._turns.pieces:
             best[first] = max(best[first], best[at])
@@ -148,6 +146,8 @@ class Candidates:
 
     def beside(self, by: int, at_turns: Sequence[float]) -> list[float]:
         """What stands so many turns behind each (or ahead: from -2 to 1); 0 where nothing does."""
+        if not at_turns:
+            return [0.0] * len(self.ids)
         return list(map(at_turns.__getitem__, self._turns.beside[by]))
 
     @cached_property

@@ -216,7 +216,7 @@ def signs(candidates: Sequence[Candidate], named: str | None) -> list[tuple[floa
     """
     columns = Candidates.of(candidates)
     of_cue = _signs_of_cue(columns, *_of_cue(candidates), named)
-    return list(zip(*of_cue, *columns.own_signs, strict=True))
+    return list(zip(*of_cue, *columns.own_signs(), strict=True))
 
 
 def _signs_of_cue(
@@ -230,15 +230,14 @@ def _signs_of_cue(
     raw = _bm25(candidates, hits)
     words, like = z_scores(raw), z_scores(likeness)
     word_at, like_at = candidates.at_turns(words), candidates.at_turns(like)
-    has_like = any(like)
     return [
         words,
         like,
         candidates.beside(-1, word_at),
-        candidates.beside(-1, like_at) if has_like else none,
+        candidates.beside(-1, like_at),
         candidates.beside(-2, word_at),
         candidates.beside(1, word_at),
-        candidates.beside(1, like_at) if has_like else none,
+        candidates.beside(1, like_at),
         z_scores(_best_of_sessions(candidates, raw)) if candidates.several_sessions else none,
         none if named is None else [_SPEAKS[name == named] for name in candidates.speakers],
     ]

@@ -84,7 +84,7 @@ _MEMORIES = f"""
             select ord, part, role, speaker, language, spelled, signs,
                 case role when 'user' then {_SAID} else {_ANSWERED} end as text
             from jsonb_to_recordset(%(memories)s) as (ord integer, part smallint, role text,
-                speaker text, text text, language text, spelled text, signs text[])) as m
+                speaker text, language text, spelled text, signs text[])) as m
     )
     insert into memories (user_id, character_id, session_id, kind, no, part, sources, role, speaker,
         text, language, words, said_at, valid_from)

@@ -1,5 +1,5 @@
-"""How a stored memory is told to a model: as one line, which can't close the marks around it, under
-its day."""
+"""Which stored memories a model is told, and how: each as one line, which can't close the marks
+around it, under its day."""
 
 import re
 from collections.abc import Collection
@@ -46,7 +46,6 @@ def candidates_of(found: MemoryColumns) -> Candidates:
             said_at=found.said_at,
             lengths=found.lengths,
             speakers=speakers,
-            roles=found.roles,
             sessions=found.session_ids,
             nos=nos,
             parts=found.parts,

@@ -29,14 +29,12 @@ from deploy.local.warden import MARK, Warden
 
 _LONGEST_DRAIN = 30.0  # seconds
 _READY = re.compile(r"\bready\.")
+_TAIL = 10  # lines of a log shown when a child is given up
 
 
 def says_ready(output: Iterable[str]) -> bool:
     """Tell whether a worker's Celery has said that it is ready."""
     return any(_READY.search(line) for line in output)
-
-
-_TAIL = 10  # lines of a log shown when a child is given up
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ MOST = 2_500
 
 _ROW_BYTES = 580
 """What a memory takes without its text: its key and its values, their places in the columns and in
-those that were asked for last, and what the ranking makes of it (124)."""
+those that were asked for last, and what the ranking makes of it (108)."""
 
 _WORD_BYTES = 25
 """What each of its words takes: its place among those that have the word, and a share of that."""
