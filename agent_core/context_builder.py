@@ -295,11 +295,11 @@ class ContextBuilder:
         if before := parts.earlier + window.start:
             yield LeftOut("messages", "window", before)
         there = {memory.id for memory in window.kept}
-        if shown := tuple(one.id for one in memories if one.id in there):
-            yield LeftOut("memories", "shown", len(shown), shown)
+        if shown := [one.id for one in memories if one.id in there]:
+            yield LeftOut.of_memories("shown", shown)
         there |= {memory.id for memory in new}
-        if late := tuple(one.id for one in memories if one.id not in there):
-            yield LeftOut("memories", "budget", len(late), late)
+        if late := [one.id for one in memories if one.id not in there]:
+            yield LeftOut.of_memories("budget", late)
         if fitted(parts.soul, self.budget.soul) != parts.soul:
             yield LeftOut("soul", "budget", len(parts.soul))
         if not whole:

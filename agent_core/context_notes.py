@@ -14,6 +14,10 @@ from agent_core.errors import MalformedDataError
 from agent_core.fields import items, json_object, maybe, optional, require
 from agent_core.messages import Message, UserMessage
 
+MOST_NAMED = 8
+"""Of so many memories that were left out a note has the ids: it is stored with each message and
+sent to each client, and what ranked behind those had no part in the answer."""
+
 _KEY = "context"
 
 
@@ -72,13 +76,18 @@ class LeftOut:
     """Something that a request does not hold: `count` messages, memories, or tokens of a text.
 
     `what` is messages, memory, soul, summary or message; `why` is window, budget or shown
-    (the window has it already). `ids` are those of memories.
+    (the window has it already). `ids` are those of memories, of the best of them.
     """
 
     what: str
     why: str
     count: int
     ids: tuple[str, ...] = ()
+
+    @classmethod
+    def of_memories(cls, why: str, ids: Sequence[str]) -> LeftOut:
+        """Memories that were left out, the best first."""
+        return cls("memories", why, len(ids), tuple(ids[:MOST_NAMED]))
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON."""
