@@ -19,7 +19,7 @@ import uvloop
 
 from bench.clients import Fireside
 from bench.load import Times, connected, opened, take_turn
-from bench.programs import own_folder
+from bench.programs import no_stories, own_folder
 from bench.targets import Running
 from bench.workloads import Workload
 from deploy.local.fleet import Fleet
@@ -74,7 +74,12 @@ def fleet_playing(postgres: str, turns: float) -> Iterator[Players]:
         EmbeddedValkey(folder / "valkey") as valkey,
         ScriptedModelProcess(log=folder / "model.log") as model,
         Fleet(
-            folder, postgres=postgres, redis=valkey.url, model=model.url, model_path="direct"
+            folder,
+            postgres=postgres,
+            redis=valkey.url,
+            model=model.url,
+            model_path="direct",
+            story_folders=no_stories(folder),
         ) as fleet,
     ):
         fleet.by_uvicorn = False

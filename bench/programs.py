@@ -17,6 +17,14 @@ def own_folder() -> Iterator[Path]:
         yield folder
 
 
+def no_stories(folder: Path) -> str:
+    """An empty folder of stories in the folder, for servers that play none: a worker that finds one
+    which nobody has checked takes seconds of CPU for it."""
+    empty = folder / "stories"
+    empty.mkdir()
+    return str(empty)
+
+
 def tell(row: dict[str, Any], out: Path | None) -> None:
     """Print a row as one line, and keep it where that was asked for."""
     print(json.dumps(row))

@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.programs import no_stories
 from bench.stalls import Stalls
 from deploy.local.fleet import PROGRAMS, Fleet
 from deploy.local.model import ScriptedModelProcess
@@ -86,7 +87,12 @@ def server(
         valkey = stack.enter_context(EmbeddedValkey(folder / "valkey"))
         if model is None:
             model = stack.enter_context(ScriptedModelProcess(log=folder / "model.log"))
-        ours = {"auth": "required", "model_path": model_path, **(settings or {})}
+        ours = {
+            "auth": "required",
+            "model_path": model_path,
+            "story_folders": no_stories(folder),
+            **(settings or {}),
+        }
         fleet = stack.enter_context(
             Fleet(folder, postgres=postgres.url, redis=valkey.url, model=model.url, **ours)
         )

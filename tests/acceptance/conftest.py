@@ -1,5 +1,6 @@
 """A fleet for each test that asks for one."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,20 +14,49 @@ from deploy.local.postgres import EmbeddedPostgres
 from deploy.local.server import ROOT
 from deploy.local.valkey import EmbeddedValkey
 from deploy.models.control import ScriptedModel
+from shared.settings import Settings
+from shared.store.database import Database
 from tests.clients import http_client
 from tests.nursery import BornFleet
+from worker.publish import publish_stories
 
 LONG_LEASE = "30"
 """Seconds that a machine which stands still does not use up: tests that look at single attempts."""
 
 
+@pytest.fixture(scope="session")
+def database_template(
+    database_template: str,
+    postgres_server: EmbeddedPostgres,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> str:
+    """The same with the stories of these tests, checked: the first worker on an empty database
+    takes seconds of CPU for them."""
+    name = f"{database_template}_with_stories"
+    url = postgres_server.create_database(name, template=database_template)
+    folders = [str(ROOT / "stories"), str(with_gate(tmp_path_factory.mktemp("checked")))]
+    asyncio.run(_publish(Settings(DATABASE_URL=url, story_folders=folders)))
+    return name
+
+
+async def _publish(settings: Settings) -> None:
+    db = Database.from_settings(settings)
+    await publish_stories(db, settings)
+    await db.close()
+
+
+def with_gate(folder: Path) -> Path:
+    """A folder of stories in the folder, with GATE."""
+    stories = folder / "stories"
+    stories.mkdir()
+    (stories / "gate.ink").write_text(GATE)
+    return stories
+
+
 @pytest.fixture
 def stories(tmp_path: Path) -> Path:
     """The folder of stories that the workers are given; a test may put some into it."""
-    folder = tmp_path / "stories"
-    folder.mkdir()
-    (folder / "gate.ink").write_text(GATE)
-    return folder
+    return with_gate(tmp_path)
 
 
 @pytest.fixture
@@ -82,8 +112,6 @@ def standing_direct_fleet(
 
 @contextmanager
 def _standing(folder: Path, postgres: str, model: str, **settings: str) -> Iterator[Fleet]:
-    (folder / "stories").mkdir()
-    (folder / "stories" / "gate.ink").write_text(GATE)
     with (
         EmbeddedValkey(folder / "valkey", durable=False) as valkey,
         BornFleet(
@@ -91,7 +119,7 @@ def _standing(folder: Path, postgres: str, model: str, **settings: str) -> Itera
             postgres=postgres,
             redis=valkey.url,
             model=model,
-            story_folders=f"{folder / 'stories'},{ROOT / 'stories'}",
+            story_folders=f"{with_gate(folder)},{ROOT / 'stories'}",
             consolidate_seconds="0",  # no call of a model but those of the test that has it now
             response_cache_seconds="0",  # and none that another test has made
             lease_seconds=LONG_LEASE,  # nor a second attempt

@@ -1,18 +1,16 @@
 """The scripted model through the clients that are used in practice, unmodified."""
 
+import importlib
 import json
 import os
 from collections.abc import AsyncIterator
+from typing import Any
 
 import openai
 import pytest
 from openai.types.chat import ChatCompletionToolParam
 
 from deploy.models.control import ControlError, ScriptedModel
-
-# Read at import: without it litellm fetches its price list from the network.
-os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
-import litellm
 
 # litellm's own types, built lazily at the first answer
 pytestmark = pytest.mark.filterwarnings(
@@ -35,6 +33,14 @@ async def client(scripted_model: ScriptedModel) -> AsyncIterator[openai.AsyncOpe
         base_url=scripted_model.url, api_key="k", max_retries=0
     ) as client:
         yield client
+
+
+@pytest.fixture
+def litellm() -> Any:
+    """The package, which takes seconds of CPU: only the processes that run these tests have it."""
+    # Read at import: without it litellm fetches its price list from the network.
+    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+    return importlib.import_module("litellm")
 
 
 async def test_openai_streams_text_and_usage(
@@ -105,7 +111,7 @@ async def test_openai_sees_half_a_stream(
     assert received == ["", "a "]
 
 
-async def completion(model: ScriptedModel, **fields: object) -> litellm.ModelResponse:
+async def completion(litellm: Any, model: ScriptedModel, **fields: object) -> Any:
     answer = await litellm.acompletion(
         model="openai/scripted",
         api_base=model.url,
@@ -119,7 +125,7 @@ async def completion(model: ScriptedModel, **fields: object) -> litellm.ModelRes
     return answer
 
 
-async def streamed(model: ScriptedModel, **fields: object) -> str:
+async def streamed(litellm: Any, model: ScriptedModel, **fields: object) -> str:
     answer = await litellm.acompletion(
         model="openai/scripted",
         api_base=model.url,
@@ -132,41 +138,41 @@ async def streamed(model: ScriptedModel, **fields: object) -> str:
     return "".join([chunk.choices[0].delta.content or "" async for chunk in answer])
 
 
-async def test_litellm_text_and_stream(scripted_model: ScriptedModel) -> None:
+async def test_litellm_text_and_stream(litellm: Any, scripted_model: ScriptedModel) -> None:
     scripted_model.script({"reply": {"text": "A quiet room."}})
 
-    answer = await completion(scripted_model)
+    answer = await completion(litellm, scripted_model)
 
     assert answer.choices[0].message.content == "A quiet room."
-    assert await streamed(scripted_model) == "A quiet room."
+    assert await streamed(litellm, scripted_model) == "A quiet room."
 
 
-async def test_litellm_calls_a_tool(scripted_model: ScriptedModel) -> None:
+async def test_litellm_calls_a_tool(litellm: Any, scripted_model: ScriptedModel) -> None:
     scripted_model.script({"reply": CALL})
 
     # Without the flag this release imports its MCP gateway for any tool, and that needs a package
     # which litellm does not depend on.
-    answer = await completion(scripted_model, tools=[TOOL], _skip_mcp_handler=True)
+    answer = await completion(litellm, scripted_model, tools=[TOOL], _skip_mcp_handler=True)
 
     (call,) = answer.choices[0].message.tool_calls
     assert (call.function.name, json.loads(call.function.arguments)) == ("look", {"at": "door"})
 
 
-async def test_litellm_names_the_errors(scripted_model: ScriptedModel) -> None:
+async def test_litellm_names_the_errors(litellm: Any, scripted_model: ScriptedModel) -> None:
     for status, error in (
         (429, litellm.exceptions.RateLimitError),
         (500, litellm.exceptions.InternalServerError),
     ):
         scripted_model.script({"reply": {"fault": {"kind": "status", "status": status}}})
         with pytest.raises(error):
-            await completion(scripted_model)
+            await completion(litellm, scripted_model)
 
 
-async def test_litellm_half_a_stream(scripted_model: ScriptedModel) -> None:
+async def test_litellm_half_a_stream(litellm: Any, scripted_model: ScriptedModel) -> None:
     scripted_model.script({"reply": {"text": "a b c", "fault": {"kind": "close", "after": 1}}})
 
     with pytest.raises(litellm.exceptions.MidStreamFallbackError):
-        await streamed(scripted_model)
+        await streamed(litellm, scripted_model)
 
 
 async def test_openai_has_a_batch_answered(
