@@ -28,6 +28,9 @@ ANSWER_SECONDS = 0.25
 AWAY_SECONDS = 5.0
 """For so long nobody is asked again after an answer that did not come."""
 
+NOBODY_SECONDS = 1.0
+"""For so long nobody is asked again where nobody listened: many servers have no such process."""
+
 TEXT_CHARACTERS = 1_000
 
 
@@ -57,6 +60,7 @@ class Embeddings:
         try:
             async with asyncio.timeout(self._patience):
                 if not await self._redis.publish(EMBED_CHANNEL, dumps(request)):
+                    self._away_until = time.monotonic() + NOBODY_SECONDS
                     return None
                 return await answer
         except (TimeoutError, RedisError, OSError) as error:

@@ -513,6 +513,21 @@ async def test_without_a_process_nobody_waits_and_no_words_stay(redis: Redis) ->
     assert await redis.keys("*") == []
 
 
+@pytest.mark.parametrize(("seconds", "published"), [(60.0, 1), (0.0, 3)])
+async def test_where_nobody_listens_nobody_is_asked_for_a_while(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch, seconds: float, published: int
+) -> None:
+    monkeypatch.setattr("shared.embedding.NOBODY_SECONDS", seconds)
+
+    async def told() -> int:
+        return int((await redis.info("commandstats")).get("cmdstat_publish", {}).get("calls", 0))
+
+    async with answering(redis) as asks:
+        before = await told()
+        assert [await asks.of(text) for text in ("one", "two", "three")] == [None] * 3
+        assert await told() - before == published
+
+
 async def test_a_process_that_does_not_answer_is_not_asked_again_at_once(redis: Redis) -> None:
     away = Fickle()
     away.away = True
