@@ -31,7 +31,8 @@ _LARGEST_PART = 8
 
 
 class AgentCache:
-    """The least recently used go first; memories have no more than half of the room.
+    """The least recently used go first; sessions and memories have half of the room each, and what
+    is free of the other half.
 
     A session's entry is taken out while the session runs, and put back only after an end that was
     committed: a run that fails or loses its lease leaves none behind. A character's is taken out
@@ -136,7 +137,8 @@ class AgentCache:
             return
         shelf.put(key, held, size, self._clock())
         self.drop_idle()
-        self._characters.fit(self._most, self._most_bytes // 2)
+        free = self._most_bytes - self._sessions.bytes
+        self._characters.fit(self._most, max(free, self._most_bytes // 2))
         self._sessions.fit(self._most, self._most_bytes - self._characters.bytes)
 
 

@@ -242,7 +242,7 @@ def memories_of(*words: str, since: datetime | None = NOW) -> HeldMemories:
     held, count = HeldMemories(), len(words)
     keys = [number.to_bytes(16) for number in range(count)]
     columns: list[Sequence[Any]] = [
-        *(keys, [str(UUID(bytes=key)) for key in keys], [""] * count, ["fact"] * count),
+        *(keys, [str(UUID(bytes=key)) for key in keys], ["fact"] * count),
         *([0] * count, [0] * count, [""] * count, [""] * count, words),
         *([0.0] * count, [NOW] * count, ["\n".join(one.split()) for one in words]),
     ]
@@ -278,6 +278,24 @@ def test_memories_drive_out_no_more_than_half_of_the_sessions() -> None:
     assert full.take(sessions[-1]) is not None
     assert full.take_memories(sessions[0]).since is None
     assert full.take_memories(sessions[-1]).since == NOW
+
+
+def test_memories_have_what_sessions_leave_and_give_it_back() -> None:
+    full = cache(most=99, most_bytes=40_000)
+    characters = [UUID(int=number) for number in range(20)]
+    for one in characters:
+        full.keep_memories(one, memories_of("lamp" * 450))
+    assert 30_000 < full.bytes <= 40_000
+    for number in range(100, 150):
+        full.keep(UUID(int=number), transcript(1, 100))
+
+    assert full.bytes <= 40_000
+    assert 20 <= len(full) <= 30
+    assert full.take_memories(characters[0]).since is None, "the least recently used goes"
+    assert full.take_memories(characters[-1]).since == NOW
+    for one in characters:
+        full.take_memories(one)
+    assert 18_000 < full.bytes < 24_000, "about half of the room"
 
 
 def test_memories_go_as_sessions_do_when_memory_is_short_or_nobody_asks() -> None:
