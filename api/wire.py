@@ -61,6 +61,17 @@ class Wire(WebSocketsSansIOProtocol):
             self.transport.resume_reading()
         self.close_timer = self.loop.call_later(_CLOSE_SECONDS, self.transport.abort)
 
+    def shutdown(self) -> None:
+        """Close for the server's stop; a client whose closing is under way is not waited for.
+
+        uvicorn would send a close to one that has sent its own, which is an error, and the end of
+        the server before it has answered its requests.
+        """
+        if self.transport.is_closing():
+            self.transport.abort()
+        else:
+            super().shutdown()
+
     def _forget_handshake(self) -> None:
         self.request.headers.clear()  # the parser keeps the request
         del self.request, self.response

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import re
 import resource
+import signal
 import socket as sockets
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from shared.records import NewEvent
 from shared.settings import Settings
 from tests.api.clients import Client
 from tests.api.processes import Gateway, Start
@@ -174,6 +176,26 @@ async def test_who_does_not_take_its_close_either_is_thrown_out(
 
             await until(all_are_out)
             assert await figure(client, 'fireside_sockets_closed_total{code="4408"}') == 50
+
+
+async def test_who_closes_and_takes_no_rest_does_not_hold_up_the_stop(
+    start: Start, worker: FakeWorker
+) -> None:
+    gateway = start("api", FIRESIDE_DRAIN_SECONDS=str(4 * PATIENCE))
+    async with client_of(gateway) as client:
+        session = await client.session()
+        claim = await worker.start(session["id"])
+        big = {"message": {"role": "tool", "content": "x" * 8_000_000}}
+        await worker.write(claim, NewEvent("message_end", big))
+        with await raw_socket(gateway, session["id"]) as raw:
+            await until_figure(client, "fireside_frames_sent_total", 3)
+            await asyncio.get_running_loop().sock_sendall(raw, b"\x88\x80\0\0\0\0")
+            await until_figure(client, "fireside_streams_open", 0)
+            gateway.signal(signal.SIGTERM)
+            ended = await asyncio.to_thread(gateway.wait, PATIENCE)
+
+    assert ended
+    assert gateway.complaints() == []
 
 
 async def test_500_sockets_a_second_that_come_and_go(
