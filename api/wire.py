@@ -21,6 +21,9 @@ _CLOSE_SECONDS = 5.0
 class Wire(WebSocketsSansIOProtocol):
     """One client's WebSocket; an application finds it by `wire_of`."""
 
+    _owed = b""
+    """Answers to the newest pings, for when the client takes something again."""
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.queue = _Inbox()  # type: ignore[assignment]  # the same to those who use it
@@ -31,6 +34,21 @@ class Wire(WebSocketsSansIOProtocol):
         super().handle_connect(event)
         if hasattr(self, "scope"):
             self.scope["extensions"][_EXTENSION] = {"wire": self}
+
+    def handle_ping(self) -> None:
+        """Answer pings; of a client that takes nothing only the newest, which RFC 6455 (5.5.3)
+        allows, for the answers to all would pile up here without end."""
+        if self.writable.is_set():
+            super().handle_ping()
+        elif answers := b"".join(self.conn.data_to_send()):
+            self._owed = answers
+
+    def resume_writing(self) -> None:
+        """The client takes what is sent again."""
+        super().resume_writing()
+        if self._owed and not self.close_sent:
+            self.transport.write(self._owed)
+            self._owed = b""
 
     async def send(self, message: Any) -> None:
         """Send one ASGI message."""

@@ -19,7 +19,7 @@ from tests.api.clients import Client
 from tests.api.processes import Gateway, Start
 from tests.api.worker import FakeWorker
 from tests.clients import http_client
-from tests.waiting import PATIENCE, until
+from tests.waiting import PATIENCE, until, within
 
 SILENT = 1000
 AT_ONCE = 50
@@ -176,6 +176,26 @@ async def test_who_does_not_take_its_close_either_is_thrown_out(
 
             await until(all_are_out)
             assert await figure(client, 'fireside_sockets_closed_total{code="4408"}') == 50
+
+
+async def test_pings_of_a_client_that_takes_no_answer_are_not_piled_up(start: Start) -> None:
+    gateway = start("patient", FIRESIDE_PING_SECONDS="120", FIRESIDE_SEND_SECONDS="300")
+    async with client_of(gateway) as client:
+        session = await client.session()
+        with await raw_socket(gateway, session["id"]) as raw:
+            await until_figure(client, "fireside_frames_sent_total", 1)
+            before = megabytes(gateway)
+            loop = asyncio.get_running_loop()
+            for _ in range(500):
+                await loop.sock_sendall(raw, (b"\x89\xfd\0\0\0\0" + b"x" * 125) * 500)
+            await loop.sock_sendall(raw, b"\x89\x84\0\0\0\0last")
+            grown = megabytes(gateway) - before
+            answers = b""
+            while not answers.endswith(b"\x8a\x04last"):
+                answers = answers[-8:] + await within(loop.sock_recv(raw, 65536))
+
+    assert grown < 15
+    assert gateway.complaints() == []
 
 
 async def test_who_closes_and_takes_no_rest_does_not_hold_up_the_stop(
