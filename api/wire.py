@@ -10,6 +10,7 @@ from collections.abc import MutableMapping
 from typing import Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame
 from websockets.http11 import Request
 
 _EXTENSION = "fireside.wire"
@@ -34,6 +35,11 @@ class Wire(WebSocketsSansIOProtocol):
         super().handle_connect(event)
         if hasattr(self, "scope"):
             self.scope["extensions"][_EXTENSION] = {"wire": self}
+
+    def handle_cont(self, event: Frame) -> None:
+        """Take a further piece of a message; the parser counts bytes, and empty ones have none."""
+        if event.data or event.fin:
+            super().handle_cont(event)
 
     def handle_ping(self) -> None:
         """Answer pings; of a client that takes nothing only the newest, which RFC 6455 (5.5.3)
