@@ -30,7 +30,7 @@ you and the user have said to each other or done together.
 
 {MEMORY_MARKS}"""
 
-_SOUL_MARKS = re.compile(r"<\s*/?\s*soul\s*/?\s*>", re.IGNORECASE)
+_SOUL_MARKS = re.compile(r"<\s*(?:/\s*)?soul\s*(?:/\s*)?>", re.IGNORECASE)
 _GREETING = re.compile(r"\s*greeting\s*:[ \t]*(\S[^\r\n]*)", re.IGNORECASE)
 
 
