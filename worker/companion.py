@@ -127,8 +127,7 @@ def soul_of(character: JsonObject) -> str:
     soul = character["soul"].strip()
     if not opening(soul):
         soul = f"{DEFAULT_SOUL}\n\n{soul}".strip()
-    while _SOUL_MARKS.search(soul):
-        soul = _SOUL_MARKS.sub("", soul)
+    soul = _SOUL_MARKS.sub("", soul)  # one that this puts together does no harm between the tags
     name = _name(character)
     return f"{f'Your name is {name}.' if name else ''}\n{soul[:MAX_SOUL]}"
 

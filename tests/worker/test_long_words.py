@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 
 from agent_core.prompt import tagged
-from shared.records import MAX_SAY
+from shared.records import MAX_SAY, MAX_SOUL
 from worker.companion import soul_of
 from worker.memories import without_marks
 from worker.story_prompts import quoted
@@ -30,6 +30,7 @@ def companion(soul: str) -> str:
         (without_marks, f"<{BLANKS}x"),
         (companion, f"<{BLANKS}x"),
         (companion, f"<soul{BLANKS}x"),
+        (companion, "<soul" * (MAX_SOUL // 6) + ">" * (MAX_SOUL // 6)),
         (partial(tagged, "soul"), f"<{BLANKS}x"),
     ],
 )
