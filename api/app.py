@@ -77,7 +77,14 @@ def create_app(settings: Settings) -> Application:
         async with gateway.running():
             yield
 
-    app = Application(title="Fireside", docs_url=None, redoc_url=None, lifespan=lifespan)
+    app = Application(
+        title="Fireside",
+        docs_url=None,
+        redoc_url=None,
+        # What is redirected is sent again, and to `http`, for who ends TLS is not known here.
+        redirect_slashes=False,
+        lifespan=lifespan,
+    )
     app.state.gateway = gateway
     for router in _ROUTERS:
         app.include_router(router)

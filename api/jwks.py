@@ -47,7 +47,9 @@ class SigningKeys:
             Problem: `unavailable`: no keys could be had yet.
         """
         found = self._get(key_id)
-        if found is None or monotonic() - self._read_at > self._renew_seconds:
+        is_due = monotonic() - self._read_at > self._renew_seconds
+        # One who knows the key waits for an issuer that does not answer, not everyone.
+        if found is None or (is_due and not self._reading.locked()):
             await self._renew()
             found = self._get(key_id)
         if self._read_at == _NEVER:

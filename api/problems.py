@@ -58,6 +58,10 @@ TOO_LARGE = "payload_too_large"
 """Also the type of a validation error that means a text over its limit."""
 
 
+_MOST_TOLD = 20
+"""Wrong fields that one answer tells of; a body has room for ten thousands."""
+
+
 class Problem(FiresideError):
     """An error with its stable code; raise it, or make it of another with `problem_of`.
 
@@ -117,7 +121,7 @@ def _of_validation(errors: Sequence[Mapping[str, Any]], *, in_request: bool = Fa
             "field": ".".join(str(part) for part in error["loc"][in_request:]),
             "message": str(error["msg"]).removeprefix("Value error, "),
         }
-        for error in errors
+        for error in errors[:_MOST_TOLD]
     ]
     detail = "; ".join(f"{one['field']}: {one['message']}".removeprefix(": ") for one in found)
     if any(error["type"] == "json_invalid" for error in errors):

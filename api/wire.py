@@ -10,6 +10,7 @@ from collections.abc import MutableMapping
 from typing import Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame
 from websockets.http11 import Request
 
 _EXTENSION = "fireside.wire"
@@ -21,6 +22,9 @@ _CLOSE_SECONDS = 5.0
 class Wire(WebSocketsSansIOProtocol):
     """One client's WebSocket; an application finds it by `wire_of`."""
 
+    _owed = b""
+    """Answers to the newest pings, for when the client takes something again."""
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.queue = _Inbox()  # type: ignore[assignment]  # the same to those who use it
@@ -31,6 +35,26 @@ class Wire(WebSocketsSansIOProtocol):
         super().handle_connect(event)
         if hasattr(self, "scope"):
             self.scope["extensions"][_EXTENSION] = {"wire": self}
+
+    def handle_cont(self, event: Frame) -> None:
+        """Take a further piece of a message; the parser counts bytes, and empty ones have none."""
+        if event.data or event.fin:
+            super().handle_cont(event)
+
+    def handle_ping(self) -> None:
+        """Answer pings; of a client that takes nothing only the newest, which RFC 6455 (5.5.3)
+        allows, for the answers to all would pile up here without end."""
+        if self.writable.is_set():
+            super().handle_ping()
+        elif answers := b"".join(self.conn.data_to_send()):
+            self._owed = answers
+
+    def resume_writing(self) -> None:
+        """The client takes what is sent again."""
+        super().resume_writing()
+        if self._owed and not self.close_sent:
+            self.transport.write(self._owed)
+            self._owed = b""
 
     async def send(self, message: Any) -> None:
         """Send one ASGI message."""
@@ -60,6 +84,17 @@ class Wire(WebSocketsSansIOProtocol):
             self.read_paused = False
             self.transport.resume_reading()
         self.close_timer = self.loop.call_later(_CLOSE_SECONDS, self.transport.abort)
+
+    def shutdown(self) -> None:
+        """Close for the server's stop; a client whose closing is under way is not waited for.
+
+        uvicorn would send a close to one that has sent its own, which is an error, and the end of
+        the server before it has answered its requests.
+        """
+        if self.transport.is_closing():
+            self.transport.abort()
+        else:
+            super().shutdown()
 
     def _forget_handshake(self) -> None:
         self.request.headers.clear()  # the parser keeps the request

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import re
 import resource
+import signal
 import socket as sockets
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager
@@ -12,12 +13,13 @@ from pathlib import Path
 import pytest
 import redis
 
+from shared.records import NewEvent
 from shared.settings import Settings
 from tests.api.clients import Client
 from tests.api.processes import Gateway, Start
 from tests.api.worker import FakeWorker
 from tests.clients import http_client
-from tests.waiting import PATIENCE, until
+from tests.waiting import PATIENCE, until, within
 
 SILENT = 1000
 AT_ONCE = 50
@@ -174,6 +176,46 @@ async def test_who_does_not_take_its_close_either_is_thrown_out(
 
             await until(all_are_out)
             assert await figure(client, 'fireside_sockets_closed_total{code="4408"}') == 50
+
+
+async def test_pings_of_a_client_that_takes_no_answer_are_not_piled_up(start: Start) -> None:
+    gateway = start("patient", FIRESIDE_PING_SECONDS="120", FIRESIDE_SEND_SECONDS="300")
+    async with client_of(gateway) as client:
+        session = await client.session()
+        with await raw_socket(gateway, session["id"]) as raw:
+            await until_figure(client, "fireside_frames_sent_total", 1)
+            before = megabytes(gateway)
+            loop = asyncio.get_running_loop()
+            for _ in range(500):
+                await loop.sock_sendall(raw, (b"\x89\xfd\0\0\0\0" + b"x" * 125) * 500)
+            await loop.sock_sendall(raw, b"\x89\x84\0\0\0\0last")
+            grown = megabytes(gateway) - before
+            answers = b""
+            while not answers.endswith(b"\x8a\x04last"):
+                answers = answers[-8:] + await within(loop.sock_recv(raw, 65536))
+
+    assert grown < 15
+    assert gateway.complaints() == []
+
+
+async def test_who_closes_and_takes_no_rest_does_not_hold_up_the_stop(
+    start: Start, worker: FakeWorker
+) -> None:
+    gateway = start("api", FIRESIDE_DRAIN_SECONDS=str(4 * PATIENCE))
+    async with client_of(gateway) as client:
+        session = await client.session()
+        claim = await worker.start(session["id"])
+        big = {"message": {"role": "tool", "content": "x" * 8_000_000}}
+        await worker.write(claim, NewEvent("message_end", big))
+        with await raw_socket(gateway, session["id"]) as raw:
+            await until_figure(client, "fireside_frames_sent_total", 3)
+            await asyncio.get_running_loop().sock_sendall(raw, b"\x88\x80\0\0\0\0")
+            await until_figure(client, "fireside_streams_open", 0)
+            gateway.signal(signal.SIGTERM)
+            ended = await asyncio.to_thread(gateway.wait, PATIENCE)
+
+    assert ended
+    assert gateway.complaints() == []
 
 
 async def test_500_sockets_a_second_that_come_and_go(

@@ -308,6 +308,7 @@ async def test_what_is_not_there_is_a_problem(client: Client) -> None:
     for method, path, status, code in (
         ("GET", "/nothing", 404, "not_found"),
         ("GET", "/v1/nothing", 404, "not_found"),
+        ("POST", "/v1/sessions/", 404, "not_found"),
         ("GET", "/static/../api/app.py", 404, "not_found"),
         ("GET", "/static/%2e%2e/app.py", 404, "not_found"),
         ("PUT", "/v1/sessions", 405, "method_not_allowed"),

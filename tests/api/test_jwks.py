@@ -1,5 +1,6 @@
 """The issuer's keys: rotation, absence, and what may stand in a key set."""
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from api.jwks import SigningKeys
 from api.problems import Problem
 from tests.api.tokens import Issuer
+from tests.waiting import within
 
 RSA_KEY, EC_KEY = json.loads(Issuer().jwks())["keys"]
 
@@ -42,6 +44,34 @@ async def test_keys_are_renewed_also_while_all_are_known(file: Path) -> None:
     assert await keys.find("rsa")
     write(file, EC_KEY)
     assert await keys.find("rsa") is None
+
+
+async def test_while_one_waits_for_the_issuer_others_go_by_what_is_known() -> None:
+    asked, answers = asyncio.Event(), asyncio.Semaphore(1)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        if answers.locked():
+            asked.set()
+        await answers.acquire()
+        body = Issuer().jwks().encode()
+        head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        writer.write(head.encode() + body)
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/jwks"
+        keys = SigningKeys(url, renew_seconds=0, retry_seconds=0)
+        assert await keys.find("rsa")
+        renewing = asyncio.create_task(keys.find("rsa"))
+        await within(asked.wait())
+        assert await keys.find("rsa")
+        went_by = not renewing.done()
+        answers.release()
+        await renewing
+
+    assert went_by
 
 
 @pytest.mark.parametrize("broken", ["no json", "[]", "{}", '{"keys": 5}', ""])

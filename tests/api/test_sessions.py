@@ -254,6 +254,16 @@ NO_SESSIONS: list[Any] = [
 ]
 
 
+async def test_of_much_nonsense_the_first_is_told(client: Client) -> None:
+    nonsense = {f"field {number}": 0 for number in range(10_000)}
+    response = await client.http.post("/v1/sessions", json={"agent": "companion", **nonsense})
+    problem = response.json()
+
+    assert (response.status_code, problem["code"]) == (422, "invalid_request")
+    assert [one["field"] for one in problem["errors"]] == list(nonsense)[:20]
+    assert len(response.content) < 5_000
+
+
 async def test_a_session_can_not_be_made_of_nonsense(client: Client) -> None:
     for body in NO_SESSIONS:
         response = await client.http.post(

@@ -11,7 +11,9 @@ from uuid import uuid4
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import text
+from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request
 
 from api.wire import Wire
 from shared.records import NewEvent
@@ -166,6 +168,37 @@ async def test_binary_frames_are_refused(client: Client) -> None:
         frame = await socket.receive()
 
     assert frame["error"]["code"] == "invalid_request"
+
+
+async def test_empty_pieces_of_a_message_are_not_kept(
+    settings: Settings, db: Database, client: Client
+) -> None:
+    wires: list[Wire] = []
+
+    class Seen(Wire):
+        def handle_connect(self, event: Request) -> None:
+            super().handle_connect(event)
+            wires.append(self)
+
+    async def pieces(connection: ClientConnection) -> AsyncIterator[str]:
+        yield '{"type": '
+        for _ in range(1000):
+            yield ""
+        await (await connection.ping())
+        held.append(len(wires[0].frames))
+        yield '"cancel"}'
+
+    session, held = await client.session(), list[int]()
+    address = f"/ws/sessions/{session['id']}"
+    async with (
+        serving(settings, Seen) as url,
+        opened(url.replace("http", "ws", 1) + address) as connection,
+    ):
+        await connection.send(pieces(connection))
+        answer = await Socket(connection).receive()
+
+    assert held == [1]
+    assert answer["error"]["message"] == "Give either task_id or client_action_id."
 
 
 async def test_text_that_is_not_utf_8_ends_the_connection(client: Client) -> None:

@@ -1,6 +1,7 @@
 """Souls: sections merged, versions kept, changes undone, and what a session is shown of them."""
 
 import asyncio
+import time
 from dataclasses import replace
 from uuid import UUID, uuid4
 
@@ -49,11 +50,22 @@ def test_a_section_is_changed_added_and_taken_out() -> None:
         SoulEdit("x" * 81, "x"),
         SoulEdit("Speech", "Slow.\n## Fears\nNone."),
         SoulEdit("Speech", "# All new"),
+        SoulEdit("Speech", "Slow.\n\n\u2003\t#\nAll new"),
     ],
 )
 def test_an_edit_is_of_one_section(edit: SoulEdit) -> None:
     with pytest.raises(InvalidRequest):
         merged(SOUL, [edit])
+
+
+def test_an_edit_of_many_lines_takes_no_longer_than_it_is_long() -> None:
+    edits = [SoulEdit("Speech", "\n" * MAX_SOUL)] * 5
+    began = time.process_time()
+    after = merged(SOUL, edits)
+    took = time.process_time() - began
+
+    assert after == "You mend clocks.\n\n## Fears\nThe tide."
+    assert took < 1
 
 
 @given(st.text(max_size=200), st.text("ab# \n", min_size=1, max_size=20), st.text(max_size=50))
