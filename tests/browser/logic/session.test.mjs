@@ -346,6 +346,33 @@ test("a snapshot: the transcript is not told again by the events of its tasks", 
   assert.equal(underWay(state)?.taskId, "b");
 });
 
+test("a snapshot: a task that told nothing stands where it ran, not behind what came after it", () => {
+  const log = new Log(40);
+  const error = { code: "choice_not_found", message: "this choice is not open" };
+  const events = [
+    log.queued("a", "Hello?"),
+    log.started("a"),
+    log.completed("a", [0]),
+    log.queued("b", "Take it"),
+    log.started("b"),
+    log.event("b", "task_failed", { error }),
+    log.queued("c", "And now?"),
+    log.started("c"),
+    log.completed("c", [1]),
+  ];
+  const messages = [
+    { task_id: "a", message: user("Hello?") },
+    { task_id: "c", message: user("And now?") },
+  ];
+
+  const later = begin(snapshot({ head_seq: 49 }, messages, events));
+  assert.deepEqual([...later.tasks.keys()], ["a", "b", "c"]);
+  assert.deepEqual(texts(later), ["Hello?", "And now?"]);
+
+  const then = begin(snapshot({ head_seq: 46 }, messages.slice(0, 1), events.slice(0, 6)));
+  assert.deepEqual(texts(then), ["Hello?", "note"]);
+});
+
 test("a snapshot takes actions out of the outbox that it has already", () => {
   const log = new Log();
   const pending = [{ id: "k", action: { type: "say", text: "Hi" }, text: "Hi" }];
