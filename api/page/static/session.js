@@ -58,7 +58,6 @@ const MESSAGE_EVENTS = new Set([
   "message_end",
   "tool_execution_start",
   "tool_execution_end",
-  "task_queued",
   "task_started",
   "task_restarted",
 ]);

@@ -373,6 +373,24 @@ test("a snapshot: a task that told nothing stands where it ran, not behind what 
   assert.deepEqual(texts(then), ["Hello?", "note"]);
 });
 
+test("a snapshot: what failed can be tried again", () => {
+  const log = new Log(40);
+  const error = { code: "model_failed", message: "The model is away." };
+  const events = [
+    log.queued("a", "Hello?"),
+    log.started("a"),
+    log.ended("a", 0, user("Hello?")),
+    log.event("a", "task_failed", { error }),
+  ];
+  const messages = [{ task_id: "a", message: user("Hello?") }];
+
+  const shown = blocks(begin(snapshot({ head_seq: 44 }, messages, events)));
+
+  assert.deepEqual(shown.map((block) => block.text ?? block.kind), ["Hello?", "note"]);
+  assert.deepEqual(shown.at(-1).again, { type: "say", text: "Hello?" });
+  assert.equal(shown.at(-1).said, "Hello?");
+});
+
 test("a snapshot takes actions out of the outbox that it has already", () => {
   const log = new Log();
   const pending = [{ id: "k", action: { type: "say", text: "Hi" }, text: "Hi" }];
