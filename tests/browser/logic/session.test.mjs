@@ -280,6 +280,11 @@ test("a failure is told in words, until something else is done", () => {
   assert.deepEqual(note.again, { type: "say", text: "Hello?" });
 
   assert.deepEqual(texts(apply(state, log.queued("b", "Again"))), ["Hello?", "Again"]);
+
+  // While it is on its way, which is long without a connection, it can't be tried once more.
+  const again = { id: "k", action: note.again, text: note.said };
+  assert.deepEqual(texts(send(state, again)), ["Hello?", "Hello?"]);
+  assert.deepEqual(texts(apply(send(state, again), { type: "error", id: "k" })), ["Hello?", "note"]);
 });
 
 test("a cancelled task keeps what it finished", () => {
