@@ -15,7 +15,7 @@ MAX_HEADING = 80
 
 _HEADING = re.compile(r"^##[ \t]+(?=\S)", re.MULTILINE)
 _BEFORE_WORDS = "# \t\r\n"
-_ANY_HEADING = re.compile(r"^\s*#{1,2}(\s|$)", re.MULTILINE)
+_ANY_HEADING = re.compile(r"^[^\S\n]*#{1,2}(\s|$)", re.MULTILINE)
 
 
 def opening(soul: str) -> str:

@@ -16,7 +16,7 @@ MARGIN = 0.15
 
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
 _NUMBER = re.compile(
-    r"\s*(?:(?:choice|option|number|no\.?)\s*)?#?(\d{1,2})\s*[.)!]?\s*", re.IGNORECASE
+    r"\s*+(?:(?:choice|option|number|no\.?)\s*+)?#?(\d{1,2})\s*+[.)!]?\s*+", re.IGNORECASE
 )
 
 _SMALL = frozenset(

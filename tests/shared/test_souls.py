@@ -1,6 +1,7 @@
 """Souls: sections merged, versions kept, changes undone, and what a session is shown of them."""
 
 import asyncio
+import time
 from dataclasses import replace
 from uuid import UUID, uuid4
 
@@ -38,6 +39,15 @@ def test_a_section_is_changed_added_and_taken_out() -> None:
     assert merged(SOUL, []) == SOUL
     assert merged(SOUL, [SoulEdit("Nothing", " ")]) == SOUL
     assert (opening(SOUL), opening("## Fears\nNone."), opening("")) == ("You mend clocks.", "", "")
+
+
+def test_no_text_of_a_section_takes_long_to_be_read() -> None:
+    began = time.thread_time()
+
+    soul = merged("", [SoulEdit("Speech", "x" + "\n" * 19_000 + "y")])
+
+    assert time.thread_time() - began < 1
+    assert soul.endswith("\ny")
 
 
 @pytest.mark.parametrize(
