@@ -1,6 +1,8 @@
 """What of a model's answer is kept: what the user bore out, once, and nothing of a bad answer."""
 
 import json
+import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -216,3 +218,17 @@ def test_nobody_leaves_the_line_that_quotes_them() -> None:
     lines = [json.loads(line) for line in asked.splitlines() if line.startswith("{")]
     assert [line["n"] for line in lines if "n" in line] == [3, 4]
     assert [line["text"] for line in lines] == [forged, forged, "Oh."]
+
+
+def test_no_answer_holds_up_the_worker() -> None:
+    """Long messages, each named by each finding: all sessions of the worker wait for that."""
+    long = "".join(chr(0x4E00 + at % 5_000) for at in range(16_000))
+    material = replace(MATERIAL, said=[Said(no, "user", long, NOON) for no in range(1, 17)])
+    found = [finding(long[at : at + 9], *range(1, 17), quote=long[at]) for at in range(0, 480, 10)]
+    began = time.thread_time()
+
+    kept = extracted(answer(*found), material, 1, 16)
+
+    assert time.thread_time() - began < 2
+    assert len(kept.findings) == MOST_FINDINGS
+    assert {one.at for one in kept.findings} == {NOON}
