@@ -133,7 +133,9 @@ def _answer(output: str) -> dict[str, Any]:
 
 def _summary(raw: object, material: Material, last: int) -> Summary | None:
     upto = upto_of(last)
-    text = _clean(raw, SUMMARY_CHARACTERS)
+    # Many words of some languages are longer than the limit has room for, and models count badly:
+    # with no summary at all, nothing would be known of what the window loses.
+    text = clip(_clean(raw, OUTPUT_CHARACTERS), SUMMARY_CHARACTERS)
     if not text or upto <= material.summary_upto:
         return None
     return Summary(text, upto)

@@ -160,8 +160,22 @@ def test_a_summary_goes_up_to_whole_steps() -> None:
     told = answer(summary="They  met.\n")
     assert extracted(told, MATERIAL, 1, 35).summary == Summary("They met.", 32)
     assert extracted(told, MATERIAL, 1, 15).summary is None
-    for none in ("", " ", 7, None, "x" * 2_000):
+    for none in ("", " ", 7, None):
         assert extracted(answer(summary=none), MATERIAL, 1, 35).summary is None
+
+
+def test_a_summary_that_is_too_long_loses_its_middle() -> None:
+    """Without any, nothing would be known of what the window loses."""
+    long = " ".join(["They met.", *["Sitten he keskustelivat veneistä."] * 60, "Ida left."])
+
+    summary = extracted(answer(summary=long), MATERIAL, 1, 35).summary
+
+    assert summary is not None
+    assert summary.upto == 32
+    assert summary.text.startswith("They met. Sitten")
+    assert summary.text.endswith("veneistä. Ida left.")
+    assert len(summary.text) < len(long)
+    assert summary.text.count("[...]") == 1
 
 
 BAD = [
