@@ -16,6 +16,7 @@ from shared.consolidation import Finding, FindingKind, Known, Material, Said, Su
 from shared.encoding import JsonObject, dumps_text, well_formed
 from shared.unsegmented import pairs, spelled
 from worker.story_prompts import clip
+from worker.story_words import SIGNS
 
 OUTPUT_CHARACTERS = 32_000
 """A longer answer is none."""
@@ -224,10 +225,13 @@ _STEM = 5
 """Letters by which words are told apart: `paints`, `painted` and `painter` are one."""
 
 
+_WORD = re.compile(rf"\w[\w{SIGNS}]*")
+
+
 def _words(text: str) -> set[str]:
     """The words that carry a text, shortened; where there are no blanks, pairs of signs."""
     found = set(pairs(text))
-    for word in re.findall(r"\w+", spelled(text).casefold()):
+    for word in _WORD.findall(spelled(text).casefold()):
         if (len(word) > 2 or word.isdigit()) and word not in _COMMON:
             found.add(word[:_STEM])
     return found
@@ -235,7 +239,7 @@ def _words(text: str) -> set[str]:
 
 def _squeezed(text: str) -> str:
     """The text as far as it is compared: without case, marks around it, and widths of blanks."""
-    return " ".join(re.findall(r"\w+", text.casefold()))
+    return " ".join(_WORD.findall(text.casefold()))
 
 
 def _clean(raw: object, most: int) -> str:

@@ -156,6 +156,20 @@ def test_languages_without_blanks() -> None:
     assert texts(extracted(answer(tea, coffee), MATERIAL, 1, 5)) == ["用户喜欢绿茶"]
 
 
+@pytest.mark.parametrize(
+    ("said", "kept", "invented"),
+    [
+        ("मुझे चाय पसंद है", "उपयोगकर्ता को चाय पसंद है", "उपयोगकर्ता वकील था"),
+        ("நான் சென்னையில் வசிக்கிறேன்", "பயனர் சென்னையில் வசிக்கிறார்", "பயனர் ஒரு மருத்துவர்"),
+    ],
+)
+def test_languages_whose_vowels_are_signs_at_letters(said: str, kept: str, invented: str) -> None:
+    material = replace(MATERIAL, said=[Said(1, "user", said, NOON)])
+    findings = [finding(one, 1, quote=said) for one in (kept, invented)]
+
+    assert texts(extracted(answer(*findings), material, 1, 1)) == [kept]
+
+
 def test_a_summary_goes_up_to_whole_steps() -> None:
     told = answer(summary="They  met.\n")
     assert extracted(told, MATERIAL, 1, 35).summary == Summary("They met.", 32)
