@@ -53,7 +53,7 @@ def tagged(tag: str, text: str) -> str:
     if not text:
         return ""
     # The tag of this part, opened or closed inside it, would end it for the model.
-    harmless = re.sub(rf"<(\s*(?:/\s*)?{tag})\b", r"&lt;\1", text, flags=re.IGNORECASE)
+    harmless = re.sub(rf"<(\s*+/?\s*+{tag})\b", r"&lt;\1", text, flags=re.IGNORECASE)
     return f"<{tag}>\n{harmless}\n</{tag}>"
 
 

@@ -264,9 +264,9 @@ def _best_of_sessions(candidates: Candidates, raw: Sequence[float]) -> list[floa
 def named_in(cue: str, speakers: Iterable[str]) -> str | None:
     """The one speaker whom a cue names; None where it names none or several."""
     said = set(re.findall(r"\w+", cue.casefold()))
-    named = [
-        name for name in speakers if name and said.issuperset(re.findall(r"\w+", name.casefold()))
-    ]
+    words = {name: re.findall(r"\w+", name.casefold()) for name in speakers}
+    # A name of an emoji alone has no words, and all cues would have all of them.
+    named = [name for name, of_name in words.items() if of_name and said.issuperset(of_name)]
     return named[0] if len(named) == 1 else None
 
 

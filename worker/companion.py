@@ -30,7 +30,6 @@ you and the user have said to each other or done together.
 
 {MEMORY_MARKS}"""
 
-_SOUL_MARKS = re.compile(r"<\s*(?:/\s*)?soul\s*(?:/\s*)?>", re.IGNORECASE)
 _GREETING = re.compile(r"\s*greeting\s*:[ \t]*(\S[^\r\n]*)", re.IGNORECASE)
 
 
@@ -127,11 +126,9 @@ def soul_of(character: JsonObject) -> str:
     soul = character["soul"].strip()
     if not opening(soul):
         soul = f"{DEFAULT_SOUL}\n\n{soul}".strip()
-    soul = _SOUL_MARKS.sub("", soul)  # one that this puts together does no harm between the tags
     name = _name(character)
     return f"{f'Your name is {name}.' if name else ''}\n{soul[:MAX_SOUL]}"
 
 
 def _name(character: JsonObject) -> str:
-    name = " ".join(str(character["name"]).split())
-    return _SOUL_MARKS.sub("", name)[:NAME_CHARACTERS]
+    return " ".join(str(character["name"]).split())[:NAME_CHARACTERS]

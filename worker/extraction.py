@@ -16,6 +16,7 @@ from shared.consolidation import Finding, FindingKind, Known, Material, Said, Su
 from shared.encoding import JsonObject, dumps_text, well_formed
 from shared.unsegmented import pairs, spelled
 from worker.story_prompts import clip
+from worker.story_words import SIGNS
 
 OUTPUT_CHARACTERS = 32_000
 """A longer answer is none."""
@@ -133,7 +134,9 @@ def _answer(output: str) -> dict[str, Any]:
 
 def _summary(raw: object, material: Material, last: int) -> Summary | None:
     upto = upto_of(last)
-    text = _clean(raw, SUMMARY_CHARACTERS)
+    # Many words of some languages are longer than the limit has room for, and models count badly:
+    # with no summary at all, nothing would be known of what the window loses.
+    text = clip(_clean(raw, OUTPUT_CHARACTERS), SUMMARY_CHARACTERS)
     if not text or upto <= material.summary_upto:
         return None
     return Summary(text, upto)
@@ -147,6 +150,7 @@ class _Gate:
         self._known = material.known
         self._have = [_words(one.text) for one in (*material.known, *since)]
         self._new: list[set[str]] = []
+        self._readings: dict[int, tuple[str, set[str]]] = {}
         self._replaced: set[int] = set()
 
     def passed(self, raw: object) -> Finding | None:
@@ -158,7 +162,7 @@ class _Gate:
         if not text or not _are_numbers(sources) or not self._said.keys() >= set(sources):
             return None
         words, ended = _words(text), self._ended(raw.get("replaces"))
-        said = _borne_out(words, raw.get("quote"), [self._said[no] for no in sources])
+        said = self._borne_out(words, raw.get("quote"), sources)
         if said is None or self._is_known(words, ended):
             return None
         self._new.append(words)
@@ -172,6 +176,25 @@ class _Gate:
             replaces=[self._known[number].id for number in ended],
         )
 
+    def _borne_out(self, words: set[str], quote: object, sources: Sequence[int]) -> Said | None:
+        """The newest message of the user's that has the quote and any word of the finding."""
+        wanted = _squeezed(quote) if isinstance(quote, str) else ""
+        if len(wanted) < _SHORTEST_QUOTE and not _words(wanted):
+            return None
+        for no in sorted(set(sources), reverse=True):
+            if self._said[no].role == "user":
+                text, have = self._reading(no)
+                if wanted in text and words & have:
+                    return self._said[no]
+        return None
+
+    def _reading(self, no: int) -> tuple[str, set[str]]:
+        """A message as it is compared: read once, for each of many findings may name them all."""
+        if no not in self._readings:
+            said = self._said[no].text
+            self._readings[no] = _squeezed(said), _words(said)
+        return self._readings[no]
+
     def _ended(self, raw: object) -> list[int]:
         """The places of what a finding puts an end to; each thing once."""
         numbers = raw[:MOST_REPLACED] if _are_numbers(raw) else []
@@ -184,19 +207,6 @@ class _Gate:
             words == have if at in ended else _same(words, have)
             for at, have in enumerate(self._have)
         )
-
-
-def _borne_out(words: set[str], quote: object, sources: Sequence[Said]) -> Said | None:
-    """The newest message of the user's that has the quote and any word of the finding."""
-    wanted = _squeezed(quote) if isinstance(quote, str) else ""
-    if len(wanted) < _SHORTEST_QUOTE and not _words(wanted):
-        return None
-    fitting = [
-        one
-        for one in sources
-        if one.role == "user" and wanted in _squeezed(one.text) and words & _words(one.text)
-    ]
-    return max(fitting, key=lambda one: one.no, default=None)
 
 
 def _same(one: set[str], other: set[str]) -> bool:
@@ -215,10 +225,13 @@ _STEM = 5
 """Letters by which words are told apart: `paints`, `painted` and `painter` are one."""
 
 
+_WORD = re.compile(rf"\w[\w{SIGNS}]*")
+
+
 def _words(text: str) -> set[str]:
     """The words that carry a text, shortened; where there are no blanks, pairs of signs."""
     found = set(pairs(text))
-    for word in re.findall(r"\w+", spelled(text).casefold()):
+    for word in _WORD.findall(spelled(text).casefold()):
         if (len(word) > 2 or word.isdigit()) and word not in _COMMON:
             found.add(word[:_STEM])
     return found
@@ -226,7 +239,7 @@ def _words(text: str) -> set[str]:
 
 def _squeezed(text: str) -> str:
     """The text as far as it is compared: without case, marks around it, and widths of blanks."""
-    return " ".join(re.findall(r"\w+", text.casefold()))
+    return " ".join(_WORD.findall(text.casefold()))
 
 
 def _clean(raw: object, most: int) -> str:

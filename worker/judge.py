@@ -4,6 +4,7 @@ Its answer is only a proposal. A change counts if the story lists the variable, 
 the variable's type and range; everything else is left out.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -148,7 +149,9 @@ def _fitting(value: object, current: InkValue, allowed: Range) -> InkValue:
     number = number_in(value) if not isinstance(value, str) else None
     if number is None or not allowed.low <= number <= allowed.high or abs(number) >= _INT32:
         return None
-    if abs(number - current) > allowed.step:
+    # 0.4 - 0.3 is a little more than 0.1.
+    change = abs(number - current)
+    if change > allowed.step and not math.isclose(change, allowed.step):
         return None
     if isinstance(current, int):
         return int(number) if number == int(number) else None

@@ -5,6 +5,7 @@ It would rather find none than the wrong one.
 
 import math
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
@@ -14,9 +15,15 @@ ENOUGH = 0.6
 MARGIN = 0.15
 """How much better than the next one it must be."""
 
-_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
+SIGNS = "".join(
+    sign for sign in map(chr, range(0x300, 0x10000)) if unicodedata.category(sign).startswith("M")
+)
+"""What is written at letters and is none to `\\w`: Hindi, Tamil and others have their vowels so,
+and their words would fall apart into consonants."""
+
+_WORD = re.compile(rf"[^\W_](?:[^\W_]|[{SIGNS}])*(?:'[^\W_](?:[^\W_]|[{SIGNS}])*)?")
 _NUMBER = re.compile(
-    r"\s*(?:(?:choice|option|number|no\.?)\s*)?#?(\d{1,2})\s*(?:[.)!]\s*)?", re.IGNORECASE
+    r"\s*+(?:(?:choice|option|number|no\.?)\s*+)?#?(\d{1,2})\s*+[.)!]?\s*+", re.IGNORECASE
 )
 
 _SMALL = frozenset(

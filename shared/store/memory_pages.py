@@ -112,6 +112,18 @@ _CHANGE = text(
 
 _DELETE = text("/* memory delete */ delete from memories where id = :memory and user_id = :user")
 
+# What was said so far would bring back what goes with them. Whoever reads it already goes on from
+# where the session no longer is, and so changes nothing.
+_READ_NO_MORE = text(
+    """/* memories read no more */
+    update sessions set consolidated = next_message - 1, consolidation_tries = 0
+    where id in (
+        select id from sessions
+        where character_id = :character and user_id = :user and consolidated < next_message - 1
+        order by id for no key update)
+    """
+)
+
 _DELETE_SOME = text(
     """/* memories delete some */
     delete from memories where ctid = any(array(
@@ -219,9 +231,14 @@ async def delete(db: Database, user_id: str, memory_id: UUID) -> None:
 
 
 async def delete_all(db: Database, user_id: str, character_id: UUID) -> int:
-    """Delete all memories of a character, some at a time; how many there were."""
+    """Delete all memories of a character, some at a time; how many there were.
+
+    No more is learned from what was said so far.
+    """
+    of_character = {"user": user_id, "character": character_id}
+    await db.run(_READ_NO_MORE, of_character)
     total = 0
-    while rows := await db.run(_DELETE_SOME, {"user": user_id, "character": character_id}):
+    while rows := await db.run(_DELETE_SOME, of_character):
         total += rows
     return total
 

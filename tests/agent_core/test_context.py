@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from itertools import pairwise
 
 import pytest
@@ -239,6 +240,15 @@ def test_a_part_cannot_end_itself() -> None:
     assert prompt.count("</soul>") == 1
     assert prompt.endswith("</soul>")
     assert "&lt;/soul>" in prompt
+
+
+def test_no_text_between_tags_takes_long_to_be_read() -> None:
+    began = time.thread_time()
+
+    prompt = PromptBuilder(identity="i", soul="<" + " " * 20_000 + "x").build()
+
+    assert time.thread_time() - began < 1
+    assert prompt.endswith("x\n</soul>")
 
 
 def test_memories_come_before_the_newest_words() -> None:

@@ -139,6 +139,8 @@ def test_who_is_named_is_asked_for() -> None:
     assert named_in("Ada and Ben", ["Ada", "Ben"]) is None
     assert named_in("Adabelle", ["Ada"]) is None
     assert named_in("what of mary ann", ["Mary Ann", ""]) == "Mary Ann"
+    assert named_in("what of Ada", ["\U0001f31f", "Ada"]) == "Ada"
+    assert named_in("what now", ["\U0001f31f", "Ada"]) is None
 
 
 def test_a_memory_that_asks_is_no_answer() -> None:

@@ -161,7 +161,7 @@ OF_MEMORIES = [
     ),
     Mutant(
         "what only the agent said is learned",
-        (Change("worker/extraction.py", 'if one.role == "user" and wanted', "if wanted"),),
+        (Change(EXTRACTION, 'if self._said[no].role == "user":', "if no:"),),
         ("tests/worker/test_extraction.py bear_out",),
     ),
     Mutant(
@@ -209,7 +209,7 @@ OF_MEMORIES = [
     ),
     Mutant(
         "a quote that nobody said is taken",
-        (Change(EXTRACTION, "wanted in _squeezed(one.text) and words", "words"),),
+        (Change(EXTRACTION, "wanted in text and words", "words"),),
         (f"{GATE_TESTS} bear_out",),
     ),
     Mutant(

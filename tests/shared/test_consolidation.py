@@ -30,6 +30,7 @@ from shared.store import (
     claims,
     consolidation,
     leases,
+    memory_pages,
     sessions,
     turns,
 )
@@ -367,6 +368,26 @@ async def test_who_is_erased_meanwhile_is_not_read(
         await lock_waiters(watcher)
 
     assert await ordering is None
+
+
+async def test_what_was_deleted_is_not_learned_again(db: Database) -> None:
+    read, unread = [await new_session(db, started=True) for _ in range(2)]
+    for session in (read, unread):
+        await turn(db, session, idle=SOON)
+    claim = await ordered(db, read)
+    who = (await sessions.get(db, ME, read)).character_id
+
+    await memory_pages.delete_all(db, ME, who)
+    await end(db, claim, found(read, 1, 2, "They have a dog."))
+
+    assert await facts(db) == []
+    assert await order(db, unread) is None
+    assert (await clock(db, unread)).never
+    await turn(db, unread, idle=SOON)
+    claim = await ordered(db, unread)
+    assert (claim.action["first"], claim.action["last"]) == (3, 4)
+    await end(db, claim, found(unread, 3, 4, "They have a cat."))
+    assert await facts(db) == ["They have a cat."]
 
 
 async def test_a_character_can_be_deleted_that_was_read(db: Database) -> None:

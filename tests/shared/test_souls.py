@@ -41,6 +41,15 @@ def test_a_section_is_changed_added_and_taken_out() -> None:
     assert (opening(SOUL), opening("## Fears\nNone."), opening("")) == ("You mend clocks.", "", "")
 
 
+def test_no_text_of_a_section_takes_long_to_be_read() -> None:
+    began = time.thread_time()
+
+    soul = merged("", [SoulEdit("Speech", "x" + "\n" * 19_000 + "y")])
+
+    assert time.thread_time() - began < 1
+    assert soul.endswith("\ny")
+
+
 @pytest.mark.parametrize(
     "edit",
     [

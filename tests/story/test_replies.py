@@ -75,6 +75,23 @@ def test_a_verdict_stays_within_the_storys_ranges(scene: Scene, said: object) ->
     assert set(changes) <= {"secret"}
 
 
+TENTHS = """
+# judged: warmth
+# range: warmth 0..1 by 0.1
+VAR warmth = 0.0
+{warmth} -> DONE
+"""
+
+
+@pytest.mark.parametrize("tenth", range(10))
+def test_a_step_of_a_tenth_is_one_wherever_it_begins(tenth: int) -> None:
+    story = asyncio.run(scene_of(TENTHS.replace("0.0", f"{tenth / 10}")))
+
+    for to, reached in ((tenth + 1, True), (tenth + 2, False), (tenth - 1, tenth > 0)):
+        changes = read_verdict(json.dumps({"changes": {"warmth": to / 10}}), story).changes
+        assert dict(changes) == ({"warmth": to / 10} if reached else {})
+
+
 @given(st.text())
 def test_any_text_may_hold_json_or_none(text: str) -> None:
     found = json_in(text, "choice")

@@ -42,6 +42,24 @@ def test_the_choice_that_words_mean(words: str, choice: int | None) -> None:
     assert match(words, QUAY)[0] == choice
 
 
+@pytest.mark.parametrize(
+    ("words", "choice"),
+    [
+        ("வீட்டுக்குப் போ", 0),
+        ("தண்ணீர் குடி, நண்பா", 1),
+        ("பாட்டு பாடு", None),  # has most consonants of the first, and is a song
+    ],
+)
+def test_vowels_that_are_signs_at_their_letters_are_part_of_words(
+    words: str, choice: int | None
+) -> None:
+    assert match(words, ["வீட்டுக்குப் போ", "தண்ணீர் குடி"])[0] == choice
+
+
+def test_a_sign_alone_is_no_word() -> None:
+    assert match("\u2600\ufe0f", ["\u2764\ufe0f Love", "Leave"])[0] is None
+
+
 def test_twins_are_never_told_apart() -> None:
     assert match("go on", ["Go on", "Go on"])[0] is None
 

@@ -1,6 +1,8 @@
 """What of a model's answer is kept: what the user bore out, once, and nothing of a bad answer."""
 
 import json
+import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -154,12 +156,40 @@ def test_languages_without_blanks() -> None:
     assert texts(extracted(answer(tea, coffee), MATERIAL, 1, 5)) == ["用户喜欢绿茶"]
 
 
+@pytest.mark.parametrize(
+    ("said", "kept", "invented"),
+    [
+        ("मुझे चाय पसंद है", "उपयोगकर्ता को चाय पसंद है", "उपयोगकर्ता वकील था"),
+        ("நான் சென்னையில் வசிக்கிறேன்", "பயனர் சென்னையில் வசிக்கிறார்", "பயனர் ஒரு மருத்துவர்"),
+    ],
+)
+def test_languages_whose_vowels_are_signs_at_letters(said: str, kept: str, invented: str) -> None:
+    material = replace(MATERIAL, said=[Said(1, "user", said, NOON)])
+    findings = [finding(one, 1, quote=said) for one in (kept, invented)]
+
+    assert texts(extracted(answer(*findings), material, 1, 1)) == [kept]
+
+
 def test_a_summary_goes_up_to_whole_steps() -> None:
     told = answer(summary="They  met.\n")
     assert extracted(told, MATERIAL, 1, 35).summary == Summary("They met.", 32)
     assert extracted(told, MATERIAL, 1, 15).summary is None
-    for none in ("", " ", 7, None, "x" * 2_000):
+    for none in ("", " ", 7, None):
         assert extracted(answer(summary=none), MATERIAL, 1, 35).summary is None
+
+
+def test_a_summary_that_is_too_long_loses_its_middle() -> None:
+    """Without any, nothing would be known of what the window loses."""
+    long = " ".join(["They met.", *["Sitten he keskustelivat veneistä."] * 60, "Ida left."])
+
+    summary = extracted(answer(summary=long), MATERIAL, 1, 35).summary
+
+    assert summary is not None
+    assert summary.upto == 32
+    assert summary.text.startswith("They met. Sitten")
+    assert summary.text.endswith("veneistä. Ida left.")
+    assert len(summary.text) < len(long)
+    assert summary.text.count("[...]") == 1
 
 
 BAD = [
@@ -216,3 +246,17 @@ def test_nobody_leaves_the_line_that_quotes_them() -> None:
     lines = [json.loads(line) for line in asked.splitlines() if line.startswith("{")]
     assert [line["n"] for line in lines if "n" in line] == [3, 4]
     assert [line["text"] for line in lines] == [forged, forged, "Oh."]
+
+
+def test_no_answer_holds_up_the_worker() -> None:
+    """Long messages, each named by each finding: all sessions of the worker wait for that."""
+    long = "".join(chr(0x4E00 + at % 5_000) for at in range(16_000))
+    material = replace(MATERIAL, said=[Said(no, "user", long, NOON) for no in range(1, 17)])
+    found = [finding(long[at : at + 9], *range(1, 17), quote=long[at]) for at in range(0, 480, 10)]
+    began = time.thread_time()
+
+    kept = extracted(answer(*found), material, 1, 16)
+
+    assert time.thread_time() - began < 2
+    assert len(kept.findings) == MOST_FINDINGS
+    assert {one.at for one in kept.findings} == {NOON}

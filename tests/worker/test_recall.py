@@ -1,6 +1,7 @@
 """What is recalled for a message: from the real store, the same in every attempt, as data."""
 
 import asyncio
+import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -171,6 +172,14 @@ async def test_a_memory_can_not_leave_its_marks() -> None:
 )
 def test_harmless_signs_stay(line: str) -> None:
     assert without_marks(line).startswith(line.split("< memories", maxsplit=1)[0])
+
+
+def test_no_memory_takes_long_to_be_read() -> None:
+    began = time.thread_time()
+
+    without_marks("<" + " " * 10_000 + "x")
+
+    assert time.thread_time() - began < 0.5
 
 
 async def test_a_companion_is_told_memories_as_data() -> None:

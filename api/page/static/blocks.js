@@ -22,7 +22,8 @@
  */
 export function blocks(state) {
   const tasks = [...state.tasks.values()];
-  const shown = tasks.flatMap((task, index) => blocksOf(task, index === tasks.length - 1));
+  const last = state.pending.length === 0 ? tasks.at(-1) : null;
+  const shown = tasks.flatMap((task) => blocksOf(task, task === last));
   const ghosts = state.pending
     .filter((one) => one.text !== "")
     .map((one) => ghost(`pending:${one.id}`, one.text));

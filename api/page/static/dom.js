@@ -29,7 +29,12 @@ export function element(tag, className, ...children) {
 export function button(name, act, ...children) {
   const made = element("button", name, ...children);
   made.type = "button";
-  made.addEventListener("click", act);
+  made.addEventListener("click", ({ detail }) => {
+    // The second click of a double one falls on what the first one brought.
+    if (detail < 2) {
+      act();
+    }
+  });
   return made;
 }
 

@@ -196,6 +196,9 @@ export class Player {
         this._take(await this._api.snapshot(this._id));
         break;
       } catch (error) {
+        if (this._closed) {
+          break; // another session is shown by now
+        }
         if (!isPassing(error)) {
           this._loading = false;
           this._end(error);

@@ -339,7 +339,9 @@ export class Reading {
     });
     this._words.addEventListener("input", () => this._fit());
     this._words.addEventListener("keydown", (event) => {
-      if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+      // In Safari a composition is over by then, and only the code tells that the key was for it.
+      const composes = event.isComposing || event.keyCode === 229;
+      if (event.key === "Enter" && !event.shiftKey && !composes) {
         event.preventDefault();
         this._say();
       } else if (event.key === "Escape") {

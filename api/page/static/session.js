@@ -58,7 +58,6 @@ const MESSAGE_EVENTS = new Set([
   "message_end",
   "tool_execution_start",
   "tool_execution_end",
-  "task_queued",
   "task_started",
   "task_restarted",
 ]);
@@ -214,7 +213,8 @@ function applyEvent(state, event) {
   }
   const task = state.tasks.get(event.task_id) ?? newTask(event.task_id);
   if (task.settled && MESSAGE_EVENTS.has(event.type)) {
-    return next;
+    // The transcript has nothing of a task that told nothing: the log says between which it stands.
+    return event.type === "task_started" ? inOrder(next, task) : next;
   }
   return applyToTask(next, task, event.type, data);
 }
@@ -300,7 +300,7 @@ function started(state, task, data) {
  * @param {Task} before the task before it started
  */
 function inOrder(state, before) {
-  if (before.status !== "queued") {
+  if (before.status !== "queued" && !before.settled) {
     return state;
   }
   const tasks = [...state.tasks.values()];

@@ -1,7 +1,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
+import { Problem } from "../../../api/page/static/api.js";
 import { CLOSE, Connection } from "../../../api/page/static/connection.js";
+import { Player } from "../../../api/page/static/player.js";
 
 /** A socket whose other end is the test. */
 class FakeSocket extends EventTarget {
@@ -248,3 +250,20 @@ test("stopped, it neither hears nor tries", async () => {
   assert.deepEqual(line.frames, []);
   assert.equal(line.live().length, 0);
 });
+
+for (const error of [new Problem(404, "not_found", "No such session."), new Problem(0, "", "Away.")]) {
+  test(`a session that was left tells nothing of its answer: ${error.message}`, async () => {
+    let refuse;
+    const snapshot = () => new Promise((_, reject) => (refuse = reject));
+    const told = [];
+    const listener = { onState() {}, onStatus: ({ phase }) => told.push(phase), onRefused() {} };
+    const player = new Player({ snapshot }, "left", listener);
+    const opened = player.open();
+
+    player.close();
+    refuse(error);
+    await opened;
+
+    assert.deepEqual(told, ["connecting"]);
+  });
+}

@@ -280,6 +280,11 @@ test("a failure is told in words, until something else is done", () => {
   assert.deepEqual(note.again, { type: "say", text: "Hello?" });
 
   assert.deepEqual(texts(apply(state, log.queued("b", "Again"))), ["Hello?", "Again"]);
+
+  // While it is on its way, which is long without a connection, it can't be tried once more.
+  const again = { id: "k", action: note.again, text: note.said };
+  assert.deepEqual(texts(send(state, again)), ["Hello?", "Hello?"]);
+  assert.deepEqual(texts(apply(send(state, again), { type: "error", id: "k" })), ["Hello?", "note"]);
 });
 
 test("a cancelled task keeps what it finished", () => {
@@ -344,6 +349,51 @@ test("a snapshot: the transcript is not told again by the events of its tasks", 
   assert.deepEqual(texts(state), ["Hello?", "check", "Good evening.", "And now?"]);
   assert.equal(state.seq, 47);
   assert.equal(underWay(state)?.taskId, "b");
+});
+
+test("a snapshot: a task that told nothing stands where it ran, not behind what came after it", () => {
+  const log = new Log(40);
+  const error = { code: "choice_not_found", message: "this choice is not open" };
+  const events = [
+    log.queued("a", "Hello?"),
+    log.started("a"),
+    log.completed("a", [0]),
+    log.queued("b", "Take it"),
+    log.started("b"),
+    log.event("b", "task_failed", { error }),
+    log.queued("c", "And now?"),
+    log.started("c"),
+    log.completed("c", [1]),
+  ];
+  const messages = [
+    { task_id: "a", message: user("Hello?") },
+    { task_id: "c", message: user("And now?") },
+  ];
+
+  const later = begin(snapshot({ head_seq: 49 }, messages, events));
+  assert.deepEqual([...later.tasks.keys()], ["a", "b", "c"]);
+  assert.deepEqual(texts(later), ["Hello?", "And now?"]);
+
+  const then = begin(snapshot({ head_seq: 46 }, messages.slice(0, 1), events.slice(0, 6)));
+  assert.deepEqual(texts(then), ["Hello?", "note"]);
+});
+
+test("a snapshot: what failed can be tried again", () => {
+  const log = new Log(40);
+  const error = { code: "model_failed", message: "The model is away." };
+  const events = [
+    log.queued("a", "Hello?"),
+    log.started("a"),
+    log.ended("a", 0, user("Hello?")),
+    log.event("a", "task_failed", { error }),
+  ];
+  const messages = [{ task_id: "a", message: user("Hello?") }];
+
+  const shown = blocks(begin(snapshot({ head_seq: 44 }, messages, events)));
+
+  assert.deepEqual(shown.map((block) => block.text ?? block.kind), ["Hello?", "note"]);
+  assert.deepEqual(shown.at(-1).again, { type: "say", text: "Hello?" });
+  assert.equal(shown.at(-1).said, "Hello?");
 });
 
 test("a snapshot takes actions out of the outbox that it has already", () => {

@@ -124,6 +124,19 @@ test("everything by keyboard", async () => {
   await reader.leave();
 });
 
+test("the Enter that chooses a word of an input method sends nothing", async () => {
+  const reader = await Reader.arrive(browser);
+  await reader.beginCompanion();
+  await reader.page.locator("#words").fill("\u306b\u307b\u3093");
+
+  for (const how of [{ isComposing: true }, { keyCode: 229 }]) {
+    await reader.page.locator("#words").dispatchEvent("keydown", { key: "Enter", ...how });
+  }
+
+  assert.equal(await reader.page.locator("#words").inputValue(), "\u306b\u307b\u3093");
+  await reader.leave();
+});
+
 test("a screen reader hears finished paragraphs, each once", { skip: unscripted }, async () => {
   const reader = await Reader.arrive(browser);
   await reader.beginStory();

@@ -54,6 +54,28 @@ test("a story: choices, a throw, free words that stream in", async () => {
   await reader.leave();
 });
 
+test("a double click is one deed", async () => {
+  const reader = await Reader.arrive(browser);
+  const sent = [];
+  reader.page.on("websocket", (socket) =>
+    socket.on("framesent", ({ payload }) => {
+      const { type, action } = JSON.parse(String(payload));
+      if (type === "action") {
+        sent.push(action.type);
+      }
+    }),
+  );
+  await reader.beginStory();
+
+  await reader.page.locator(".choice").first().dblclick();
+  await reader.page.locator(".said:not(.ghost)").waitFor();
+  await reader.settle();
+
+  assert.deepEqual(sent, ["choose"]);
+  await reader.agrees();
+  await reader.leave();
+});
+
 test("what a story shares stands in the panel", { skip: unscripted }, async () => {
   const reader = await Reader.arrive(browser);
   await reader.beginStory();
