@@ -381,6 +381,7 @@ def _checked(name: str, result: object) -> AgentToolResult:
         return AgentToolResult.error(f'Tool "{name}" returned {kind}, not an AgentToolResult')
     if not result.is_well_formed():
         return AgentToolResult.error(f'Tool "{name}" returned content that is not text or images')
+    result.is_error, result.terminate = bool(result.is_error), bool(result.terminate)
     if result.details is not None:
         try:
             result.details = _plain(result.details)

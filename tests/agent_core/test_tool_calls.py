@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from typing import Any
 
@@ -11,9 +12,12 @@ from pydantic import BaseModel, field_validator
 
 from agent_core import (
     AfterToolCall,
+    Agent,
+    AgentOptions,
     AgentTool,
     AgentToolResult,
     BeforeToolCall,
+    ImageContent,
     TextContent,
     ToolCall,
     ToolCallBlock,
@@ -53,6 +57,15 @@ def one_call(name: str, **arguments: Any) -> list[Reply]:
             AgentToolResult(None),  # type: ignore[arg-type]
             'Tool "t" returned content that is not text or images',
         ),
+        *(
+            (AgentToolResult([block]), 'Tool "t" returned content that is not text or images')
+            for block in (
+                TextContent(5),  # type: ignore[arg-type]
+                TextContent(None),  # type: ignore[arg-type]
+                ImageContent(b"PNG"),  # type: ignore[arg-type]
+                ImageContent(url="http://h/1.png", mime_type=None),  # type: ignore[arg-type]
+            )
+        ),
     ],
 )
 async def test_a_wrong_result_is_an_error(returned: Any, text: str) -> None:
@@ -70,6 +83,18 @@ async def test_a_bare_string_is_a_result_of_text() -> None:
     await scripted.agent.prompt("hi")
 
     assert scripted.results() == [("c1", False, "fine")]
+
+
+async def test_a_result_whose_marks_are_no_booleans_can_be_read_again() -> None:
+    result = AgentToolResult("gone", is_error="no such file", terminate=0)  # type: ignore[arg-type]
+    scripted = Scripted(one_call("t"), raw_tool("t", result))
+
+    await scripted.agent.prompt("hi")
+
+    stored = json.loads(json.dumps(scripted.agent.to_dict()))
+    options = AgentOptions(initial_state={"tools": scripted.agent.state.tools})
+    assert scripted.results() == [("c1", True, "gone")]
+    assert Agent.from_dict(stored, options).state.messages == scripted.agent.state.messages
 
 
 async def test_keys_in_an_error_are_hidden(caplog: pytest.LogCaptureFixture) -> None:
