@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from agent_core.content import ToolCall
 from agent_core.errors import ToolArgumentsError
 from agent_core.json_schema import fit
+from agent_core.partial_json import check_whole_numbers
 from agent_core.tools import AgentTool
 
 if TYPE_CHECKING:
@@ -41,9 +42,13 @@ def _why_unread(raw: str) -> str:
     except (ValueError, RecursionError):
         return "must be a JSON object"
     try:
-        json.dumps(value, allow_nan=False)
+        written = json.dumps(value, allow_nan=False)
     except ValueError:
         return "has a number that is not finite"
+    try:
+        check_whole_numbers(written)
+    except ValueError:
+        return "has a whole number of more than 64 bits"
     return "must be a JSON object"
 
 

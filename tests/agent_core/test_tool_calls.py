@@ -7,6 +7,7 @@ import json
 import logging
 from typing import Any
 
+import orjson
 import pytest
 from pydantic import BaseModel, field_validator
 
@@ -237,6 +238,25 @@ async def test_details_that_cannot_be_told_are_an_error() -> None:
         assert text.startswith('Tool "t" returned details that are no JSON: ')
         assert "Circular reference" in text
         assert scripted.texts()[-1] == "end"
+
+
+@pytest.mark.parametrize(
+    ("details", "told"),
+    [
+        ({1: "one", None: 2}, {"1": "one", "null": 2}),
+        ({"n": [10**30, 2**64 - 1]}, {"n": [1e30, 2**64 - 1]}),
+        ({"n": {10**30}}, {"n": [1e30]}),
+        (("a", float("nan")), ["a", None]),
+    ],
+)
+async def test_details_become_what_can_be_stored(details: object, told: object) -> None:
+    scripted = Scripted(one_call("t"), raw_tool("t", AgentToolResult.text("ok", details=details)))
+    await scripted.agent.prompt("hi")
+
+    (end,) = scripted.ends()
+    assert (end.result.details, end.is_error) == (told, False)
+    # as what stores it does, which knows no such keys and no such numbers
+    assert orjson.loads(orjson.dumps(end.result.to_dict()))["details"] == told
 
 
 async def test_an_error_without_words_is_named() -> None:
