@@ -20,6 +20,8 @@ from agent_core.partial_json import as_text
 from agent_core.streaming import LlmContext, StreamOptions
 from agent_core.tools import AgentTool
 
+_MOST_TOKENS = 2**31 - 1
+
 
 def chat_messages(
     model: Model, context: LlmContext, *, signed_thinking: bool
@@ -175,4 +177,7 @@ def usage_of(usage: Mapping[str, Any]) -> Usage:
 
 def _count(usage: Mapping[str, Any], name: str) -> int:
     value = usage.get(name)
-    return value if isinstance(value, int) else 0
+    # Some count in floats; what is no count at all could not be stored, or would be paid back.
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return 0
+    return int(value) if 0 <= value <= _MOST_TOKENS else 0

@@ -17,6 +17,7 @@ from agent_core.chat_format import chat_messages, said_in, sampling, tool_defini
 from agent_core.errors import ProviderError
 from agent_core.http_connections import http_session, network_errors
 from agent_core.models import Model
+from agent_core.partial_json import as_text
 from agent_core.reading_pace import PacedReading
 from agent_core.sse import SseReader
 from agent_core.streaming import AssistantMessageEvent, LlmContext, StreamOptions
@@ -171,7 +172,7 @@ def _chunk(data: str) -> ChatChunk:
         if chunk.get("error"):
             raise _error_in_stream(chunk["error"])
         return _read_chunk(chunk)
-    except (ValueError, TypeError, LookupError, AttributeError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise ProviderError(
             f"The server sent what is no chunk of an answer: {data[:200]}", retryable=True
         ) from error
@@ -193,18 +194,27 @@ def _read_chunk(chunk: Mapping[str, Any]) -> ChatChunk:
     if not choices:
         return read
     choice = choices[0]
-    read.finish_reason = choice.get("finish_reason")
+    read.finish_reason = _text(choice.get("finish_reason")) or None
     delta = choice.get("delta") or {}
     read.text, thinking = said_in(delta.get("content"))
-    read.thinking = delta.get("reasoning_content") or delta.get("reasoning") or thinking
+    read.thinking = _text(delta.get("reasoning_content") or delta.get("reasoning")) or thinking
     for call in delta.get("tool_calls") or ():
         function = call.get("function") or {}
+        index, arguments = call.get("index"), function.get("arguments")
         read.tool_calls.append(
             ToolCallPiece(
-                call.get("index"),
-                call.get("id") or "",
-                function.get("name") or "",
-                function.get("arguments") or "",
+                None if index is None else int(index),
+                _text(call.get("id")),
+                _text(function.get("name")),
+                # Some servers send them whole and do not write them as a text.
+                as_text(arguments) if isinstance(arguments, dict) else _text(arguments),
             )
         )
     return read
+
+
+def _text(value: object) -> str:
+    """A field that is a text or null; raises TypeError for another, which no message may hold."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    raise TypeError(f"{type(value).__name__} is no text")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from agent_core import (
+    AssistantMessageEvent,
     LlmContext,
     Model,
     StreamDone,
@@ -12,9 +15,12 @@ from agent_core import (
     StreamOptions,
     TextContent,
     ThinkingContent,
+    ToolCall,
+    Usage,
     UserMessage,
     stream_model,
 )
+from agent_core.chat_format import usage_of
 from agent_core.http_connections import close_connections, http_session
 from agent_core.openai_stream import _request, refusal, request_headers
 from tests.agent_core.chat_server import DONE, Piece, Refusal, chunk, serving
@@ -141,3 +147,53 @@ async def test_content_that_is_none_is_told_once(content: object, shown: str) ->
     assert isinstance(failed, StreamError)
     reason = f"The server sent as content what is neither a text nor parts of one: {shown}"
     assert failed.error.error_message == reason
+
+
+def call_of(**fields: Any) -> dict[str, Any]:
+    """A chunk with a whole call; the fields are its own or its function's."""
+    function = {"name": "look", "arguments": "{}"}
+    inner = {name: fields.pop(name) for name in function if name in fields}
+    return chunk({"tool_calls": [{"index": 0, "id": "c1", "function": function | inner} | fields]})
+
+
+async def answered(*script: Piece) -> AssistantMessageEvent:
+    """How an answer ends that is asked for once."""
+    async with serving([*script, chunk(finish="stop"), DONE]) as server:
+        model = Model("m", "local", base_url=server.url, api="openai", max_attempts=1)
+        return [event async for event in stream_model(model, CONTEXT, StreamOptions())][-1]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        call_of(id=7),
+        call_of(name=["look"]),
+        call_of(arguments=[1]),
+        call_of(index=[0]),
+        chunk({"reasoning_content": {"summary": "Hm."}}),
+        chunk({"content": "x"}) | {"choices": [{"delta": {}, "finish_reason": {"type": "stop"}}]},
+        f"data: {'[' * 100_000}\n\n",
+    ],
+    ids=["id", "name", "arguments", "index", "thinking", "finish reason", "depth"],
+)
+async def test_a_field_of_another_kind_is_no_chunk(odd: Piece) -> None:
+    failed = await answered(odd)
+
+    assert isinstance(failed, StreamError)
+    assert failed.retryable
+    assert str(failed.error.error_message).startswith("The server sent what is no chunk")
+    assert failed.error.content == []
+
+
+async def test_arguments_may_come_as_an_object() -> None:
+    done = await answered(call_of(arguments={"at": "door"}, index="0"))
+
+    assert isinstance(done, StreamDone)
+    assert done.message.content == [ToolCall("c1", "look", {"at": "door"})]
+
+
+@pytest.mark.parametrize(
+    ("count", "read"), [(7, 7), (7.0, 7), (-7, 0), (True, 0), ("7", 0), (10**30, 0), (1e999, 0)]
+)
+def test_only_a_count_is_counted(count: object, read: int) -> None:
+    assert usage_of({"completion_tokens": count}) == Usage(output=read, total_tokens=read)
