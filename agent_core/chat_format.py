@@ -172,6 +172,9 @@ def usage_of(usage: Mapping[str, Any]) -> Usage:
     read = _count(details, "cached_tokens") or _count(usage, "prompt_cache_hit_tokens")
     write = _count(details, "cache_write_tokens") or _count(usage, "cache_creation_input_tokens")
     total = _count(usage, "total_tokens") or prompt + output
+    thought = _count(usage.get("completion_tokens_details") or {}, "reasoning_tokens")
+    if total == prompt + output + thought:
+        output += thought  # xAI charges for thinking, but does not count it to the answer
     return Usage(max(0, prompt - read - write), output, read, write, total)
 
 

@@ -197,3 +197,18 @@ async def test_arguments_may_come_as_an_object() -> None:
 )
 def test_only_a_count_is_counted(count: object, read: int) -> None:
     assert usage_of({"completion_tokens": count}) == Usage(output=read, total_tokens=read)
+
+
+@pytest.mark.parametrize(("total", "output"), [(110, 10), (107, 7), (120, 7), (None, 7)])
+def test_thinking_is_part_of_the_output(total: int | None, output: int) -> None:
+    # 107 where the provider counts thinking to the answer, 110 where it counts it beside
+    usage = usage_of(
+        {
+            "prompt_tokens": 100,
+            "completion_tokens": 7,
+            "completion_tokens_details": {"reasoning_tokens": 3},
+            "total_tokens": total,
+        }
+    )
+
+    assert (usage.input, usage.output, usage.total_tokens) == (100, output, total or 107)
