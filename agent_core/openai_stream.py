@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-from contextlib import aclosing
-from typing import Any
+from contextlib import aclosing, suppress
+from typing import TYPE_CHECKING, Any
 
 from agent_core.assembly import ChatChunk, ToolCallPiece
 from agent_core.attempts import is_retryable, retry_after_seconds, streamed_answer
@@ -22,6 +22,9 @@ from agent_core.reading_pace import PacedReading
 from agent_core.sse import SseReader
 from agent_core.streaming import AssistantMessageEvent, LlmContext, StreamOptions
 from agent_core.thinking import thinking_level
+
+if TYPE_CHECKING:
+    from aiohttp import ClientResponse
 
 _BASE_URLS = {
     "deepseek": "https://api.deepseek.com/v1",
@@ -100,8 +103,7 @@ async def _chunks(
         with PacedReading() as reading:
             async with session.post(url, data=request, headers=headers) as response:
                 if response.status >= 400:
-                    body = await response.content.read(_MAX_ERROR_BYTES)
-                    raise refusal(response.status, response.headers, body)
+                    raise await refused(response)
                 async for piece in response.content.iter_any():
                     events = reader.feed(piece)
                     for chunk in _joined(events):
@@ -114,6 +116,17 @@ async def _chunks(
     except network_errors() as error:
         text = str(error) or type(error).__name__
         raise ProviderError(f"Connection failed: {text}", retryable=True) from error
+
+
+async def refused(response: ClientResponse) -> ProviderError:
+    """Return the error that a response of 400 and above stands for, by what comes of its body."""
+    body = bytearray()
+    with suppress(*network_errors()):
+        async for piece in response.content.iter_any():
+            body += piece
+            if len(body) >= _MAX_ERROR_BYTES:
+                break
+    return refusal(response.status, response.headers, bytes(body))
 
 
 def refusal(status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:

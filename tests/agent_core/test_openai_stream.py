@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -23,7 +25,7 @@ from agent_core import (
 from agent_core.chat_format import usage_of
 from agent_core.http_connections import close_connections, http_session
 from agent_core.openai_stream import _request, refusal, request_headers
-from tests.agent_core.chat_server import DONE, Piece, Refusal, chunk, serving
+from tests.agent_core.chat_server import DONE, Cut, Hang, Piece, Refusal, chunk, serving
 
 CONTEXT = LlmContext("", [UserMessage("hi")])
 
@@ -87,6 +89,36 @@ async def test_a_failure_tells_status_and_wait() -> None:
     (failed,) = events
     assert isinstance(failed, StreamError)
     assert (failed.status, failed.retry_after) == (429, 3600.0)
+
+
+async def test_a_refusal_is_read_to_its_end() -> None:
+    empty = Refusal(429, text="no money", code="insufficient_quota", within=Hang())
+    async with serving(empty) as server:
+        model = Model("m", "local", base_url=server.url, api="openai", retry_delay=0.001)
+        asking = asyncio.create_task(_last(stream_model(model, CONTEXT, StreamOptions())))
+        await server.arrivals.get()
+        done, _ = await asyncio.wait({asking}, timeout=0.2)
+        server.release.set()
+        failed = await asking
+
+    assert not done
+    assert isinstance(failed, StreamError)
+    assert failed.error.error_message == "429: no money (insufficient_quota)"
+    assert (failed.status, failed.retryable, len(server.requests)) == (429, False, 1)
+
+
+async def test_a_refusal_that_breaks_off_is_told_as_far_as_it_came() -> None:
+    async with serving(Refusal(401, within=Cut())) as server:
+        model = Model("m", "local", base_url=server.url, api="openai")
+        failed = await _last(stream_model(model, CONTEXT, StreamOptions()))
+
+    assert isinstance(failed, StreamError)
+    assert failed.error.error_message == '401: {"error": {"message"'
+    assert (failed.status, failed.retryable) == (401, False)
+
+
+async def _last(events: AsyncIterator[AssistantMessageEvent]) -> AssistantMessageEvent:
+    return [event async for event in events][-1]
 
 
 async def test_what_is_no_stream_is_a_failure() -> None:
@@ -160,7 +192,7 @@ async def answered(*script: Piece) -> AssistantMessageEvent:
     """How an answer ends that is asked for once."""
     async with serving([*script, chunk(finish="stop"), DONE]) as server:
         model = Model("m", "local", base_url=server.url, api="openai", max_attempts=1)
-        return [event async for event in stream_model(model, CONTEXT, StreamOptions())][-1]
+        return await _last(stream_model(model, CONTEXT, StreamOptions()))
 
 
 @pytest.mark.parametrize(
