@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from agent_core.content import ToolCall
@@ -26,6 +28,8 @@ def validated_arguments(tool: AgentTool, call: ToolCall) -> Any:
     """
     if call.raw is not None:
         raise _failure(call, [f"root: {_why_unread(call.raw)}"], call.raw)
+    # What a tool does to its params must not change what the model has said.
+    call = replace(call, arguments=copy.deepcopy(call.arguments))
     if isinstance(tool.parameters, Mapping):
         params, problems = fit(call.arguments, tool.schema)
         if problems:

@@ -24,6 +24,7 @@ from agent_core import (
     StepRequest,
     StepStart,
     StreamOptions,
+    ToolCall,
     ToolContext,
     ToolExecutionEnd,
     ToolResultMessage,
@@ -103,6 +104,34 @@ async def test_a_recorded_run_is_replayed_without_calls() -> None:
     assert [event.type for event in second] == [
         event.type for event in first if event.type != "message_update"
     ]
+
+
+@pytest.mark.parametrize("by_schema", [True, False])
+async def test_a_tool_that_changes_its_params_changes_no_message(by_schema: bool) -> None:
+    @tool
+    async def find(query: dict[str, Any]) -> str:
+        """Find what the filters let pass."""
+        query["filters"].clear()
+        return "found"
+
+    if by_schema:
+        find = replace(find, parameters={"type": "object"}, execute=_clear)
+    arguments = {"query": {"filters": ["red"]}}
+    script: list[Reply] = [calls(call("c1", "find", **arguments)), "done"]
+    journal = MemoryJournal()
+    agent, model, _ = agent_with(script, journal, find)
+    await agent.prompt("hi")
+    assert model.requests[1].messages[1].content == [ToolCall("c1", "find", arguments)]
+
+    del journal.outputs[2]  # as where a crash came before the second answer
+    agent, _, _ = agent_with(["done"], journal, find)
+    await agent.prompt("hi")
+    assert plain_text(agent.state.messages[-1].content) == "done"
+
+
+async def _clear(_: str, params: dict[str, Any], *__: object) -> AgentToolResult:
+    params["query"]["filters"].clear()
+    return AgentToolResult.text("found")
 
 
 async def test_a_run_goes_on_where_the_record_ends() -> None:
