@@ -12,6 +12,7 @@ from agent_core import (
     AssistantMessageEvent,
     LlmContext,
     Model,
+    ProviderError,
     StreamDone,
     StreamError,
     StreamOptions,
@@ -20,6 +21,7 @@ from agent_core import (
     ToolCall,
     Usage,
     UserMessage,
+    complete,
     stream_model,
 )
 from agent_core.chat_format import usage_of
@@ -89,6 +91,16 @@ async def test_a_failure_tells_status_and_wait() -> None:
     (failed,) = events
     assert isinstance(failed, StreamError)
     assert (failed.status, failed.retry_after) == (429, 3600.0)
+
+
+async def test_a_single_call_that_fails_tells_status_and_wait() -> None:
+    async with serving(Refusal(429, {"Retry-After": "3600"})) as server:
+        model = Model("m", "local", base_url=server.url, api="openai")
+        with pytest.raises(ProviderError, match="refused") as caught:
+            await complete(model, CONTEXT)
+
+    error = caught.value
+    assert (error.status, error.retry_after, error.retryable) == (429, 3600.0, True)
 
 
 async def test_a_refusal_is_read_to_its_end() -> None:
