@@ -242,6 +242,12 @@ SCHEMA: dict[str, Any] = {
         "never": False,
         "empty": {"type": "array", "items": False},
         "odd": {"type": "tensor"},
+        "marks": {
+            "type": "object",
+            "patternProperties": {"^[a-z]+$": {"type": "integer"}, "^low": {"maximum": 3}},
+            "additionalProperties": False,
+        },
+        "pair": {"type": "array", "prefixItems": [{"type": "string"}, {}], "items": False},
     },
     "additionalProperties": False,
     "$defs": {"item": {"type": "integer"}, "loop": {"$ref": "#/$defs/loop"}},
@@ -268,6 +274,9 @@ SCHEMA: dict[str, Any] = {
         ({"both": "4"}, {"both": 4}),
         ({"maybe": None}, {"maybe": None}),
         ({"maybe": "4"}, {"maybe": 4}),
+        ({"marks": {"a": "4", "low": 3}}, {"marks": {"a": 4, "low": 3}}),
+        ({"pair": [1, 2]}, {"pair": ["1", 2]}),
+        ({"pair": []}, {"pair": []}),
     ],
 )
 def test_values_are_fitted(given: Any, fitted: Any) -> None:
@@ -309,6 +318,10 @@ def test_values_are_fitted(given: Any, fitted: Any) -> None:
         ({"empty": [1]}, "empty[0]: is not allowed"),
         ({"odd": 1}, "odd: must be tensor"),
         ({"extra": 1}, "extra: is not a known property"),
+        ({"marks": {"A": 1}}, "marks.A: is not a known property"),
+        ({"marks": {"a": "b"}}, "marks.a: must be integer"),
+        ({"marks": {"low": 4}}, "marks.low: must be <= 3"),
+        ({"pair": ["a", "b", "c"]}, "pair[2]: is not allowed"),
     ],
 )
 def test_what_does_not_fit_is_told_by_its_path(given: Any, problem: str) -> None:
