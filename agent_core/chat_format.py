@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agent_core.content import ImageContent, TextContent, ThinkingContent, ToolCall, plain_text
+from agent_core.content import ImageContent, TextContent, ThinkingContent, plain_text
 from agent_core.errors import ProviderError
 from agent_core.messages import (
     AssistantMessage,
@@ -26,7 +26,8 @@ _MOST_TOKENS = 2**31 - 1
 def chat_messages(
     model: Model, context: LlmContext, *, signed_thinking: bool
 ) -> list[dict[str, Any]]:
-    """Return the system prompt and the messages; images only for a model that can see.
+    """Return the system prompt and the messages that say anything to this model; images only for
+    one that can see.
 
     `signed_thinking` gives thinking back to the model that signed it, in litellm's form.
     """
@@ -39,7 +40,9 @@ def chat_messages(
         if seen and not isinstance(message, ToolResultMessage):
             chat.append(_images_of_tools(model, seen))
             seen = []
-        chat.append(_chat_message(model, message, signed_thinking=signed_thinking))
+        said = _chat_message(model, message, signed_thinking=signed_thinking)
+        if said is not None:
+            chat.append(said)
         if isinstance(message, ToolResultMessage):
             seen += [block for block in message.content if isinstance(block, ImageContent)]
     if seen:
@@ -47,7 +50,9 @@ def chat_messages(
     return chat
 
 
-def _chat_message(model: Model, message: LlmMessage, *, signed_thinking: bool) -> dict[str, Any]:
+def _chat_message(
+    model: Model, message: LlmMessage, *, signed_thinking: bool
+) -> dict[str, Any] | None:
     if isinstance(message, UserMessage):
         return {"role": "user", "content": _user_parts(model, message)}
     if isinstance(message, ToolResultMessage):
@@ -63,7 +68,9 @@ def _chat_message(model: Model, message: LlmMessage, *, signed_thinking: bool) -
         signed = _signed_thinking(message)
         if signed:
             chat["thinking_blocks"] = signed
-    return chat
+    # Nothing is left of an answer that was cut off in its thinking, and Mistral refuses such ones.
+    says_nothing = chat.keys() == {"role", "content"} and not chat["content"]
+    return None if says_nothing else chat
 
 
 def _user_parts(model: Model, message: UserMessage) -> str | list[dict[str, Any]]:
@@ -92,8 +99,8 @@ def _images_of_tools(model: Model, images: Sequence[ImageContent]) -> dict[str, 
 
 
 def _assistant(message: AssistantMessage) -> dict[str, Any]:
-    chat: dict[str, Any] = {"role": "assistant", "content": message.text or None}
-    calls = [block for block in message.content if isinstance(block, ToolCall)]
+    calls = message.tool_calls
+    chat: dict[str, Any] = {"role": "assistant", "content": message.text or (None if calls else "")}
     if calls:
         chat["tool_calls"] = [
             {
@@ -103,8 +110,6 @@ def _assistant(message: AssistantMessage) -> dict[str, Any]:
             }
             for call in calls
         ]
-    elif chat["content"] is None:
-        chat["content"] = ""
     return chat
 
 

@@ -205,8 +205,11 @@ def test_what_a_model_cannot_use_is_left_out() -> None:
     chat = chat_messages(blind, context, signed_thinking=True)
 
     assert chat[0]["content"][0]["text"] == "(an image, which this model cannot see)"
-    assert chat[1] == {"role": "assistant", "content": ""}
-    assert [message["role"] for message in chat] == ["user", "assistant", "tool", "user", "user"]
+    # An answer that was all thinking says nothing to another model, nor to any without signatures.
+    assert [message["role"] for message in chat] == ["user", "tool", "user", "user"]
+    own = chat_messages(Model("m", "p"), context, signed_thinking=True)
+    assert [message["role"] for message in own] == ["user", "assistant", "tool", "user", "user"]
+    assert own[1]["thinking_blocks"][0]["thinking"] == "hm"
 
 
 def test_a_usage_is_read_whatever_it_is_called() -> None:
