@@ -47,11 +47,17 @@ def test_public_models_are_known() -> None:
     model = get_model("openai", "gpt-4o-mini", temperature=0.3)
 
     assert (model.context_window, model.max_tokens) == (128_000, 16_384)
-    assert model.cost == ModelCost(0.15, 0.6, 0.075, 0.0)
+    assert model.cost == ModelCost(0.15, 0.6, 0.075, 0.15)
     assert (model.images, model.tools, model.temperature) == (True, True, 0.3)
     assert get_model("anthropic", "claude-sonnet-4-5").reasoning
     assert get_model("nobody", "gpt-4o-mini").cost == ModelCost()
     assert get_model("nobody", "nothing") == Model("nothing", "nobody")
+
+
+def test_a_cache_without_a_price_of_its_own_is_not_free() -> None:
+    model = get_model("fireworks_ai", "accounts/fireworks/models/deepseek-v3")
+
+    assert model.cost == ModelCost(0.9, 0.9, 0.9, 0.9)
 
 
 def test_a_usage_is_priced() -> None:
