@@ -152,6 +152,8 @@ def _settled(event: FinalEvent) -> FinalEvent:
         error.error_message = error.error_message or "The model call failed"
         _give_ids(error)
         return event
+    if event.message.stop_reason == "stop":  # also while it is not known
+        event.message.stop_reason = event.reason
     _give_ids(event.message)
     return event
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -19,6 +20,8 @@ from agent_core import (
     AgentToolResult,
     BeforeToolCall,
     ImageContent,
+    StreamDone,
+    StreamStart,
     TextContent,
     ToolCall,
     ToolCallBlock,
@@ -761,6 +764,18 @@ async def test_calls_without_ids_of_their_own_get_some(ids: tuple[str, str]) -> 
     assert second[0]
     assert first[0] != second[0]
     assert {end.tool_call_id for end in scripted.ends()} == {first[0], second[0]}
+
+
+async def test_calls_of_an_answer_that_is_told_to_be_cut_do_not_run() -> None:
+    cut = replace(calls(call("c1", "ok")), stop_reason="stop")  # as that of a message that grows
+    scripted = Scripted([[StreamStart(cut), StreamDone("length", cut)], "end"], ok)
+
+    await scripted.agent.prompt("hi")
+
+    ((_, is_error, text),) = scripted.results()
+    assert is_error
+    assert "hit the output token limit" in text
+    assert scripted.agent.state.messages[1].to_dict()["stop_reason"] == "length"
 
 
 async def test_calls_of_an_answer_that_says_it_was_aborted_do_not_run() -> None:
