@@ -409,6 +409,17 @@ def test_events_are_read_across_pieces() -> None:
         reader.feed(b"x" * (8 * 1024 * 1024 + 1))
 
 
+def test_an_event_of_many_lines_has_an_end_too() -> None:
+    reader = SseReader()
+    line = b"data: " + b"x" * 1024 * 1024 + b"\n"
+    assert not any(reader.feed(line) for _ in range(7))
+    assert len(reader.feed(b"\n")) == 1
+    assert not any(reader.feed(line) for _ in range(7))
+
+    with pytest.raises(ProviderError, match="8 MiB"):
+        reader.feed(line)
+
+
 @pytest.mark.parametrize(
     ("data", "problem"),
     [
