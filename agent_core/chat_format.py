@@ -42,6 +42,8 @@ def chat_messages(
             seen = []
         said = _chat_message(model, message, signed_thinking=signed_thinking)
         if said is not None:
+            if model.provider == "deepseek" and context.tools:
+                said |= _thinking_given_back(model, message)
             chat.append(said)
         if isinstance(message, ToolResultMessage):
             seen += [block for block in message.content if isinstance(block, ImageContent)]
@@ -119,6 +121,21 @@ def _signed_thinking(message: AssistantMessage) -> list[dict[str, Any]]:
         for block in message.content
         if isinstance(block, ThinkingContent) and block.signature
     ]
+
+
+def _thinking_given_back(model: Model, message: LlmMessage) -> dict[str, Any]:
+    """What DeepSeek wants with each answer of a conversation with tools, or else refuses it.
+
+    A blank is the least that it takes, where the model did not think or it was another's thinking.
+    https://api-docs.deepseek.com/guides/thinking_mode
+    """
+    if not isinstance(message, AssistantMessage):
+        return {}
+    thought = ""
+    if message.provider == model.provider:
+        blocks = (block for block in message.content if isinstance(block, ThinkingContent))
+        thought = "".join(block.thinking for block in blocks)
+    return {"reasoning_content": thought or " "}
 
 
 def tool_definitions(tools: Sequence[AgentTool]) -> list[dict[str, Any]]:

@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 
 from agent_core import (
+    AgentTool,
     AssistantMessage,
     ImageContent,
     LlmContext,
+    LlmMessage,
     Model,
     ModelCost,
     ProviderError,
@@ -37,8 +39,9 @@ from agent_core.openai_stream import _chunk, stream_openai
 from agent_core.partial_json import partial_arguments, whole_arguments
 from agent_core.redaction import redact
 from agent_core.sse import SseReader
-from agent_core.testing import call, calls
+from agent_core.testing import answer, call, calls
 from agent_core.thinking import thinking_budget, thinking_level
+from tests.agent_core.agents import ok
 
 ROOT = Path(__file__).parents[2]
 
@@ -216,6 +219,31 @@ def test_what_a_model_cannot_use_is_left_out() -> None:
     own = chat_messages(Model("m", "p"), context, signed_thinking=True)
     assert [message["role"] for message in own] == ["user", "assistant", "tool", "user", "user"]
     assert own[1]["thinking_blocks"][0]["thinking"] == "hm"
+
+
+@pytest.mark.parametrize("signed_thinking", [True, False])
+def test_deepseek_gets_its_thinking_back_where_there_are_tools(signed_thinking: bool) -> None:
+    asked = AssistantMessage(
+        [ThinkingContent("A die, "), ThinkingContent("then."), ToolCall("c1", "ok")],
+        "m",
+        "deepseek",
+    )
+    messages: list[LlmMessage] = [
+        answer("Hello."),
+        UserMessage("Roll"),
+        asked,
+        ToolResultMessage("c1", "ok", [TextContent("6")]),
+        AssistantMessage([ThinkingContent("Secret."), TextContent("Six.")], "m", "another"),
+        AssistantMessage([ThinkingContent("Cut off")], "m", "deepseek"),
+    ]
+
+    def thinking(provider: str, tools: list[AgentTool]) -> list[str | None]:
+        context = LlmContext("SP", messages, tools)
+        chat = chat_messages(Model("m", provider), context, signed_thinking=signed_thinking)
+        return [message.get("reasoning_content") for message in chat]
+
+    assert thinking("deepseek", [ok]) == [None, " ", None, "A die, then.", None, " "]
+    assert set(thinking("deepseek", [])) == set(thinking("another", [ok])) == {None}
 
 
 def test_a_usage_is_read_whatever_it_is_called() -> None:
