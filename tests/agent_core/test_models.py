@@ -284,6 +284,17 @@ def test_thinking_is_asked_for_as_the_model_wants_it() -> None:
     assert none["temperature"] == 0.5
 
 
+def test_claude_does_not_think_where_the_cap_has_no_room_for_an_answer() -> None:
+    model = Model("claude-x", "anthropic", reasoning=True, max_tokens=1_024, temperature=0.5)
+    request = litellm_request(model, StreamOptions(reasoning="high"))
+
+    # Anthropic takes no budget below 1,024, and wants it to be less than max_tokens.
+    assert "thinking" not in request
+    assert (request["max_tokens"], request["temperature"]) == (1_024, 0.5)
+    assert thinking_budget("high", StreamOptions(), 2_047) is None
+    assert thinking_budget("high", StreamOptions(), 2_048) == 1_024
+
+
 def test_claudes_cache_is_marked_before_what_changes() -> None:
     messages = litellm_request(Model("claude-x", "anthropic"))["messages"]
 
