@@ -392,7 +392,12 @@ def _tools_named(names: Sequence[str], tools: Sequence[AgentTool]) -> list[Agent
 
 
 def _as_message(message: str | Message) -> Message:
-    return UserMessage(message) if isinstance(message, str) else message
+    if isinstance(message, str):
+        return UserMessage(message)
+    # Anything else in the transcript would fail every later request.
+    if isinstance(message, Message):
+        return message
+    raise TypeError(f"{type(message).__name__} is no message")
 
 
 def _as_messages(
@@ -405,4 +410,4 @@ def _as_messages(
     messages = message if isinstance(message, list) else [message]
     if not messages:
         raise ValueError("there is nothing to prompt with")
-    return messages
+    return [_as_message(each) for each in messages]

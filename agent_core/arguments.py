@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from agent_core.content import ToolCall
 from agent_core.errors import ToolArgumentsError
 from agent_core.json_schema import fit
+from agent_core.partial_json import check_whole_numbers
 from agent_core.tools import AgentTool
 
 if TYPE_CHECKING:
@@ -25,6 +28,8 @@ def validated_arguments(tool: AgentTool, call: ToolCall) -> Any:
     """
     if call.raw is not None:
         raise _failure(call, [f"root: {_why_unread(call.raw)}"], call.raw)
+    # What a tool does to its params must not change what the model has said.
+    call = replace(call, arguments=copy.deepcopy(call.arguments))
     if isinstance(tool.parameters, Mapping):
         params, problems = fit(call.arguments, tool.schema)
         if problems:
@@ -41,9 +46,13 @@ def _why_unread(raw: str) -> str:
     except (ValueError, RecursionError):
         return "must be a JSON object"
     try:
-        json.dumps(value, allow_nan=False)
+        written = json.dumps(value, allow_nan=False)
     except ValueError:
         return "has a number that is not finite"
+    try:
+        check_whole_numbers(written)
+    except ValueError:
+        return "has a whole number of more than 64 bits"
     return "must be a JSON object"
 
 

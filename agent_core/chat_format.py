@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agent_core.content import ImageContent, TextContent, ThinkingContent, ToolCall, plain_text
+from agent_core.content import ImageContent, TextContent, ThinkingContent, plain_text
 from agent_core.errors import ProviderError
 from agent_core.messages import (
     AssistantMessage,
@@ -20,11 +20,14 @@ from agent_core.partial_json import as_text
 from agent_core.streaming import LlmContext, StreamOptions
 from agent_core.tools import AgentTool
 
+_MOST_TOKENS = 2**31 - 1
+
 
 def chat_messages(
     model: Model, context: LlmContext, *, signed_thinking: bool
 ) -> list[dict[str, Any]]:
-    """Return the system prompt and the messages; images only for a model that can see.
+    """Return the system prompt and the messages that say anything to this model; images only for
+    one that can see.
 
     `signed_thinking` gives thinking back to the model that signed it, in litellm's form.
     """
@@ -37,7 +40,11 @@ def chat_messages(
         if seen and not isinstance(message, ToolResultMessage):
             chat.append(_images_of_tools(model, seen))
             seen = []
-        chat.append(_chat_message(model, message, signed_thinking=signed_thinking))
+        said = _chat_message(model, message, signed_thinking=signed_thinking)
+        if said is not None:
+            if model.provider == "deepseek" and context.tools:
+                said |= _thinking_given_back(model, message)
+            chat.append(said)
         if isinstance(message, ToolResultMessage):
             seen += [block for block in message.content if isinstance(block, ImageContent)]
     if seen:
@@ -45,7 +52,9 @@ def chat_messages(
     return chat
 
 
-def _chat_message(model: Model, message: LlmMessage, *, signed_thinking: bool) -> dict[str, Any]:
+def _chat_message(
+    model: Model, message: LlmMessage, *, signed_thinking: bool
+) -> dict[str, Any] | None:
     if isinstance(message, UserMessage):
         return {"role": "user", "content": _user_parts(model, message)}
     if isinstance(message, ToolResultMessage):
@@ -61,7 +70,9 @@ def _chat_message(model: Model, message: LlmMessage, *, signed_thinking: bool) -
         signed = _signed_thinking(message)
         if signed:
             chat["thinking_blocks"] = signed
-    return chat
+    # Nothing is left of an answer that was cut off in its thinking, and Mistral refuses such ones.
+    says_nothing = chat.keys() == {"role", "content"} and not chat["content"]
+    return None if says_nothing else chat
 
 
 def _user_parts(model: Model, message: UserMessage) -> str | list[dict[str, Any]]:
@@ -90,8 +101,8 @@ def _images_of_tools(model: Model, images: Sequence[ImageContent]) -> dict[str, 
 
 
 def _assistant(message: AssistantMessage) -> dict[str, Any]:
-    chat: dict[str, Any] = {"role": "assistant", "content": message.text or None}
-    calls = [block for block in message.content if isinstance(block, ToolCall)]
+    calls = message.tool_calls
+    chat: dict[str, Any] = {"role": "assistant", "content": message.text or (None if calls else "")}
     if calls:
         chat["tool_calls"] = [
             {
@@ -101,8 +112,6 @@ def _assistant(message: AssistantMessage) -> dict[str, Any]:
             }
             for call in calls
         ]
-    elif chat["content"] is None:
-        chat["content"] = ""
     return chat
 
 
@@ -112,6 +121,21 @@ def _signed_thinking(message: AssistantMessage) -> list[dict[str, Any]]:
         for block in message.content
         if isinstance(block, ThinkingContent) and block.signature
     ]
+
+
+def _thinking_given_back(model: Model, message: LlmMessage) -> dict[str, Any]:
+    """What DeepSeek wants with each answer of a conversation with tools, or else refuses it.
+
+    A blank is the least that it takes, where the model did not think or it was another's thinking.
+    https://api-docs.deepseek.com/guides/thinking_mode
+    """
+    if not isinstance(message, AssistantMessage):
+        return {}
+    thought = ""
+    if message.provider == model.provider:
+        blocks = (block for block in message.content if isinstance(block, ThinkingContent))
+        thought = "".join(block.thinking for block in blocks)
+    return {"reasoning_content": thought or " "}
 
 
 def tool_definitions(tools: Sequence[AgentTool]) -> list[dict[str, Any]]:
@@ -170,9 +194,15 @@ def usage_of(usage: Mapping[str, Any]) -> Usage:
     read = _count(details, "cached_tokens") or _count(usage, "prompt_cache_hit_tokens")
     write = _count(details, "cache_write_tokens") or _count(usage, "cache_creation_input_tokens")
     total = _count(usage, "total_tokens") or prompt + output
+    thought = _count(usage.get("completion_tokens_details") or {}, "reasoning_tokens")
+    if total == prompt + output + thought:
+        output += thought  # xAI charges for thinking, but does not count it to the answer
     return Usage(max(0, prompt - read - write), output, read, write, total)
 
 
 def _count(usage: Mapping[str, Any], name: str) -> int:
     value = usage.get(name)
-    return value if isinstance(value, int) else 0
+    # Some count in floats; what is no count at all could not be stored, or would be paid back.
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return 0
+    return int(value) if 0 <= value <= _MOST_TOKENS else 0

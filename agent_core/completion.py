@@ -93,16 +93,13 @@ async def complete(
         step_no=step_no,
         cancel=cancel,
     )
-    message = AssistantMessage([], stop_reason="error")
     async with aclosing(events):
         async for event in events:
             if isinstance(event, StreamDone):
                 return event.message
             if isinstance(event, StreamError):
-                message = event.error
-    if message.stop_reason == "aborted":
-        raise AbortedError(message.error_message or "Request was aborted")
-    raise ProviderError(message.error_message or "The model call failed")
+                raise _raised(event)
+    raise RuntimeError("stream_completion ended without a final event")
 
 
 async def _guarded(
@@ -155,6 +152,8 @@ def _settled(event: FinalEvent) -> FinalEvent:
         error.error_message = error.error_message or "The model call failed"
         _give_ids(error)
         return event
+    if event.message.stop_reason == "stop":  # also while it is not known
+        event.message.stop_reason = event.reason
     _give_ids(event.message)
     return event
 
@@ -190,6 +189,15 @@ def _failed(
         failed.status, failed.retry_after = error.status, error.retry_after
         failed.retryable = error.retryable
     return failed
+
+
+def _raised(failed: StreamError) -> AbortedError | ProviderError:
+    text = failed.error.error_message or "The model call failed"
+    if failed.error.stop_reason == "aborted":
+        return AbortedError(text)
+    return ProviderError(
+        text, status=failed.status, retry_after=failed.retry_after, retryable=failed.retryable
+    )
 
 
 async def _close(stream: AsyncIterator[AssistantMessageEvent]) -> None:

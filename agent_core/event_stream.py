@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from types import TracebackType
 
+from agent_core.errors import AbortedError
 from agent_core.events import AgentEvent, Emit
 from agent_core.messages import Message
 
@@ -44,10 +45,12 @@ class AgentEventStream:
         return event
 
     async def result(self) -> list[Message]:
-        """Run to the end and return the new messages."""
+        """Run to the end and return the new messages; raises AbortedError after `aclose`."""
         async for _ in self:
             pass
-        return self._running().result()
+        if self._task is None or self._task.cancelled():
+            raise AbortedError("The run was closed before its end")
+        return self._task.result()
 
     async def aclose(self) -> None:
         """End the run, if it is not over, and wait for its tools to be cancelled."""

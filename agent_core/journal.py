@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -29,6 +30,8 @@ __all__ = [
     "model_step_hash",
     "tool_step_hash",
 ]
+
+_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
 
 Effect = Literal["pure", "state", "external"]
 """What running a step again would do: nothing, change our own state, or touch the world."""
@@ -148,5 +151,18 @@ def _first(value: float | None, otherwise: float | None) -> float | None:
 
 def _digest(data: object) -> str:
     text = json.dumps(data, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
-    # Surrogates that a model's broken JSON can carry are no UTF-8.
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return hashlib.sha256(_as_stored(text)).hexdigest()
+
+
+def _as_stored(text: str) -> bytes:
+    """JSON as it is when it was stored and read again, so that a replay has the same hash.
+
+    A store may have no form for NUL and for halves of surrogate pairs, which models and tools give
+    now and then: the halves of a character are joined, and U+FFFD stands for the others.
+    """
+    if "\\u0000" in text:
+        text = _NUL.sub("\\1\ufffd", text)
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()

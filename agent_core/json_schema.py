@@ -2,10 +2,10 @@
 
 Models write `"5"` for 5, `"[1]"` for [1] and 5.0 for 5. A value that fits as it is stays as it
 is; otherwise such slips are corrected, and what still does not fit is reported by its path.
-Known are the keywords that tool schemas use: type, properties, required,
-additionalProperties, items, enum, const, anyOf, oneOf, allOf, $ref within the document, and the
-limits on numbers, lengths and patterns. Other keywords are not checked, nor patterns that can't be
-read here. Numbers are finite, as JSON's are.
+Known are the keywords that tool schemas use: type, properties, patternProperties, required,
+additionalProperties, prefixItems, items, enum, const, anyOf, oneOf, allOf, $ref within the
+document, and the limits on numbers, lengths and patterns. Other keywords are not checked, nor
+patterns that can't be read here. Numbers are finite, as JSON's are.
 """
 
 from __future__ import annotations
@@ -151,25 +151,25 @@ class _Fitter:
         return schema, value
 
     def _visit_object(self, value: Any, schema: Schema, path: str, depth: int) -> Any:
-        properties = schema.get("properties", {})
-        rest = schema.get("additionalProperties", True)
         for name in schema.get("required", ()):
             if name not in value:
                 self._problem(_join(path, name), f"must have required property '{name}'")
         fitted = {}
         for name, item in value.items():
-            wanted = properties.get(name, rest)
-            if wanted is False:
+            parts = _parts_for(name, schema)
+            if False in parts:
                 self._problem(_join(path, name), "is not a known property")
                 continue
-            fitted[name] = self.visit(item, wanted, _join(path, name), depth + 1)
+            fitted[name] = item
+            for wanted in parts:
+                fitted[name] = self.visit(fitted[name], wanted, _join(path, name), depth + 1)
         return fitted
 
     def _visit_array(self, value: list[Any], schema: Schema, path: str, depth: int) -> list[Any]:
-        wanted = schema.get("items", True)
+        first, rest = schema.get("prefixItems", ()), schema.get("items", True)
         return [
-            self.visit(item, wanted, f"{path}[{index}]", depth + 1)
-            for index, item in enumerate(value)
+            self.visit(item, first[at] if at < len(first) else rest, f"{path}[{at}]", depth + 1)
+            for at, item in enumerate(value)
         ]
 
     def _typed(self, value: Any, schema: Schema, path: str) -> Any:
@@ -211,6 +211,16 @@ class _Fitter:
 
 
 _ASKS_OTHERS = frozenset({"$ref", "allOf", "anyOf", "oneOf"})
+
+
+def _parts_for(name: str, schema: Schema) -> list[object]:
+    """What a schema wants of the property of that name: all of it applies."""
+    properties = schema.get("properties", {})
+    parts = [properties[name]] if name in properties else []
+    for pattern, wanted in schema.get("patternProperties", {}).items():
+        if not _misses_pattern(name, pattern):
+            parts.append(wanted)
+    return parts or [schema.get("additionalProperties", True)]
 
 
 def _join(path: str, name: str) -> str:

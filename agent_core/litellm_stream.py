@@ -103,15 +103,17 @@ def _think(request: dict[str, Any], model: Model, options: StreamOptions) -> Non
     level = thinking_level(model, options.reasoning)
     if level is None:
         return
-    # Models that think take no temperature.
-    request.pop("temperature", None)
     if "claude" not in model.id:
         request["reasoning_effort"] = level
-        return
-    # Claude's thinking counts against the cap of the answer, so the cap grows with it.
-    budget = thinking_budget(level, options, model.max_tokens)
-    request["max_tokens"] = min(request["max_tokens"] + budget, model.max_tokens)
-    request["thinking"] = {"type": "enabled", "budget_tokens": budget}
+    else:
+        budget = thinking_budget(level, options, model.max_tokens)
+        if budget is None:
+            return
+        # Claude's thinking counts against the cap of the answer, so the cap grows with it.
+        request["max_tokens"] = min(request["max_tokens"] + budget, model.max_tokens)
+        request["thinking"] = {"type": "enabled", "budget_tokens": budget}
+    # Models that think take no temperature.
+    request.pop("temperature", None)
 
 
 def _mark_for_cache(messages: list[dict[str, Any]]) -> None:

@@ -272,13 +272,9 @@ class _Run:
         )
         permitted = [tool for tool in self._context.tools if config.tool_context.allows(tool)]
         model = self._chosen_model(has_tools=bool(permitted))
-        api_key = config.api_key
-        if config.get_api_key is not None:
-            given = await self._ask("get_api_key", key_or_none, config.get_api_key, model.provider)
-            api_key = given or api_key
         options = StreamOptions(
             signal=self._signal,
-            api_key=api_key,
+            api_key=await self._api_key(model.provider),
             session_id=config.session_id,
             reasoning=None if self._thinking == "off" else self._thinking,
             thinking_budgets=config.thinking_budgets,
@@ -313,7 +309,9 @@ class _Run:
         stream_fn, route = self._stream_fn, None
         router = self._config.model_router
         if router is not None and not self._pinned:
-            stream_fn = router.stream_fn(stream_fn, task=self._config.task)
+            stream_fn = router.stream_fn(
+                stream_fn, task=self._config.task, get_api_key=self._api_key
+            )
             route = f"route/{self._config.task}"
         events = stream_completion(
             model,
@@ -374,6 +372,12 @@ class _Run:
 
     async def _poll(self, name: str, queue: GetMessages | None) -> Sequence[Message]:
         return [] if queue is None else await self._ask(name, message_list_or_none, queue)
+
+    async def _api_key(self, provider: str) -> str | None:
+        hook, api_key = self._config.get_api_key, self._config.api_key
+        if hook is None:
+            return api_key
+        return await self._ask("get_api_key", key_or_none, hook, provider) or api_key
 
     def _usage(self) -> Usage:
         answers = (message for message in self._new if isinstance(message, AssistantMessage))

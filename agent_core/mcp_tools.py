@@ -7,6 +7,7 @@ async with mcp_tools(McpStdio("my-server")) as tools:
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -20,6 +21,10 @@ from agent_core.tools import AgentTool, ToolContext, ToolUpdate
 
 # A server that gives more pages than this does not end.
 _MAX_PAGES = 100
+
+# Providers of models take no other names of tools; servers may use dots, and longer ones.
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]")
+_LONGEST_NAME = 64
 
 
 class McpMissingError(AgentCoreError, ImportError):
@@ -54,9 +59,9 @@ async def mcp_tools(
 ) -> AsyncIterator[list[AgentTool]]:
     """Connect to a server and give its tools for as long as the connection stands.
 
-    `prefix` goes before each name, `permission` onto each tool, `timeout` in seconds bounds
-    each call. What a server says of its tools' effects is believed only with `trust_hints`;
-    otherwise they count as external.
+    `prefix` goes before each name, in which `_` stands for what models' providers do not take;
+    `permission` goes onto each tool, `timeout` in seconds bounds each call. What a server says of
+    its tools' effects is believed only with `trust_hints`; otherwise they count as external.
     """
     mcp = _package("mcp")
     async with AsyncExitStack() as stack:
@@ -64,7 +69,7 @@ async def mcp_tools(
         client = await stack.enter_async_context(mcp.Client(target))
         yield [
             AgentTool(
-                name=f"{prefix}{listed.name}",
+                name=_NOT_IN_NAMES.sub("_", f"{prefix}{listed.name}")[:_LONGEST_NAME],
                 label=listed.title or listed.name,
                 description=listed.description or listed.name,
                 parameters=listed.input_schema,

@@ -160,6 +160,7 @@ def _public_model(provider: str, model_id: str) -> Model:
 
 
 def _from_entry(provider: str, model_id: str, entry: Mapping[str, Any]) -> Model:
+    asked = _per_million(entry, "input_cost_per_token")
     return Model(
         id=model_id,
         provider=provider,
@@ -167,10 +168,11 @@ def _from_entry(provider: str, model_id: str, entry: Mapping[str, Any]) -> Model
         max_tokens=min(_whole(entry.get("max_output_tokens"), _DEFAULT_OUTPUT_CAP), 16_384),
         cache_minimum=_whole(entry.get("prompt_cache_min_tokens"), _DEFAULT_CACHE_MINIMUM),
         cost=ModelCost(
-            input=_per_million(entry, "input_cost_per_token"),
+            input=asked,
             output=_per_million(entry, "output_cost_per_token"),
-            cache_read=_per_million(entry, "cache_read_input_token_cost"),
-            cache_write=_per_million(entry, "cache_creation_input_token_cost"),
+            # A provider that names no price for its cache does not give its tokens away.
+            cache_read=_per_million(entry, "cache_read_input_token_cost", asked),
+            cache_write=_per_million(entry, "cache_creation_input_token_cost", asked),
         ),
         reasoning=bool(entry.get("supports_reasoning")),
         images=bool(entry.get("supports_vision")),
@@ -178,8 +180,9 @@ def _from_entry(provider: str, model_id: str, entry: Mapping[str, Any]) -> Model
     )
 
 
-def _per_million(entry: Mapping[str, Any], name: str) -> float:
-    return round(float(entry.get(name) or 0.0) * _MILLION, 9)
+def _per_million(entry: Mapping[str, Any], name: str, otherwise: float = 0.0) -> float:
+    price = entry.get(name)
+    return otherwise if price is None else round(float(price) * _MILLION, 9)
 
 
 def _whole(value: object, default: int) -> int:

@@ -13,18 +13,15 @@ import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from agent_core.chat_format import said_in, usage_of
 from agent_core.errors import ProviderError
 from agent_core.http_connections import http_session, network_errors
 from agent_core.messages import Usage
 from agent_core.models import Model
-from agent_core.openai_stream import base_url, chat_request, refusal, request_headers
+from agent_core.openai_stream import base_url, chat_request, refused, request_headers
 from agent_core.streaming import LlmContext, StreamOptions
-
-if TYPE_CHECKING:
-    from aiohttp import ClientResponse
 
 MARK = "fireside_batch"
 """The name in a batch's metadata under which whoever made it finds it again."""
@@ -212,17 +209,12 @@ class BatchEndpoint:
                 method, self._url + path, data=data, headers=headers, timeout=timeout
             ) as response:
                 if response.status >= 400:
-                    raise await _refused(response)
+                    raise await refused(response)
                 async for piece in response.content.iter_any():
                     yield piece
         except network_errors() as error:
             text = str(error) or type(error).__name__
             raise ProviderError(f"Connection failed: {text}", retryable=True) from error
-
-
-async def _refused(response: ClientResponse) -> ProviderError:
-    body = await response.content.read(64 * 1024)
-    return refusal(response.status, response.headers, body)
 
 
 def _result(line: bytes) -> BatchResult | None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-from contextlib import aclosing
-from typing import Any
+from contextlib import aclosing, suppress
+from typing import TYPE_CHECKING, Any
 
 from agent_core.assembly import ChatChunk, ToolCallPiece
 from agent_core.attempts import is_retryable, retry_after_seconds, streamed_answer
@@ -17,10 +17,14 @@ from agent_core.chat_format import chat_messages, said_in, sampling, tool_defini
 from agent_core.errors import ProviderError
 from agent_core.http_connections import http_session, network_errors
 from agent_core.models import Model
+from agent_core.partial_json import as_text
 from agent_core.reading_pace import PacedReading
 from agent_core.sse import SseReader
 from agent_core.streaming import AssistantMessageEvent, LlmContext, StreamOptions
 from agent_core.thinking import thinking_level
+
+if TYPE_CHECKING:
+    from aiohttp import ClientResponse
 
 _BASE_URLS = {
     "deepseek": "https://api.deepseek.com/v1",
@@ -99,8 +103,7 @@ async def _chunks(
         with PacedReading() as reading:
             async with session.post(url, data=request, headers=headers) as response:
                 if response.status >= 400:
-                    body = await response.content.read(_MAX_ERROR_BYTES)
-                    raise refusal(response.status, response.headers, body)
+                    raise await refused(response)
                 async for piece in response.content.iter_any():
                     events = reader.feed(piece)
                     for chunk in _joined(events):
@@ -113,6 +116,17 @@ async def _chunks(
     except network_errors() as error:
         text = str(error) or type(error).__name__
         raise ProviderError(f"Connection failed: {text}", retryable=True) from error
+
+
+async def refused(response: ClientResponse) -> ProviderError:
+    """Return the error that a response of 400 and above stands for, by what comes of its body."""
+    body = bytearray()
+    with suppress(*network_errors()):
+        async for piece in response.content.iter_any():
+            body += piece
+            if len(body) >= _MAX_ERROR_BYTES:
+                break
+    return refusal(response.status, response.headers, bytes(body))
 
 
 def refusal(status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
@@ -171,7 +185,7 @@ def _chunk(data: str) -> ChatChunk:
         if chunk.get("error"):
             raise _error_in_stream(chunk["error"])
         return _read_chunk(chunk)
-    except (ValueError, TypeError, LookupError, AttributeError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise ProviderError(
             f"The server sent what is no chunk of an answer: {data[:200]}", retryable=True
         ) from error
@@ -193,18 +207,27 @@ def _read_chunk(chunk: Mapping[str, Any]) -> ChatChunk:
     if not choices:
         return read
     choice = choices[0]
-    read.finish_reason = choice.get("finish_reason")
+    read.finish_reason = _text(choice.get("finish_reason")) or None
     delta = choice.get("delta") or {}
     read.text, thinking = said_in(delta.get("content"))
-    read.thinking = delta.get("reasoning_content") or delta.get("reasoning") or thinking
+    read.thinking = _text(delta.get("reasoning_content") or delta.get("reasoning")) or thinking
     for call in delta.get("tool_calls") or ():
         function = call.get("function") or {}
+        index, arguments = call.get("index"), function.get("arguments")
         read.tool_calls.append(
             ToolCallPiece(
-                call.get("index"),
-                call.get("id") or "",
-                function.get("name") or "",
-                function.get("arguments") or "",
+                None if index is None else int(index),
+                _text(call.get("id")),
+                _text(function.get("name")),
+                # Some servers send them whole and do not write them as a text.
+                as_text(arguments) if isinstance(arguments, dict) else _text(arguments),
             )
         )
     return read
+
+
+def _text(value: object) -> str:
+    """A field that is a text or null; raises TypeError for another, which no message may hold."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    raise TypeError(f"{type(value).__name__} is no text")

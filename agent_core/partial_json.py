@@ -6,9 +6,9 @@ import json
 import re
 from typing import Any, Literal
 
-# Only with an exponent or so many digits is a number beyond the largest. To write every value costs
-# several times what reading it does, and arguments that are streamed are read with each piece.
-_MAY_BE_ENDLESS = re.compile(r"[0-9](?:[eE]|[0-9]{308})")
+# Only with an exponent or so many digits is a number too large. To write every value costs several
+# times what reading it does, and arguments that are streamed are read with each piece.
+_MAY_BE_TOO_LARGE = re.compile(r"[0-9](?:[eE]|[0-9]{18})")
 
 
 def partial_arguments(text: str) -> dict[str, Any]:
@@ -38,8 +38,22 @@ def _read(text: str, *, allow_partial: Literal["off", "trailing-strings"] = "off
     from pydantic_core import from_json  # noqa: PLC0415 - heavy, and only needed for tools
 
     value = from_json(text, allow_partial=allow_partial, allow_inf_nan=False)
-    if _MAY_BE_ENDLESS.search(text):
-        json.dumps(value, allow_nan=False)  # 1e999 is read as infinity whatever is allowed
+    if _MAY_BE_TOO_LARGE.search(text):
+        # 1e999 is read as infinity whatever is allowed
+        check_whole_numbers(json.dumps(value, allow_nan=False))
+    return value
+
+
+def check_whole_numbers(text: str) -> None:
+    """Raise ValueError if there is one of more than 64 bits in a JSON text."""
+    json.loads(text, parse_int=within_64_bits)
+
+
+def within_64_bits(digits: str) -> int:
+    """Read a whole number; raises ValueError for one that others could neither read nor store."""
+    value = int(digits)
+    if not -(2**63) <= value < 2**64:
+        raise ValueError(f"{digits} has more than 64 bits")
     return value
 
 

@@ -39,9 +39,7 @@ class AgentToolResult:
     def is_well_formed(self) -> bool:
         """Whether the content is a list of text and image blocks: tools are other people's."""
         content: object = self.content
-        return isinstance(content, list) and all(
-            isinstance(block, (TextContent, ImageContent)) for block in content
-        )
+        return isinstance(content, list) and all(map(_is_well_formed, content))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as JSON."""
@@ -64,3 +62,13 @@ class AgentToolResult:
             optional(fields, "is_error", bool, default=False),
             optional(fields, "terminate", bool, default=False),
         )
+
+
+def _is_well_formed(block: object) -> bool:
+    """Whether a block can be stored and read again; one that can't would cost the transcript."""
+    fields: tuple[object, ...] = ()
+    if isinstance(block, TextContent):
+        fields = (block.text,)
+    elif isinstance(block, ImageContent):
+        fields = (block.data if block.url is None else block.url, block.mime_type)
+    return bool(fields) and all(isinstance(field, str) for field in fields)

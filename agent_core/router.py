@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 from agent_core.completion import stream_completion
@@ -126,11 +126,18 @@ class ModelRouter:
         entry.closed_until = self._clock() + wait
         logger.warning("model %s is left out for %.0f s", entry.name, wait)
 
-    def stream_fn(self, inner: StreamFn | None = None, *, task: Task = "simple") -> StreamFn:
+    def stream_fn(
+        self,
+        inner: StreamFn | None = None,
+        *,
+        task: Task = "simple",
+        get_api_key: Callable[[str], Awaitable[str | None]] | None = None,
+    ) -> StreamFn:
         """Return a stream function that falls back from model to model.
 
         The model it is called with is tried first, unless it is left out just now. A model that
-        has begun its answer is not replaced.
+        has begun its answer is not replaced. With `get_api_key` a fallback of another provider is
+        called with that provider's key; otherwise all are called with the one of the options.
         """
 
         async def routed(
@@ -140,7 +147,10 @@ class ModelRouter:
             for candidate in candidates:
                 fallback_left = candidate is not candidates[-1]
                 began = False
-                events = stream_completion(candidate, context, options, stream_fn=inner)
+                own = options
+                if get_api_key is not None and candidate.provider != model.provider:
+                    own = replace(options, api_key=await get_api_key(candidate.provider))
+                events = stream_completion(candidate, context, own, stream_fn=inner)
                 async with aclosing(events):
                     async for event in events:
                         if isinstance(event, (StreamDone, StreamError)):

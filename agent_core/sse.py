@@ -14,21 +14,24 @@ class SseReader:
     def __init__(self) -> None:
         self._buffer = b""
         self._data: list[str] = []
+        self._size = 0  # bytes of the event so far
 
     def feed(self, piece: bytes) -> list[str]:
         """Add bytes; raises ProviderError if an event has no end."""
         self._buffer += piece
-        if len(self._buffer) > _MAX_EVENT_BYTES:
-            raise ProviderError("The server sent an event of more than 8 MiB")
         *lines, self._buffer = self._buffer.split(b"\n")
         complete: list[str] = []
         for line in lines:
             self._take(line.rstrip(b"\r"), complete)
+        if self._size + len(self._buffer) > _MAX_EVENT_BYTES:
+            raise ProviderError("The server sent an event of more than 8 MiB")
         return complete
 
     def _take(self, line: bytes, complete: list[str]) -> None:
         if line.startswith(b"data:"):
             self._data.append(line[5:].removeprefix(b" ").decode("utf-8", "replace"))
+            self._size += len(line)
         elif not line and self._data:
             complete.append("\n".join(self._data))
             self._data = []
+            self._size = 0

@@ -31,7 +31,13 @@ def thinking_level(model: Model, wanted: ThinkingLevel | None) -> ThinkingLevel 
     return fitting[-1] if fitting else known[0]
 
 
-def thinking_budget(level: ThinkingLevel, options: StreamOptions, cap: int) -> int:
-    """Return the tokens of thinking for a level, less than the cap of the whole answer."""
+def thinking_budget(level: ThinkingLevel, options: StreamOptions, cap: int) -> int | None:
+    """Return the tokens of thinking for a level, within the cap of the whole answer.
+
+    None where the cap has no room for the least of thinking and an answer.
+    """
+    least = _BUDGETS["minimal"]
+    if cap < least + _ANSWER_TOKENS:
+        return None
     wanted = (options.thinking_budgets or {}).get(level, _BUDGETS[level])
-    return max(_BUDGETS["minimal"], min(wanted, cap - _ANSWER_TOKENS))
+    return max(least, min(wanted, cap - _ANSWER_TOKENS))

@@ -65,7 +65,7 @@ def count_message_tokens(message: Message) -> int:
         if isinstance(block, TextContent):
             count += count_tokens(block.text)
         elif isinstance(block, ThinkingContent):
-            # Only signed thinking is given back to a model.
+            # Only signed thinking is given back to a model; DeepSeek, which gets its own, has room.
             count += count_tokens(block.thinking) if block.signature else 0
         elif isinstance(block, ImageContent):
             count += _IMAGE_TOKENS

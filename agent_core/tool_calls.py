@@ -35,6 +35,7 @@ from agent_core.interruption import ends_this_task
 from agent_core.journal import StepRequest, tool_step_hash
 from agent_core.loop_config import AgentLoopConfig
 from agent_core.messages import AssistantMessage, ToolResultMessage
+from agent_core.partial_json import within_64_bits
 from agent_core.redaction import error_text
 from agent_core.results import AgentToolResult
 from agent_core.tools import AgentTool, ToolContext
@@ -381,6 +382,7 @@ def _checked(name: str, result: object) -> AgentToolResult:
         return AgentToolResult.error(f'Tool "{name}" returned {kind}, not an AgentToolResult')
     if not result.is_well_formed():
         return AgentToolResult.error(f'Tool "{name}" returned content that is not text or images')
+    result.is_error, result.terminate = bool(result.is_error), bool(result.terminate)
     if result.details is not None:
         try:
             result.details = _plain(result.details)
@@ -392,13 +394,22 @@ def _checked(name: str, result: object) -> AgentToolResult:
 
 def _plain(details: Any) -> Any:
     """Return details as JSON: they are stored, and one odd value must not cost the transcript."""
+    written: str | bytes
     try:
-        json.dumps(details, allow_nan=False)
+        written = json.dumps(details, allow_nan=False)
     except (TypeError, ValueError, RecursionError):
         from pydantic_core import to_json  # noqa: PLC0415 - heavy and rarely needed
 
-        return json.loads(to_json(details, fallback=str, inf_nan_mode="null"))
-    return details
+        written = to_json(details, fallback=str, inf_nan_mode="null")
+    return json.loads(written, parse_int=_number)
+
+
+def _number(digits: str) -> float:
+    """A whole number as whoever stores it reads it: one of more than 64 bits is none any more."""
+    try:
+        return within_64_bits(digits)
+    except ValueError:
+        return float(int(digits))
 
 
 def _overridden(

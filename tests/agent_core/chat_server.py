@@ -12,21 +12,23 @@ from typing import Any
 from aiohttp import web
 
 
-@dataclass
-class Refusal:
-    """An HTTP status instead of an answer."""
-
-    status: int
-    headers: dict[str, str] = field(default_factory=dict)
-    text: str = "refused"
-
-
 class Hang:
     """In a script: nothing more comes until the client goes away or the test releases it."""
 
 
 class Cut:
     """In a script: the connection breaks off here."""
+
+
+@dataclass
+class Refusal:
+    """An HTTP status instead of an answer; `within` its body something may happen."""
+
+    status: int
+    headers: dict[str, str] = field(default_factory=dict)
+    text: str = "refused"
+    code: str | None = None
+    within: Hang | Cut | None = None
 
 
 Piece = dict[str, Any] | str | Hang | Cut
@@ -52,8 +54,7 @@ class ChatServer:
         self.headers.append({name.lower(): value for name, value in request.headers.items()})
         self.peers.append(request.transport and request.transport.get_extra_info("peername"))
         if isinstance(entry, Refusal):
-            body = {"error": {"message": entry.text, "type": "test", "code": None}}
-            return web.json_response(body, status=entry.status, headers=entry.headers)
+            return await self._refuse(request, entry)
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         try:
@@ -62,6 +63,21 @@ class ChatServer:
         except asyncio.CancelledError:
             self.gone.set()
             raise
+        return response
+
+    async def _refuse(self, request: web.Request, entry: Refusal) -> web.StreamResponse:
+        body = {"error": {"message": entry.text, "type": "test", "code": entry.code}}
+        if entry.within is None:
+            return web.json_response(body, status=entry.status, headers=entry.headers)
+        text = json.dumps(body).encode()
+        response = web.StreamResponse(status=entry.status, headers=entry.headers)
+        await response.prepare(request)
+        await response.write(text[:20])
+        if isinstance(entry.within, Hang):
+            await self.release.wait()
+            await response.write(text[20:])
+        elif request.transport is not None:
+            request.transport.close()  # sends what was written before
         return response
 
     async def _send(self, request: web.Request, response: web.StreamResponse, piece: Piece) -> None:

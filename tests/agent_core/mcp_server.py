@@ -37,6 +37,7 @@ def build() -> Any:
     picture.__annotations__["return"] = package.Image
     for function in (add, fail, hang, silent, picture):
         server.tool()(function)
+    server.tool(name=f"sums/add.{'x' * 60}")(add)
     types = import_module("mcp.types")
 
     def look() -> Any:

@@ -86,6 +86,21 @@ async def test_nothing_is_no_prompt() -> None:
         await Scripted([]).agent.prompt([])
 
 
+@pytest.mark.parametrize("message", [None, {"role": "user", "content": "hi"}, [b"hi"]])
+async def test_what_is_no_message_does_not_get_into_the_transcript(message: Any) -> None:
+    scripted = Scripted(["fine"])
+    (odd,) = message if isinstance(message, list) else [message]
+
+    with pytest.raises(TypeError, match="is no message"):
+        await scripted.agent.prompt(message)
+    for queue in (scripted.agent.steer, scripted.agent.follow_up):
+        with pytest.raises(TypeError, match="is no message"):
+            queue(odd)
+    await scripted.agent.prompt([UserMessage("hi"), UserMessage("you")])
+
+    assert scripted.texts() == ["hi", "you", "fine"]
+
+
 async def test_modes_of_the_queues() -> None:
     scripted = Scripted(["1", "2"])
     agent = scripted.agent

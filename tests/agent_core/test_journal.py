@@ -24,6 +24,8 @@ from agent_core import (
     StepRequest,
     StepStart,
     StreamOptions,
+    TextContent,
+    ToolCall,
     ToolContext,
     ToolExecutionEnd,
     ToolResultMessage,
@@ -34,8 +36,9 @@ from agent_core import (
     tool,
 )
 from agent_core.content import plain_text
-from agent_core.journal import model_step_hash
+from agent_core.journal import model_step_hash, tool_step_hash
 from agent_core.testing import SCRIPTED_MODEL, Reply, ScriptedModel, answer, call, calls, failure
+from shared.encoding import dumps, loads
 from tests.agent_core.agents import Scripted
 
 
@@ -103,6 +106,34 @@ async def test_a_recorded_run_is_replayed_without_calls() -> None:
     assert [event.type for event in second] == [
         event.type for event in first if event.type != "message_update"
     ]
+
+
+@pytest.mark.parametrize("by_schema", [True, False])
+async def test_a_tool_that_changes_its_params_changes_no_message(by_schema: bool) -> None:
+    @tool
+    async def find(query: dict[str, Any]) -> str:
+        """Find what the filters let pass."""
+        query["filters"].clear()
+        return "found"
+
+    if by_schema:
+        find = replace(find, parameters={"type": "object"}, execute=_clear)
+    arguments = {"query": {"filters": ["red"]}}
+    script: list[Reply] = [calls(call("c1", "find", **arguments)), "done"]
+    journal = MemoryJournal()
+    agent, model, _ = agent_with(script, journal, find)
+    await agent.prompt("hi")
+    assert model.requests[1].messages[1].content == [ToolCall("c1", "find", arguments)]
+
+    del journal.outputs[2]  # as where a crash came before the second answer
+    agent, _, _ = agent_with(["done"], journal, find)
+    await agent.prompt("hi")
+    assert plain_text(agent.state.messages[-1].content) == "done"
+
+
+async def _clear(_: str, params: dict[str, Any], *__: object) -> AgentToolResult:
+    params["query"]["filters"].clear()
+    return AgentToolResult.text("found")
 
 
 async def test_a_run_goes_on_where_the_record_ends() -> None:
@@ -362,6 +393,29 @@ def test_the_hash_covers_what_decides_the_answer() -> None:
         (SCRIPTED_MODEL, context, replace(options, reasoning="high")),
     ]
     assert len({digest, *(model_step_hash(*other) for other in others)}) == 7
+
+
+@pytest.mark.parametrize(
+    ("said", "stored"),
+    [
+        ("a\x00b", "a\ufffdb"),
+        ("\\\x00", "\\\ufffd"),
+        ("\ud83d\ude00", "\U0001f600"),
+        ("\ud83d!", "\ufffd!"),
+    ],
+)
+def test_what_a_store_has_no_form_for_has_the_hash_of_what_it_keeps(said: str, stored: str) -> None:
+    def hashes(text: str) -> list[str]:
+        message = answer(text)
+        message.content.append(call("c1", "add", amount=text))
+        context = LlmContext("", [message, ToolResultMessage("c1", "add", [TextContent(text)])])
+        step = model_step_hash(SCRIPTED_MODEL, context, StreamOptions())
+        return [step, tool_step_hash(call("c1", "add", amount=text))]
+
+    assert loads(dumps(said)) == stored
+    assert hashes(said) == hashes(stored)
+    assert hashes(said) != hashes("other")
+    assert hashes(r"\u0000") != hashes("\ufffd")
 
 
 async def test_an_unknown_model_step_is_run() -> None:

@@ -110,6 +110,20 @@ async def test_closing_a_stream_cancels_its_tools() -> None:
     assert cancelled.is_set()
 
 
+@pytest.mark.parametrize("events", [0, 1])
+async def test_a_stream_that_was_closed_has_no_result_and_runs_no_more(events: int) -> None:
+    model = ScriptedModel(["never"])
+    stream = agent_loop([UserMessage("hi")], AgentContext(), CONFIG, None, model)
+    for _ in range(events):
+        await anext(stream)
+    await stream.aclose()
+
+    with pytest.raises(AbortedError, match="closed before its end"):
+        await stream.result()
+
+    assert model.requests == []
+
+
 async def test_a_reader_that_is_cancelled_ends_the_run() -> None:
     context = AgentContext(tools=[hang])
     model = ScriptedModel([calls(call("c1", "hang"))])

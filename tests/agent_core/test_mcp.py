@@ -42,7 +42,8 @@ async def run(tools: list[AgentTool], name: str, **arguments: object) -> ToolRes
 async def test_tools_over_stdio() -> None:
     async with mcp_tools(STDIO, timeout=3 * PATIENCE) as tools:
         by_name = {tool.name: tool for tool in tools}
-        assert list(by_name) == ["add", "fail", "hang", "silent", "picture", "look"]
+        sums = f"sums_add_{'x' * 55}"
+        assert list(by_name) == ["add", "fail", "hang", "silent", "picture", sums, "look"]
         assert by_name["add"].description == "Add two numbers."
         assert by_name["add"].schema["required"] == ["a", "b"]
         assert {tool.effect for tool in tools} == {"external"}
@@ -55,7 +56,7 @@ async def test_tools_over_stdio() -> None:
         looked = await run(tools, "look")
         by_name["hang"].timeout = 0.2
         hung = await run(tools, "hang")
-        again = await run(tools, "add", a=2, b=2)
+        again = await run(tools, sums, a=2, b=2)
 
     assert (text_of(added), added.details) == ("3", {"result": 3})
     assert failed.is_error

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from agent_core.completion import stream_completion
-from agent_core.content import ImageContent, TextContent, ToolCall
-from agent_core.messages import Usage, UserMessage
+from agent_core.content import ImageContent, TextContent, ThinkingContent, ToolCall
+from agent_core.messages import AssistantMessage, ToolResultMessage, Usage, UserMessage
 from agent_core.models import Api, Model, ModelCost
 from agent_core.streaming import AssistantMessageEvent, LlmContext, StreamOptions, TextDelta
 from tests.agent_core.agents import ok
@@ -166,6 +167,22 @@ async def test_thinking_comes_before_the_text(api: Api) -> None:
         "text_end",
         "done",
     ]
+
+
+async def test_deepseeks_thinking_goes_back_to_it(api: Api) -> None:
+    asked = AssistantMessage([ThinkingContent("A die."), ToolCall("c1", "ok")], "m", "deepseek")
+    result = ToolResultMessage("c1", "ok", [TextContent("6")])
+    context = LlmContext("", [UserMessage("Roll"), asked, result], [ok])
+    async with serving(said("Six.")) as server:
+        model = Model("m", "deepseek", base_url=server.url, api=api)
+        final = (await all_of(stream_completion(model, context, StreamOptions(api_key="k"))))[-1]
+
+    assert final.type == "done"
+    assert server.requests[0]["messages"][1]["reasoning_content"] == "A die."
+
+
+async def all_of(events: AsyncIterator[AssistantMessageEvent]) -> list[AssistantMessageEvent]:
+    return [event async for event in events]
 
 
 async def test_a_length_cut_is_told(api: Api) -> None:

@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 
 from agent_core import (
+    AgentTool,
     AssistantMessage,
     ImageContent,
     LlmContext,
+    LlmMessage,
     Model,
     ModelCost,
     ProviderError,
@@ -37,8 +39,9 @@ from agent_core.openai_stream import _chunk, stream_openai
 from agent_core.partial_json import partial_arguments, whole_arguments
 from agent_core.redaction import redact
 from agent_core.sse import SseReader
-from agent_core.testing import call, calls
+from agent_core.testing import answer, call, calls
 from agent_core.thinking import thinking_budget, thinking_level
+from tests.agent_core.agents import ok
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,11 +50,17 @@ def test_public_models_are_known() -> None:
     model = get_model("openai", "gpt-4o-mini", temperature=0.3)
 
     assert (model.context_window, model.max_tokens) == (128_000, 16_384)
-    assert model.cost == ModelCost(0.15, 0.6, 0.075, 0.0)
+    assert model.cost == ModelCost(0.15, 0.6, 0.075, 0.15)
     assert (model.images, model.tools, model.temperature) == (True, True, 0.3)
     assert get_model("anthropic", "claude-sonnet-4-5").reasoning
     assert get_model("nobody", "gpt-4o-mini").cost == ModelCost()
     assert get_model("nobody", "nothing") == Model("nothing", "nobody")
+
+
+def test_a_cache_without_a_price_of_its_own_is_not_free() -> None:
+    model = get_model("fireworks_ai", "accounts/fireworks/models/deepseek-v3")
+
+    assert model.cost == ModelCost(0.9, 0.9, 0.9, 0.9)
 
 
 def test_a_usage_is_priced() -> None:
@@ -205,8 +214,36 @@ def test_what_a_model_cannot_use_is_left_out() -> None:
     chat = chat_messages(blind, context, signed_thinking=True)
 
     assert chat[0]["content"][0]["text"] == "(an image, which this model cannot see)"
-    assert chat[1] == {"role": "assistant", "content": ""}
-    assert [message["role"] for message in chat] == ["user", "assistant", "tool", "user", "user"]
+    # An answer that was all thinking says nothing to another model, nor to any without signatures.
+    assert [message["role"] for message in chat] == ["user", "tool", "user", "user"]
+    own = chat_messages(Model("m", "p"), context, signed_thinking=True)
+    assert [message["role"] for message in own] == ["user", "assistant", "tool", "user", "user"]
+    assert own[1]["thinking_blocks"][0]["thinking"] == "hm"
+
+
+@pytest.mark.parametrize("signed_thinking", [True, False])
+def test_deepseek_gets_its_thinking_back_where_there_are_tools(signed_thinking: bool) -> None:
+    asked = AssistantMessage(
+        [ThinkingContent("A die, "), ThinkingContent("then."), ToolCall("c1", "ok")],
+        "m",
+        "deepseek",
+    )
+    messages: list[LlmMessage] = [
+        answer("Hello."),
+        UserMessage("Roll"),
+        asked,
+        ToolResultMessage("c1", "ok", [TextContent("6")]),
+        AssistantMessage([ThinkingContent("Secret."), TextContent("Six.")], "m", "another"),
+        AssistantMessage([ThinkingContent("Cut off")], "m", "deepseek"),
+    ]
+
+    def thinking(provider: str, tools: list[AgentTool]) -> list[str | None]:
+        context = LlmContext("SP", messages, tools)
+        chat = chat_messages(Model("m", provider), context, signed_thinking=signed_thinking)
+        return [message.get("reasoning_content") for message in chat]
+
+    assert thinking("deepseek", [ok]) == [None, " ", None, "A die, then.", None, " "]
+    assert set(thinking("deepseek", [])) == set(thinking("another", [ok])) == {None}
 
 
 def test_a_usage_is_read_whatever_it_is_called() -> None:
@@ -245,6 +282,17 @@ def test_thinking_is_asked_for_as_the_model_wants_it() -> None:
     assert budget["max_tokens"] == 3_048
     assert "reasoning_effort" not in none
     assert none["temperature"] == 0.5
+
+
+def test_claude_does_not_think_where_the_cap_has_no_room_for_an_answer() -> None:
+    model = Model("claude-x", "anthropic", reasoning=True, max_tokens=1_024, temperature=0.5)
+    request = litellm_request(model, StreamOptions(reasoning="high"))
+
+    # Anthropic takes no budget below 1,024, and wants it to be less than max_tokens.
+    assert "thinking" not in request
+    assert (request["max_tokens"], request["temperature"]) == (1_024, 0.5)
+    assert thinking_budget("high", StreamOptions(), 2_047) is None
+    assert thinking_budget("high", StreamOptions(), 2_048) == 1_024
 
 
 def test_claudes_cache_is_marked_before_what_changes() -> None:
@@ -398,6 +446,17 @@ def test_events_are_read_across_pieces() -> None:
     assert got == ["oné\ntwo", "three"]
     with pytest.raises(ProviderError, match="8 MiB"):
         reader.feed(b"x" * (8 * 1024 * 1024 + 1))
+
+
+def test_an_event_of_many_lines_has_an_end_too() -> None:
+    reader = SseReader()
+    line = b"data: " + b"x" * 1024 * 1024 + b"\n"
+    assert not any(reader.feed(line) for _ in range(7))
+    assert len(reader.feed(b"\n")) == 1
+    assert not any(reader.feed(line) for _ in range(7))
+
+    with pytest.raises(ProviderError, match="8 MiB"):
+        reader.feed(line)
 
 
 @pytest.mark.parametrize(

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
 import pytest
 
 from agent_core import (
+    AssistantMessageEvent,
     LlmContext,
     Model,
+    ProviderError,
     StreamDone,
     StreamError,
     StreamOptions,
     TextContent,
     ThinkingContent,
+    ToolCall,
+    Usage,
     UserMessage,
+    complete,
     stream_model,
 )
+from agent_core.chat_format import usage_of
 from agent_core.http_connections import close_connections, http_session
 from agent_core.openai_stream import _request, refusal, request_headers
-from tests.agent_core.chat_server import DONE, Piece, Refusal, chunk, serving
+from tests.agent_core.chat_server import DONE, Cut, Hang, Piece, Refusal, chunk, serving
 
 CONTEXT = LlmContext("", [UserMessage("hi")])
 
@@ -83,6 +93,46 @@ async def test_a_failure_tells_status_and_wait() -> None:
     assert (failed.status, failed.retry_after) == (429, 3600.0)
 
 
+async def test_a_single_call_that_fails_tells_status_and_wait() -> None:
+    async with serving(Refusal(429, {"Retry-After": "3600"})) as server:
+        model = Model("m", "local", base_url=server.url, api="openai")
+        with pytest.raises(ProviderError, match="refused") as caught:
+            await complete(model, CONTEXT)
+
+    error = caught.value
+    assert (error.status, error.retry_after, error.retryable) == (429, 3600.0, True)
+
+
+async def test_a_refusal_is_read_to_its_end() -> None:
+    empty = Refusal(429, text="no money", code="insufficient_quota", within=Hang())
+    async with serving(empty) as server:
+        model = Model("m", "local", base_url=server.url, api="openai", retry_delay=0.001)
+        asking = asyncio.create_task(_last(stream_model(model, CONTEXT, StreamOptions())))
+        await server.arrivals.get()
+        done, _ = await asyncio.wait({asking}, timeout=0.2)
+        server.release.set()
+        failed = await asking
+
+    assert not done
+    assert isinstance(failed, StreamError)
+    assert failed.error.error_message == "429: no money (insufficient_quota)"
+    assert (failed.status, failed.retryable, len(server.requests)) == (429, False, 1)
+
+
+async def test_a_refusal_that_breaks_off_is_told_as_far_as_it_came() -> None:
+    async with serving(Refusal(401, within=Cut())) as server:
+        model = Model("m", "local", base_url=server.url, api="openai")
+        failed = await _last(stream_model(model, CONTEXT, StreamOptions()))
+
+    assert isinstance(failed, StreamError)
+    assert failed.error.error_message == '401: {"error": {"message"'
+    assert (failed.status, failed.retryable) == (401, False)
+
+
+async def _last(events: AsyncIterator[AssistantMessageEvent]) -> AssistantMessageEvent:
+    return [event async for event in events][-1]
+
+
 async def test_what_is_no_stream_is_a_failure() -> None:
     async with serving(["data: {broken\n\n"], [chunk({"content": "half"})]) as server:
         model = Model("m", "local", base_url=server.url, api="openai", max_attempts=1)
@@ -141,3 +191,68 @@ async def test_content_that_is_none_is_told_once(content: object, shown: str) ->
     assert isinstance(failed, StreamError)
     reason = f"The server sent as content what is neither a text nor parts of one: {shown}"
     assert failed.error.error_message == reason
+
+
+def call_of(**fields: Any) -> dict[str, Any]:
+    """A chunk with a whole call; the fields are its own or its function's."""
+    function = {"name": "look", "arguments": "{}"}
+    inner = {name: fields.pop(name) for name in function if name in fields}
+    return chunk({"tool_calls": [{"index": 0, "id": "c1", "function": function | inner} | fields]})
+
+
+async def answered(*script: Piece) -> AssistantMessageEvent:
+    """How an answer ends that is asked for once."""
+    async with serving([*script, chunk(finish="stop"), DONE]) as server:
+        model = Model("m", "local", base_url=server.url, api="openai", max_attempts=1)
+        return await _last(stream_model(model, CONTEXT, StreamOptions()))
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        call_of(id=7),
+        call_of(name=["look"]),
+        call_of(arguments=[1]),
+        call_of(index=[0]),
+        chunk({"reasoning_content": {"summary": "Hm."}}),
+        chunk({"content": "x"}) | {"choices": [{"delta": {}, "finish_reason": {"type": "stop"}}]},
+        f"data: {'[' * 100_000}\n\n",
+    ],
+    ids=["id", "name", "arguments", "index", "thinking", "finish reason", "depth"],
+)
+async def test_a_field_of_another_kind_is_no_chunk(odd: Piece) -> None:
+    failed = await answered(odd)
+
+    assert isinstance(failed, StreamError)
+    assert failed.retryable
+    assert str(failed.error.error_message).startswith("The server sent what is no chunk")
+    assert failed.error.content == []
+
+
+async def test_arguments_may_come_as_an_object() -> None:
+    done = await answered(call_of(arguments={"at": "door"}, index="0"))
+
+    assert isinstance(done, StreamDone)
+    assert done.message.content == [ToolCall("c1", "look", {"at": "door"})]
+
+
+@pytest.mark.parametrize(
+    ("count", "read"), [(7, 7), (7.0, 7), (-7, 0), (True, 0), ("7", 0), (10**30, 0), (1e999, 0)]
+)
+def test_only_a_count_is_counted(count: object, read: int) -> None:
+    assert usage_of({"completion_tokens": count}) == Usage(output=read, total_tokens=read)
+
+
+@pytest.mark.parametrize(("total", "output"), [(110, 10), (107, 7), (120, 7), (None, 7)])
+def test_thinking_is_part_of_the_output(total: int | None, output: int) -> None:
+    # 107 where the provider counts thinking to the answer, 110 where it counts it beside
+    usage = usage_of(
+        {
+            "prompt_tokens": 100,
+            "completion_tokens": 7,
+            "completion_tokens_details": {"reasoning_tokens": 3},
+            "total_tokens": total,
+        }
+    )
+
+    assert (usage.input, usage.output, usage.total_tokens) == (100, output, total or 107)

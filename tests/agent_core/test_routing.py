@@ -149,6 +149,28 @@ async def test_another_model_answers_if_the_first_one_fails() -> None:
     assert len(small.requests) == 1
 
 
+async def test_a_fallback_is_called_with_its_own_providers_key() -> None:
+    router = ModelRouter()
+    called: list[tuple[str, str | None]] = []
+    for name in ("a", "b"):
+        router.register(name, Model("m", name))
+
+    async def stream(
+        model: Model, context: LlmContext, options: StreamOptions
+    ) -> AsyncIterator[AssistantMessageEvent]:
+        called.append((model.provider, options.api_key))
+        models = {"a": ScriptedModel([failure("down")]), "b": ScriptedModel(["fine"])}
+        return await models[model.provider](model, context, options)
+
+    scripted = Scripted(
+        [], stream_fn=stream, model_router=router, get_api_key=lambda name: f"key of {name}"
+    )
+    await scripted.agent.prompt("hi")
+
+    assert scripted.texts() == ["hi", "fine"]
+    assert called == [("a", "key of a"), ("b", "key of b")]
+
+
 async def test_a_model_that_has_begun_is_not_replaced() -> None:
     half = answer("half")
     small = ScriptedModel([[StreamStart(half), StreamError("error", failure("E1", text="half"))]])

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+from dataclasses import replace
 from typing import Any
 
+import orjson
 import pytest
 from pydantic import BaseModel, field_validator
 
 from agent_core import (
     AfterToolCall,
+    Agent,
+    AgentOptions,
     AgentTool,
     AgentToolResult,
     BeforeToolCall,
+    ImageContent,
+    StreamDone,
+    StreamStart,
     TextContent,
     ToolCall,
     ToolCallBlock,
@@ -53,6 +61,15 @@ def one_call(name: str, **arguments: Any) -> list[Reply]:
             AgentToolResult(None),  # type: ignore[arg-type]
             'Tool "t" returned content that is not text or images',
         ),
+        *(
+            (AgentToolResult([block]), 'Tool "t" returned content that is not text or images')
+            for block in (
+                TextContent(5),  # type: ignore[arg-type]
+                TextContent(None),  # type: ignore[arg-type]
+                ImageContent(b"PNG"),  # type: ignore[arg-type]
+                ImageContent(url="http://h/1.png", mime_type=None),  # type: ignore[arg-type]
+            )
+        ),
     ],
 )
 async def test_a_wrong_result_is_an_error(returned: Any, text: str) -> None:
@@ -70,6 +87,18 @@ async def test_a_bare_string_is_a_result_of_text() -> None:
     await scripted.agent.prompt("hi")
 
     assert scripted.results() == [("c1", False, "fine")]
+
+
+async def test_a_result_whose_marks_are_no_booleans_can_be_read_again() -> None:
+    result = AgentToolResult("gone", is_error="no such file", terminate=0)  # type: ignore[arg-type]
+    scripted = Scripted(one_call("t"), raw_tool("t", result))
+
+    await scripted.agent.prompt("hi")
+
+    stored = json.loads(json.dumps(scripted.agent.to_dict()))
+    options = AgentOptions(initial_state={"tools": scripted.agent.state.tools})
+    assert scripted.results() == [("c1", True, "gone")]
+    assert Agent.from_dict(stored, options).state.messages == scripted.agent.state.messages
 
 
 async def test_keys_in_an_error_are_hidden(caplog: pytest.LogCaptureFixture) -> None:
@@ -212,6 +241,25 @@ async def test_details_that_cannot_be_told_are_an_error() -> None:
         assert text.startswith('Tool "t" returned details that are no JSON: ')
         assert "Circular reference" in text
         assert scripted.texts()[-1] == "end"
+
+
+@pytest.mark.parametrize(
+    ("details", "told"),
+    [
+        ({1: "one", None: 2}, {"1": "one", "null": 2}),
+        ({"n": [10**30, 2**64 - 1]}, {"n": [1e30, 2**64 - 1]}),
+        ({"n": {10**30}}, {"n": [1e30]}),
+        (("a", float("nan")), ["a", None]),
+    ],
+)
+async def test_details_become_what_can_be_stored(details: object, told: object) -> None:
+    scripted = Scripted(one_call("t"), raw_tool("t", AgentToolResult.text("ok", details=details)))
+    await scripted.agent.prompt("hi")
+
+    (end,) = scripted.ends()
+    assert (end.result.details, end.is_error) == (told, False)
+    # as what stores it does, which knows no such keys and no such numbers
+    assert orjson.loads(orjson.dumps(end.result.to_dict()))["details"] == told
 
 
 async def test_an_error_without_words_is_named() -> None:
@@ -716,6 +764,18 @@ async def test_calls_without_ids_of_their_own_get_some(ids: tuple[str, str]) -> 
     assert second[0]
     assert first[0] != second[0]
     assert {end.tool_call_id for end in scripted.ends()} == {first[0], second[0]}
+
+
+async def test_calls_of_an_answer_that_is_told_to_be_cut_do_not_run() -> None:
+    cut = replace(calls(call("c1", "ok")), stop_reason="stop")  # as that of a message that grows
+    scripted = Scripted([[StreamStart(cut), StreamDone("length", cut)], "end"], ok)
+
+    await scripted.agent.prompt("hi")
+
+    ((_, is_error, text),) = scripted.results()
+    assert is_error
+    assert "hit the output token limit" in text
+    assert scripted.agent.state.messages[1].to_dict()["stop_reason"] == "length"
 
 
 async def test_calls_of_an_answer_that_says_it_was_aborted_do_not_run() -> None:

@@ -146,6 +146,26 @@ def test_a_number_that_json_can_not_hold_never_gets_into_a_message(text: str) ->
     assert partial_arguments(text[:-1]) == {}
 
 
+@pytest.mark.parametrize(
+    "number", [2**64, -(2**63) - 1, 10**400], ids=["above", "below", "far above"]
+)
+def test_a_whole_number_that_can_not_be_stored_never_gets_into_a_message(number: int) -> None:
+    text = f'{{"n": [{number}], "id": "{number}"}}'
+    arguments, raw = whole_arguments(text)
+
+    assert (arguments, raw) == ({}, text)
+    with pytest.raises(ToolArgumentsError, match="root: has a whole number of more than 64 bits"):
+        validated_arguments(route, ToolCall("c1", "plan_route", arguments, raw))
+    assert partial_arguments(text[:-1]) == {}
+
+
+@pytest.mark.parametrize("number", [2**64 - 1, -(2**63), 1e300])
+def test_numbers_that_can_be_stored_are_as_they_are(number: float) -> None:
+    arguments = {"n": number, "id": "9" * 50}
+
+    assert whole_arguments(json.dumps(arguments)) == (arguments, None)
+
+
 @pytest.mark.parametrize("text", ["[1e999]x", "5", r'{"a": "\ud83d"}', "null"])
 def test_what_else_is_no_object_is_told_as_that(text: str) -> None:
     arguments, raw = whole_arguments(text)
@@ -222,6 +242,12 @@ SCHEMA: dict[str, Any] = {
         "never": False,
         "empty": {"type": "array", "items": False},
         "odd": {"type": "tensor"},
+        "marks": {
+            "type": "object",
+            "patternProperties": {"^[a-z]+$": {"type": "integer"}, "^low": {"maximum": 3}},
+            "additionalProperties": False,
+        },
+        "pair": {"type": "array", "prefixItems": [{"type": "string"}, {}], "items": False},
     },
     "additionalProperties": False,
     "$defs": {"item": {"type": "integer"}, "loop": {"$ref": "#/$defs/loop"}},
@@ -248,6 +274,9 @@ SCHEMA: dict[str, Any] = {
         ({"both": "4"}, {"both": 4}),
         ({"maybe": None}, {"maybe": None}),
         ({"maybe": "4"}, {"maybe": 4}),
+        ({"marks": {"a": "4", "low": 3}}, {"marks": {"a": 4, "low": 3}}),
+        ({"pair": [1, 2]}, {"pair": ["1", 2]}),
+        ({"pair": []}, {"pair": []}),
     ],
 )
 def test_values_are_fitted(given: Any, fitted: Any) -> None:
@@ -289,6 +318,10 @@ def test_values_are_fitted(given: Any, fitted: Any) -> None:
         ({"empty": [1]}, "empty[0]: is not allowed"),
         ({"odd": 1}, "odd: must be tensor"),
         ({"extra": 1}, "extra: is not a known property"),
+        ({"marks": {"A": 1}}, "marks.A: is not a known property"),
+        ({"marks": {"a": "b"}}, "marks.a: must be integer"),
+        ({"marks": {"low": 4}}, "marks.low: must be <= 3"),
+        ({"pair": ["a", "b", "c"]}, "pair[2]: is not allowed"),
     ],
 )
 def test_what_does_not_fit_is_told_by_its_path(given: Any, problem: str) -> None:
