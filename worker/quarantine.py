@@ -22,7 +22,7 @@ from shared.settings import get_settings
 from shared.store import claims
 from worker.host import Host
 from worker.rota import BACK_OFF_SECONDS
-from worker.start import agents_of, key_of, model_of
+from worker.start import agents_of, key_of, model_of, tiers_of
 from worker.transcript import HISTORY_MESSAGES
 
 log = structlog.get_logger(__name__)
@@ -87,7 +87,12 @@ def main() -> int:
         settings = get_settings()
         set_up_logs(settings)
         host = QuarantineHost(
-            settings, agents_of(settings), model_of(settings), key_of(settings), watched=True
+            settings,
+            agents_of(settings),
+            model_of(settings),
+            key_of(settings),
+            tiers=tiers_of(settings),
+            watched=True,
         )
         host.start()
     except FiresideError as error:

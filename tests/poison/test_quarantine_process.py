@@ -110,6 +110,19 @@ async def test_it_runs_what_is_there_one_by_one_and_ends(db: Database, fleet: Fl
     assert await broken(db) == []
 
 
+async def test_it_calls_the_models_that_its_worker_calls(db: Database, fleet: Fleet) -> None:
+    session = await quarantined(db, "the cheap one")
+    async with started(fleet, FIRESIDE_MODEL_CHEAP="openai/small") as process:
+        code = await within(process.wait(), 3 * PATIENCE)
+
+    assert code == 0
+    result = await db.row(
+        text("select result ->> 'text' from tasks where session_id = :s order by seq desc limit 1"),
+        {"s": session},
+    )
+    assert result == ("openai/small is served",)
+
+
 def _end_of_input(process: Process) -> None:
     assert process.stdin is not None
     process.stdin.close()
