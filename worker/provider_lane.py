@@ -172,14 +172,17 @@ class Lane:
         closed = self._closed_until - time.monotonic()
         for waiter in list(self._turns):
             if closed > waiter.patience:
-                self._turns.remove(waiter.user, waiter)
-                waiter.turn.set_exception(_refusal(closed))
+                self._refuse(waiter, _refusal(closed))
 
     def _refuse_all(self, error: Exception) -> float:
         for waiter in list(self._turns):
-            self._turns.remove(waiter.user, waiter)
-            waiter.turn.set_exception(error)
+            self._refuse(waiter, error)
         return _NEWS_SECONDS
+
+    def _refuse(self, waiter: _Waiter, error: Exception) -> None:
+        self._turns.remove(waiter.user, waiter)
+        if not waiter.turn.done():  # else it has given up, and its task has yet to hear of that
+            waiter.turn.set_exception(error)
 
     def _drop(self, booking: Booking) -> None:
         self._under_way -= 1

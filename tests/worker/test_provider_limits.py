@@ -313,6 +313,20 @@ async def test_who_would_have_to_wait_too_long_is_told_at_once(fleet: Fleet) -> 
         await within(passes(limits))
 
 
+async def test_a_refusal_passes_over_who_was_cancelled_at_the_same_moment(fleet: Fleet) -> None:
+    limits = fleet.add(ModelLimits(requests=1))
+    async with limits.admit(call()) as report:
+        gone, stays = (asyncio.create_task(passes(limits, user)) for user in ("gone", "stays"))
+        await asyncio.sleep(0)
+        gone.cancel()  # it has yet to hear of that
+        failed = AssistantMessage([], stop_reason="error", error_message="429")
+        report(StreamError("error", failed, 429, 3600.0, retryable=True))
+    with pytest.raises(ProviderError, match="asked for a wait"):
+        await within(stays)
+    with pytest.raises(asyncio.CancelledError):
+        await within(gone)
+
+
 async def test_a_refusal_without_a_time_holds_back_longer_each_time(fleet: Fleet) -> None:
     limits = fleet.add(ModelLimits())
     failed = AssistantMessage([], stop_reason="error", error_message="429")
