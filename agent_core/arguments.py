@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from agent_core.content import ToolCall
 from agent_core.errors import ToolArgumentsError
 from agent_core.json_schema import fit
+from agent_core.partial_json import check_numbers
 from agent_core.tools import AgentTool
 
 if TYPE_CHECKING:
@@ -36,14 +37,14 @@ def validated_arguments(tool: AgentTool, call: ToolCall) -> Any:
 def _why_unread(raw: str) -> str:
     """What is wrong with arguments that `whole_arguments` could not read."""
     try:
-        value = json.loads(raw)  # reads numbers that are not finite, too
+        value = json.loads(raw)  # reads any number
         value = json.loads(value) if isinstance(value, str) else value
     except (ValueError, RecursionError):
         return "must be a JSON object"
     try:
-        json.dumps(value, allow_nan=False)
-    except ValueError:
-        return "has a number that is not finite"
+        check_numbers(value)
+    except ValueError as error:
+        return str(error)
     return "must be a JSON object"
 
 

@@ -6,9 +6,9 @@ import json
 import re
 from typing import Any, Literal
 
-# Only with an exponent or so many digits is a number beyond the largest. To write every value costs
-# several times what reading it does, and arguments that are streamed are read with each piece.
-_MAY_BE_ENDLESS = re.compile(r"[0-9](?:[eE]|[0-9]{308})")
+# Only with an exponent or so many digits is a number too large. To write every value costs several
+# times what reading it does, and arguments that are streamed are read with each piece.
+_MAY_BE_TOO_LARGE = re.compile(r"[0-9](?:[eE]|[0-9]{18})")
 
 
 def partial_arguments(text: str) -> dict[str, Any]:
@@ -33,13 +33,29 @@ def whole_arguments(text: str) -> tuple[dict[str, Any], str | None]:
     return (value, None) if isinstance(value, dict) else ({}, text)
 
 
+def check_numbers(value: Any) -> None:
+    """Raise ValueError, which says why, where a value has numbers that not all JSON can hold."""
+    try:
+        text = json.dumps(value, allow_nan=False)
+    except ValueError:
+        raise ValueError("has a number that is not finite") from None
+    json.loads(text, parse_int=_of_64_bits)
+
+
+def _of_64_bits(digits: str) -> int:
+    number = int(digits)
+    if not -(2**63) <= number < 2**64:
+        raise ValueError("has an integer of more than 64 bits")
+    return number
+
+
 def _read(text: str, *, allow_partial: Literal["off", "trailing-strings"] = "off") -> Any:
     """Return a JSON value that can be written as JSON again; raises ValueError."""
     from pydantic_core import from_json  # noqa: PLC0415 - heavy, and only needed for tools
 
     value = from_json(text, allow_partial=allow_partial, allow_inf_nan=False)
-    if _MAY_BE_ENDLESS.search(text):
-        json.dumps(value, allow_nan=False)  # 1e999 is read as infinity whatever is allowed
+    if _MAY_BE_TOO_LARGE.search(text):
+        check_numbers(value)  # 1e999 is read as infinity whatever is allowed
     return value
 
 

@@ -350,8 +350,9 @@ class _Updates:
             raise TypeError("an update is an AgentToolResult")
         if self._open:
             call = self._call.call
+            told = _checked(call.name, replace(partial))  # the tool may go on with its own
             self._reports.put_nowait(
-                ToolExecutionUpdate(call.id, call.name, call.arguments, partial, self._call.step)
+                ToolExecutionUpdate(call.id, call.name, call.arguments, told, self._call.step)
             )
 
     def close(self) -> None:
@@ -393,12 +394,18 @@ def _checked(name: str, result: object) -> AgentToolResult:
 def _plain(details: Any) -> Any:
     """Return details as JSON: they are stored, and one odd value must not cost the transcript."""
     try:
-        json.dumps(details, allow_nan=False)
+        text: str | bytes = json.dumps(details, allow_nan=False)
     except (TypeError, ValueError, RecursionError):
         from pydantic_core import to_json  # noqa: PLC0415 - heavy and rarely needed
 
-        return json.loads(to_json(details, fallback=str, inf_nan_mode="null"))
-    return details
+        text = to_json(details, fallback=str, inf_nan_mode="null")
+    return json.loads(text, parse_int=_integer)
+
+
+def _integer(digits: str) -> int | str:
+    """One of more than 64 bits, which not all who read JSON can read, as its digits."""
+    number = int(digits)
+    return number if -(2**63) <= number < 2**64 else digits
 
 
 def _overridden(

@@ -698,6 +698,24 @@ async def test_updates_that_are_none_are_refused() -> None:
     assert [text_of(update.partial_result) for update in updates] == ["half"]
 
 
+async def test_updates_are_told_with_details_as_they_are_then_and_as_json() -> None:
+    async def execute(_: str, __: Any, ___: ToolContext, update: ToolUpdate) -> AgentToolResult:
+        done: set[str] = set()
+        half = AgentToolResult.text("half", details={1: done})
+        update(half)
+        done.add("mill")
+        update(half)
+        return AgentToolResult.text("ok")
+
+    slow = AgentTool("slow", "slow", "slow", {"type": "object"}, execute)
+    scripted = Scripted(one_call("slow"), slow)
+    await scripted.agent.prompt("hi")
+
+    updates = [event for event in scripted.events if isinstance(event, ToolExecutionUpdate)]
+    told = [update.partial_result.details for update in updates]
+    assert told == [{"1": []}, {"1": ["mill"]}]
+
+
 async def test_a_batch_ends_the_run_only_if_all_its_calls_say_so() -> None:
     last = raw_tool("last", AgentToolResult([TextContent("bye")], terminate=True))
     scripted = Scripted([calls(call("c1", "last"), call("c2", "ok")), "end"], last, ok)

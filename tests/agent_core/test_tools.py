@@ -146,6 +146,23 @@ def test_a_number_that_json_can_not_hold_never_gets_into_a_message(text: str) ->
     assert partial_arguments(text[:-1]) == {}
 
 
+@pytest.mark.parametrize(
+    "text", [f'{{"n": {2**64}}}', f'{{"n": [{-(2**63) - 1}]}}', f'"{{\\"n\\": {10**30}}}"']
+)
+def test_an_integer_that_not_all_can_read_never_gets_into_a_message(text: str) -> None:
+    arguments, raw = whole_arguments(text)
+
+    assert (arguments, raw) == ({}, text)
+    with pytest.raises(ToolArgumentsError, match="root: has an integer of more than 64 bits"):
+        validated_arguments(route, ToolCall("c1", "plan_route", arguments, raw))
+    assert partial_arguments(text[:-1]) == {}
+
+
+@pytest.mark.parametrize("number", [2**64 - 1, -(2**63), 0.1234567890123456789, 1e300])
+def test_the_largest_numbers_are_read(number: float) -> None:
+    assert whole_arguments(f'{{"n": {number}}}') == ({"n": number}, None)
+
+
 @pytest.mark.parametrize("text", ["[1e999]x", "5", r'{"a": "\ud83d"}', "null"])
 def test_what_else_is_no_object_is_told_as_that(text: str) -> None:
     arguments, raw = whole_arguments(text)
