@@ -11,13 +11,15 @@ import signal
 import sys
 import time
 from collections.abc import Coroutine, Sequence
+from functools import partial
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import structlog
 
 from shared.errors import FiresideError
 from shared.logs import set_up_logs
+from shared.records import Claim
 from shared.settings import get_settings
 from shared.store import claims
 from worker.host import Host
@@ -59,14 +61,7 @@ class QuarantineHost(Host):
         return self._found
 
     async def _turn(self) -> None:
-        began = time.monotonic()
-        claim = await claims.claim_quarantined(
-            self._db,
-            lease_seconds=self._settings.lease_seconds,
-            history=HISTORY_MESSAGES,
-            back_off=BACK_OFF_SECONDS,
-            rules=self._rules,
-        )
+        claim, began = await self._claim()
         self._found = claim is not None
         if claim is None:
             return
@@ -77,6 +72,25 @@ class QuarantineHost(Host):
         log.info("runs alone", session_id=str(claim.fence.session_id), attempts=claim.attempts)
         if await self._runs.run(claim, began):
             await self._hints.send([claim.fence.session_id])
+
+    async def _claim(self) -> tuple[Claim | None, float]:
+        """Claim what is next, as the rota does: it may be the last attempt that the task has."""
+        token = uuid4()
+
+        async def ask(*, again: bool) -> tuple[Claim | None, float]:
+            began = time.monotonic()
+            claim = await claims.claim_quarantined(
+                self._db,
+                lease_seconds=self._settings.lease_seconds,
+                history=HISTORY_MESSAGES,
+                back_off=BACK_OFF_SECONDS,
+                rules=self._rules,
+                token=token,
+                again=again,
+            )
+            return claim, began
+
+        return await self._outage.outlast(partial(ask, again=False), partial(ask, again=True))
 
 
 def main() -> int:
