@@ -73,7 +73,7 @@ class Lane:
         self._refusals = 0
         self._careful: int | None = None
         self._careful_until = 0.0
-        self._shut = 0.0
+        self._shut_until = 0.0  # what of it Redis has not been told yet
         self._processes = 1
         self._known = False
         self._away_until = 0.0
@@ -139,8 +139,8 @@ class Lane:
         guess = min(2.0**self._refusals, _LONGEST_GUESS)
         self._refusals += 1
         seconds = guess if retry_after is None else retry_after
-        self._shut = max(self._shut, seconds)
         self._closed_until = max(self._closed_until, time.monotonic() + seconds)
+        self._shut_until = self._closed_until
         log.warning("the provider refuses calls", model=self._model, seconds=round(seconds, 1))
         self._refuse_impatient()
         self._wake.set()
@@ -278,9 +278,9 @@ class Lane:
         return answer
 
     async def _exchange(self, wanted: Sequence[Wanted], *, whole: bool) -> Answer:
-        now, shut = time.monotonic(), self._shut
-        if whole:
-            shut = max(shut, self._closed_until - now)
+        now, shut_until = time.monotonic(), self._shut_until
+        # Of a refusal that could not be told at once what is left, or nothing.
+        shut = (self._closed_until if whole else shut_until) - now
         news = [b for b in self._bookings.values() if whole or _is_news(b, now)]
         said = [(b.tokens, b.state) for b in news]
         answer = await self._fleet.exchange(
@@ -289,8 +289,8 @@ class Lane:
         if answer.known:
             for booking, told in zip(news, said, strict=True):
                 booking.told, booking.told_at = told, now
-            if self._shut <= shut:
-                self._shut = 0.0
+            if self._shut_until == shut_until:
+                self._shut_until = 0.0
         return answer
 
     def _note_presence(self, answer: Answer) -> None:

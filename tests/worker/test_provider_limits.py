@@ -507,6 +507,26 @@ async def test_without_redis_each_process_keeps_to_its_part(
     await end_all(waiting)
 
 
+async def test_a_refusal_that_is_over_is_not_told_to_a_redis_that_comes_back(
+    fleet: Fleet, redis: Redis, valkey_server: EmbeddedValkey
+) -> None:
+    limits = fleet.add(ModelLimits(requests=100), window=LONG)
+    failed = AssistantMessage([], stop_reason="error", error_message="429")
+    try:
+        await asyncio.to_thread(valkey_server.kill)
+        async with limits.admit(call()) as report:
+            report(StreamError("error", failed, 429, 2.0, retryable=True))
+        assert await within(passes(limits)) > 1.5
+    finally:
+        await asyncio.to_thread(valkey_server.start)
+
+    async def is_told() -> bool:
+        return bool(await redis.keys("*:seen"))
+
+    await until(is_told)
+    assert await redis.keys("*:shut") == []
+
+
 async def test_a_redis_that_never_was_there_stops_nobody(fleet: Fleet) -> None:
     limits = fleet.add(ModelLimits(requests=3), url=f"redis://127.0.0.1:{free_port()}/0")
 
