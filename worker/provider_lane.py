@@ -38,6 +38,10 @@ _CAREFUL_SECONDS = 30.0
 _LONGEST_GUESS = 30.0
 """How long all calls wait at the most where the provider refuses one and does not say how long."""
 
+_LONGEST_SHUT = 3600.0
+"""How long they wait at the most where it does: some give the time itself for the seconds until
+then, and Redis would keep that for decades."""
+
 
 @dataclass(eq=False, slots=True)
 class _Waiter:
@@ -138,7 +142,7 @@ class Lane:
         self._be_careful()
         guess = min(2.0**self._refusals, _LONGEST_GUESS)
         self._refusals += 1
-        seconds = guess if retry_after is None else retry_after
+        seconds = guess if retry_after is None else min(retry_after, _LONGEST_SHUT)
         self._closed_until = max(self._closed_until, time.monotonic() + seconds)
         self._shut_until = self._closed_until
         log.warning("the provider refuses calls", model=self._model, seconds=round(seconds, 1))

@@ -1,6 +1,7 @@
 """A provider's limits, kept by several processes over one Redis that also goes away."""
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -310,6 +311,25 @@ async def test_who_would_have_to_wait_too_long_is_told_at_once(fleet: Fleet) -> 
             await within(one)
         assert caught.value.status == 429
     with pytest.raises(ProviderError):
+        await within(passes(limits))
+
+
+@pytest.mark.parametrize("seconds", [1.8e9, math.inf])
+async def test_no_word_of_a_provider_holds_calls_back_for_ever(
+    fleet: Fleet, redis: Redis, seconds: float
+) -> None:
+    limits = fleet.add(ModelLimits())
+    failed = AssistantMessage([], stop_reason="error", error_message="429")
+    async with limits.admit(call()) as report:
+        report(StreamError("error", failed, 429, seconds, retryable=True))
+
+    async def is_told() -> bool:
+        return bool(await redis.keys("*:shut"))
+
+    await until(is_told)
+    (shut,) = await redis.keys("*:shut")
+    assert 0 < await redis.pttl(shut) <= 3_600_000
+    with pytest.raises(ProviderError, match=r"asked for a wait of 3[56]\d\d seconds"):
         await within(passes(limits))
 
 
