@@ -162,6 +162,10 @@ def said_in(content: object) -> tuple[str, str]:
     return said["text"], said["thinking"]
 
 
+_MOST_TOKENS = 2**31
+"""No call has so many; who reports more has counted something else."""
+
+
 def usage_of(usage: Mapping[str, Any]) -> Usage:
     """Read a usage; `input` is without what was read from or written to the cache."""
     prompt = _count(usage, "prompt_tokens")
@@ -175,4 +179,5 @@ def usage_of(usage: Mapping[str, Any]) -> Usage:
 
 def _count(usage: Mapping[str, Any], name: str) -> int:
     value = usage.get(name)
-    return value if isinstance(value, int) else 0
+    # Beyond 64 bits it could not even be stored, and the call would be made again and again.
+    return value if type(value) is int and 0 <= value < _MOST_TOKENS else 0
