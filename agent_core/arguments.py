@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from agent_core.content import ToolCall
 from agent_core.errors import ToolArgumentsError
 from agent_core.json_schema import fit
-from agent_core.partial_json import check_whole_numbers
+from agent_core.partial_json import check_numbers
 from agent_core.tools import AgentTool
 
 if TYPE_CHECKING:
@@ -41,18 +41,14 @@ def validated_arguments(tool: AgentTool, call: ToolCall) -> Any:
 def _why_unread(raw: str) -> str:
     """What is wrong with arguments that `whole_arguments` could not read."""
     try:
-        value = json.loads(raw)  # reads numbers that are not finite, too
+        value = json.loads(raw)  # reads any number
         value = json.loads(value) if isinstance(value, str) else value
     except (ValueError, RecursionError):
         return "must be a JSON object"
     try:
-        written = json.dumps(value, allow_nan=False)
-    except ValueError:
-        return "has a number that is not finite"
-    try:
-        check_whole_numbers(written)
-    except ValueError:
-        return "has a whole number of more than 64 bits"
+        check_numbers(value)
+    except ValueError as error:
+        return str(error)
     return "must be a JSON object"
 
 

@@ -21,6 +21,7 @@ from agent_core.streaming import LlmContext, StreamOptions
 from agent_core.tools import AgentTool
 
 _MOST_TOKENS = 2**31 - 1
+"""No call has so many; who reports more has counted something else."""
 
 
 def chat_messages(

@@ -33,27 +33,30 @@ def whole_arguments(text: str) -> tuple[dict[str, Any], str | None]:
     return (value, None) if isinstance(value, dict) else ({}, text)
 
 
+def check_numbers(value: Any) -> None:
+    """Raise ValueError, which says why, where a value has numbers that not all JSON can hold."""
+    try:
+        text = json.dumps(value, allow_nan=False)
+    except ValueError:
+        raise ValueError("has a number that is not finite") from None
+    json.loads(text, parse_int=whole_number)
+
+
+def whole_number(digits: str) -> int:
+    """Read a whole number; raises ValueError for one that others could neither read nor store."""
+    number = int(digits)
+    if not -(2**63) <= number < 2**64:
+        raise ValueError("has a whole number of more than 64 bits")
+    return number
+
+
 def _read(text: str, *, allow_partial: Literal["off", "trailing-strings"] = "off") -> Any:
     """Return a JSON value that can be written as JSON again; raises ValueError."""
     from pydantic_core import from_json  # noqa: PLC0415 - heavy, and only needed for tools
 
     value = from_json(text, allow_partial=allow_partial, allow_inf_nan=False)
     if _MAY_BE_TOO_LARGE.search(text):
-        # 1e999 is read as infinity whatever is allowed
-        check_whole_numbers(json.dumps(value, allow_nan=False))
-    return value
-
-
-def check_whole_numbers(text: str) -> None:
-    """Raise ValueError if there is one of more than 64 bits in a JSON text."""
-    json.loads(text, parse_int=within_64_bits)
-
-
-def within_64_bits(digits: str) -> int:
-    """Read a whole number; raises ValueError for one that others could neither read nor store."""
-    value = int(digits)
-    if not -(2**63) <= value < 2**64:
-        raise ValueError(f"{digits} has more than 64 bits")
+        check_numbers(value)  # 1e999 is read as infinity whatever is allowed
     return value
 
 

@@ -28,6 +28,9 @@ Task: TypeAlias = Literal["simple", "deep", "judge", "summarise"]
 
 _MAX_SESSIONS = 10_000
 
+_LONGEST_WAIT = 3_600.0
+"""Seconds that a model is left out at the most, whatever it asks for: some ask for decades."""
+
 # What is wrong with the request would be wrong with it anywhere, and says nothing of the model.
 _REQUEST_FAULTS = frozenset({400, 413, 422})
 
@@ -122,7 +125,8 @@ class ModelRouter:
         entry.failures += 1
         if error.retry_after is None and entry.failures < self._trip_after:
             return
-        wait = self._cool_down if error.retry_after is None else error.retry_after
+        stated = error.retry_after
+        wait = self._cool_down if stated is None else min(stated, _LONGEST_WAIT)
         entry.closed_until = self._clock() + wait
         logger.warning("model %s is left out for %.0f s", entry.name, wait)
 

@@ -35,7 +35,7 @@ from agent_core.interruption import ends_this_task
 from agent_core.journal import StepRequest, tool_step_hash
 from agent_core.loop_config import AgentLoopConfig
 from agent_core.messages import AssistantMessage, ToolResultMessage
-from agent_core.partial_json import within_64_bits
+from agent_core.partial_json import whole_number
 from agent_core.redaction import error_text
 from agent_core.results import AgentToolResult
 from agent_core.tools import AgentTool, ToolContext
@@ -351,8 +351,9 @@ class _Updates:
             raise TypeError("an update is an AgentToolResult")
         if self._open:
             call = self._call.call
+            told = _checked(call.name, replace(partial))  # the tool may go on with its own
             self._reports.put_nowait(
-                ToolExecutionUpdate(call.id, call.name, call.arguments, partial, self._call.step)
+                ToolExecutionUpdate(call.id, call.name, call.arguments, told, self._call.step)
             )
 
     def close(self) -> None:
@@ -394,22 +395,22 @@ def _checked(name: str, result: object) -> AgentToolResult:
 
 def _plain(details: Any) -> Any:
     """Return details as JSON: they are stored, and one odd value must not cost the transcript."""
-    written: str | bytes
+    text: str | bytes
     try:
-        written = json.dumps(details, allow_nan=False)
+        text = json.dumps(details, allow_nan=False)
     except (TypeError, ValueError, RecursionError):
         from pydantic_core import to_json  # noqa: PLC0415 - heavy and rarely needed
 
-        written = to_json(details, fallback=str, inf_nan_mode="null")
-    return json.loads(written, parse_int=_number)
+        text = to_json(details, fallback=str, inf_nan_mode="null")
+    return json.loads(text, parse_int=_number)
 
 
-def _number(digits: str) -> float:
-    """A whole number as whoever stores it reads it: one of more than 64 bits is none any more."""
+def _number(digits: str) -> int | str:
+    """A whole number, or its digits where it has more than 64 bits."""
     try:
-        return within_64_bits(digits)
+        return whole_number(digits)
     except ValueError:
-        return float(int(digits))
+        return digits
 
 
 def _overridden(

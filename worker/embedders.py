@@ -15,6 +15,12 @@ from worker.minilm import EmbeddingsMissingError, MiniLm
 
 _T = TypeVar("_T")
 
+_REFUSED = {400, 413, 422}
+"""What servers answer to a text that is too long for their model."""
+
+_SHORT = 100
+"""Characters of a text that is too long for none."""
+
 
 class EmbeddingsAway(FiresideError):
     """The embedding model gave no vectors; memories are found by their words until it does."""
@@ -57,7 +63,11 @@ class MiniLmEmbedder:
 
 
 class LitellmEmbedder:
-    """A provider's embedding model."""
+    """A provider's embedding model.
+
+    Some take no text that is longer than their window, and nothing else with it. Of such a text the
+    vector is that of its beginning, as it is with models that cut it off themselves.
+    """
 
     def __init__(self, model: str, *, url: str | None = None, api_key: str | None = None) -> None:
         self.name = model
@@ -71,6 +81,12 @@ class LitellmEmbedder:
                 self.name, texts, base_url=self._url, api_key=self._api_key
             )
         except Exception as error:  # noqa: BLE001 - providers fail in ways of their own
+            if getattr(error, "status_code", None) in _REFUSED:
+                if len(texts) > 1:
+                    half = len(texts) // 2
+                    return [*await self.embed(texts[:half]), *await self.embed(texts[half:])]
+                if len(texts[0]) > _SHORT:
+                    return await self.embed([texts[0][: len(texts[0]) // 2]])
             raise EmbeddingsAway(f"{self.name}: {type(error).__name__}") from None
         if len(vectors) != len(texts) or not all(vectors):
             raise EmbeddingsAway(f"{self.name}: {len(vectors)} vectors for {len(texts)} texts")

@@ -392,7 +392,12 @@ class Host:
             prune_for_ever(self._db, self._settings),
             self._home.hear_for_ever(),
             self._home.announce_for_ever(),
-            announce_for_ever(self._db, self._announced, seconds=self._settings.agent_seconds),
+            announce_for_ever(
+                self._db,
+                self._announced,
+                seconds=self._settings.agent_seconds,
+                unheard=self._runs.judge_later,
+            ),
             self._cache.drop_idle_for_ever(),
             *self._memory_chores(),
             *self._consolidation(every),

@@ -38,6 +38,10 @@ _CAREFUL_SECONDS = 30.0
 _LONGEST_GUESS = 30.0
 """How long all calls wait at the most where the provider refuses one and does not say how long."""
 
+_LONGEST_SHUT = 3600.0
+"""How long they wait at the most where it does: some give the time itself for the seconds until
+then, and Redis would keep that for decades."""
+
 
 @dataclass(eq=False, slots=True)
 class _Waiter:
@@ -73,7 +77,7 @@ class Lane:
         self._refusals = 0
         self._careful: int | None = None
         self._careful_until = 0.0
-        self._shut = 0.0
+        self._shut_until = 0.0  # what of it Redis has not been told yet
         self._processes = 1
         self._known = False
         self._away_until = 0.0
@@ -138,9 +142,9 @@ class Lane:
         self._be_careful()
         guess = min(2.0**self._refusals, _LONGEST_GUESS)
         self._refusals += 1
-        seconds = guess if retry_after is None else retry_after
-        self._shut = max(self._shut, seconds)
+        seconds = guess if retry_after is None else min(retry_after, _LONGEST_SHUT)
         self._closed_until = max(self._closed_until, time.monotonic() + seconds)
+        self._shut_until = self._closed_until
         log.warning("the provider refuses calls", model=self._model, seconds=round(seconds, 1))
         self._refuse_impatient()
         self._wake.set()
@@ -172,14 +176,17 @@ class Lane:
         closed = self._closed_until - time.monotonic()
         for waiter in list(self._turns):
             if closed > waiter.patience:
-                self._turns.remove(waiter.user, waiter)
-                waiter.turn.set_exception(_refusal(closed))
+                self._refuse(waiter, _refusal(closed))
 
     def _refuse_all(self, error: Exception) -> float:
         for waiter in list(self._turns):
-            self._turns.remove(waiter.user, waiter)
-            waiter.turn.set_exception(error)
+            self._refuse(waiter, error)
         return _NEWS_SECONDS
+
+    def _refuse(self, waiter: _Waiter, error: Exception) -> None:
+        self._turns.remove(waiter.user, waiter)
+        if not waiter.turn.done():  # else it has given up, and its task has yet to hear of that
+            waiter.turn.set_exception(error)
 
     def _drop(self, booking: Booking) -> None:
         self._under_way -= 1
@@ -275,9 +282,9 @@ class Lane:
         return answer
 
     async def _exchange(self, wanted: Sequence[Wanted], *, whole: bool) -> Answer:
-        now, shut = time.monotonic(), self._shut
-        if whole:
-            shut = max(shut, self._closed_until - now)
+        now, shut_until = time.monotonic(), self._shut_until
+        # Of a refusal that could not be told at once what is left, or nothing.
+        shut = (self._closed_until if whole else shut_until) - now
         news = [b for b in self._bookings.values() if whole or _is_news(b, now)]
         said = [(b.tokens, b.state) for b in news]
         answer = await self._fleet.exchange(
@@ -286,8 +293,8 @@ class Lane:
         if answer.known:
             for booking, told in zip(news, said, strict=True):
                 booking.told, booking.told_at = told, now
-            if self._shut <= shut:
-                self._shut = 0.0
+            if self._shut_until == shut_until:
+                self._shut_until = 0.0
         return answer
 
     def _note_presence(self, answer: Answer) -> None:

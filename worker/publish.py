@@ -3,7 +3,7 @@ keeping what this worker has on offer."""
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 
@@ -40,16 +40,25 @@ async def publish_stories(db: Database, settings: Settings) -> list[CatalogEntry
 
 
 async def announce_for_ever(
-    db: Database, entries: Sequence[CatalogEntry], *, seconds: float
+    db: Database,
+    entries: Sequence[CatalogEntry],
+    *,
+    seconds: float,
+    unheard: Callable[[], None],
 ) -> None:
     """Say again and again what this worker has, until cancelled: often enough for what nobody has
-    said for so many seconds to be gone."""
+    said for so many seconds to be gone.
+
+    Args:
+        unheard: called where it could not be said: others could not say anything, either.
+    """
     every = seconds / 6
     while True:
         await asyncio.sleep(every)
         try:
             await catalog.announce_again(db, entries, every=every / 2)
         except FiresideError as error:
+            unheard()
             log.warning("not announced again", error=str(error))
 
 

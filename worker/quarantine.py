@@ -11,18 +11,20 @@ import signal
 import sys
 import time
 from collections.abc import Coroutine, Sequence
+from functools import partial
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import structlog
 
 from shared.errors import FiresideError
 from shared.logs import set_up_logs
+from shared.records import Claim
 from shared.settings import get_settings
 from shared.store import claims
 from worker.host import Host
 from worker.rota import BACK_OFF_SECONDS
-from worker.start import agents_of, key_of, model_of
+from worker.start import agents_of, key_of, model_of, tiers_of
 from worker.transcript import HISTORY_MESSAGES
 
 log = structlog.get_logger(__name__)
@@ -59,14 +61,7 @@ class QuarantineHost(Host):
         return self._found
 
     async def _turn(self) -> None:
-        began = time.monotonic()
-        claim = await claims.claim_quarantined(
-            self._db,
-            lease_seconds=self._settings.lease_seconds,
-            history=HISTORY_MESSAGES,
-            back_off=BACK_OFF_SECONDS,
-            rules=self._rules,
-        )
+        claim, began = await self._claim()
         self._found = claim is not None
         if claim is None:
             return
@@ -78,6 +73,25 @@ class QuarantineHost(Host):
         if await self._runs.run(claim, began):
             await self._hints.send([claim.fence.session_id])
 
+    async def _claim(self) -> tuple[Claim | None, float]:
+        """Claim what is next, as the rota does: it may be the last attempt that the task has."""
+        token = uuid4()
+
+        async def ask(*, again: bool) -> tuple[Claim | None, float]:
+            began = time.monotonic()
+            claim = await claims.claim_quarantined(
+                self._db,
+                lease_seconds=self._settings.lease_seconds,
+                history=HISTORY_MESSAGES,
+                back_off=BACK_OFF_SECONDS,
+                rules=self._rules,
+                token=token,
+                again=again,
+            )
+            return claim, began
+
+        return await self._outage.outlast(partial(ask, again=False), partial(ask, again=True))
+
 
 def main() -> int:
     """Run until nothing is left or this process is told to stop; its exit code."""
@@ -87,7 +101,12 @@ def main() -> int:
         settings = get_settings()
         set_up_logs(settings)
         host = QuarantineHost(
-            settings, agents_of(settings), model_of(settings), key_of(settings), watched=True
+            settings,
+            agents_of(settings),
+            model_of(settings),
+            key_of(settings),
+            tiers=tiers_of(settings),
+            watched=True,
         )
         host.start()
     except FiresideError as error:

@@ -81,6 +81,10 @@ class Runs:
         self._outlived = outlived
         self._work = work
 
+    def judge_later(self) -> None:
+        """Give others the time to announce what they have: just now nobody could."""
+        self._judges_at = time.monotonic() + self._settings.agent_seconds
+
     async def run(self, claim: Claim, began: float, kept: Transcript | None = None) -> bool:
         """Run one claimed task; whether the session has more.
 

@@ -56,9 +56,10 @@ class TaskLog:
             may have failed: they were paid for all the same.
 
     `told` are the messages that earlier attempts told, `committed` those that the task's end has
-    put into the transcript, None until it has, and `status` how it ended. `ending` says that the
-    terminal event is on its way: nothing else decides the task any more. `lost_to` is what kept the
-    attempt from writing more, or None.
+    put into the transcript, None until it has, and `status` how it ended. `usage` sums up the
+    journal's model calls, those of earlier attempts included. `ending` says that the terminal event
+    is on its way: nothing else decides the task any more. `lost_to` is what kept the attempt from
+    writing more, or None.
     """
 
     def __init__(
@@ -92,6 +93,9 @@ class TaskLog:
         self.committed: Sequence[JsonObject] | None = None
         self.status: Status | None = None
         self.usage = Usage()
+        for step in claim.steps:
+            if step.output:
+                self._count_usage(step, step.output)
 
     # -- events -------------------------------------------------------------------------------
 
@@ -123,8 +127,6 @@ class TaskLog:
         if (memo := self._memos.get(step.no)) is not None:
             known = recall(memo, step)
             if known is not None:
-                if known.output is not None:
-                    self._count_usage(step, known.output)
                 return known
             if memo.status == "started" and step.kind == "model":
                 # Whether a provider answered the attempt that began it, nobody can say any more.
@@ -149,7 +151,7 @@ class TaskLog:
         else:
             self._flush_in(GROUP_SECONDS)
 
-    def _count_usage(self, step: StepRequest, output: JsonObject) -> None:
+    def _count_usage(self, step: StepRequest | Step, output: JsonObject) -> None:
         if step.kind == "model":
             self.usage += Usage.from_dict(output["usage"])
 

@@ -131,6 +131,12 @@ _TAKE_QUARANTINED = text(
     """
 )
 
+_QUARANTINED_MADE = text(
+    """/* claim quarantined made */
+    select id from sessions where quarantined and open_tasks > 0 and lease_token = :token
+    """
+)
+
 _LOCK_QUARANTINE = text("/* claim quarantine lock */ select pg_try_advisory_xact_lock(:lock)")
 
 # A statement of its own, so that its snapshot is newer than the lease: a task that was accepted
@@ -272,21 +278,25 @@ async def claim_quarantined(
     history: int,
     back_off: float = 0.0,
     rules: BudgetRules = NO_RULES,
+    token: UUID | None = None,
+    again: bool = False,
 ) -> Claim | None:
     """Take a session out of the quarantine; None where none waits, or one is out already.
 
     The arguments are those of `claim`.
     """
+    parameters = {
+        "lease_seconds": lease_seconds,
+        "limit": history,
+        "known": None,
+        "token": token or uuid4(),
+    }
+    if again and (made := await db.row(_QUARANTINED_MADE, parameters)) is not None:
+        return await _made(db, parameters | {"session": made.id}, rules)
     async with db.transaction() as connection:
         locked = await connection.execute(_LOCK_QUARANTINE, {"lock": QUARANTINE_LOCK})
         if not locked.scalar():
             return None
-        parameters = {
-            "lease_seconds": lease_seconds,
-            "limit": history,
-            "known": None,
-            "token": uuid4(),
-        }
         lease = (await connection.execute(_TAKE_QUARANTINED, parameters)).first()
         if lease is None:
             return None

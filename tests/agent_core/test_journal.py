@@ -436,11 +436,12 @@ async def test_details_that_are_no_json_are_recorded_as_such() -> None:
     @tool
     async def odd() -> AgentToolResult:
         """Give details that are no JSON."""
-        return AgentToolResult.text("ok", details={"nan": float("nan"), "set": {1}, "o": object})
+        details = {"nan": float("nan"), "set": {1}, "o": object, "large": 2**64}
+        return AgentToolResult.text("ok", details=details)
 
     agent, _, _ = agent_with([calls(call("c1", "odd")), "end"], journal, odd)
 
     await agent.prompt("hi")
 
     details = journal.outputs[1]["details"]
-    assert (details["nan"], details["set"]) == (None, [1])
+    assert (details["nan"], details["set"], details["large"]) == (None, [1], str(2**64))

@@ -261,6 +261,18 @@ def test_a_usage_is_read_whatever_it_is_called() -> None:
     assert usage_of({"prompt_tokens": "many"}) == Usage()
 
 
+@pytest.mark.parametrize("nonsense", [-7, 2**63, 10**30, True])
+def test_a_count_that_is_none_counts_nothing(nonsense: int) -> None:
+    reported = {
+        "prompt_tokens": 10,
+        "completion_tokens": nonsense,
+        "total_tokens": nonsense,
+        "prompt_tokens_details": {"cached_tokens": nonsense},
+    }
+
+    assert usage_of(reported) == Usage(input=10, total_tokens=10)
+
+
 def litellm_request(model: Model, options: StreamOptions | None = None) -> dict[str, Any]:
     context = LlmContext("SP", [UserMessage("a"), calls(call("c1", "t")), UserMessage("b")])
     return _request(litellm(), model, context, options or StreamOptions())

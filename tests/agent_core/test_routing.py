@@ -106,6 +106,18 @@ def test_a_model_that_asks_for_a_wait_gets_it() -> None:
     assert router.get_model() is SMALL
 
 
+@pytest.mark.parametrize("seconds", [1.8e9, float("inf")])
+def test_no_wait_that_a_model_asks_for_leaves_it_out_for_ever(seconds: float) -> None:
+    clock = Clock()
+    router = router_of(clock)
+    router.report(SMALL, fail(429, seconds))
+    clock.now = 3_599
+
+    assert router.get_model() is LARGE
+    clock.now = 3_600
+    assert router.get_model() is SMALL
+
+
 def test_a_session_keeps_its_model() -> None:
     clock = Clock()
     router = router_of(clock, trip_after=1, cool_down=10)

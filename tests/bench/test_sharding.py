@@ -57,6 +57,7 @@ EXCEPTIONS = {
     # One session at a time of this part, and this part has a process of its own for it.
     "claim quarantine lock",
     "claim quarantined lease",
+    "claim quarantined made",
     # The limit of open tasks is a part's, and so are its figures and whether it knows budgets.
     "open in all",
     "waiting in all",

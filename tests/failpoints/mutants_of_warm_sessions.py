@@ -181,11 +181,28 @@ OF_WARM_SESSIONS = [
     ),
     Mutant(
         "a claim whose answer was lost is not looked for",
-        (Change(CLAIMS, "if again and (made", "if history < 0 and (made"),),
+        (
+            Change(
+                CLAIMS,
+                "if again and (made := await _made",
+                "if history < 0 and (made := await _made",
+            ),
+        ),
         (
             "tests/shared/test_claims_made.py one_claim",
             "tests/worker/test_lost_answers.py one_cut",
         ),
+    ),
+    Mutant(
+        "a claim out of the quarantine whose answer was lost is not looked for",
+        (
+            Change(
+                CLAIMS,
+                "if again and (made := await db.row",
+                "if history < 0 and (made := await db.row",
+            ),
+        ),
+        ("tests/shared/test_claims_made.py out_of_the_quarantine",),
     ),
     Mutant(
         "an attempt is lost to what its agent could not read at once",

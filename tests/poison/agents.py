@@ -46,6 +46,8 @@ class Kitchen:
             case "stew":
                 self._note(order, task)
                 await asyncio.Event().wait()
+            case "the cheap one":
+                order = task.resources.model_of("cheap").name
             case _:
                 await asyncio.sleep(INNOCENT_SECONDS)
         answer = written(f"{order} is served", "kitchen")

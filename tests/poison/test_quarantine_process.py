@@ -21,6 +21,7 @@ from shared.store.database import Database
 from tests.shared.invariants import broken
 from tests.shared.sessions import ME, claimed, finish, say
 from tests.waiting import PATIENCE, until, within
+from tests.wire import Wire
 
 
 @pytest.fixture
@@ -108,6 +109,32 @@ async def test_it_runs_what_is_there_one_by_one_and_ends(db: Database, fleet: Fl
     for session in waiting:
         assert await head(db, session) == (False, False, "completed", 3, 3)
     assert await broken(db) == []
+
+
+async def test_a_claim_without_an_answer_is_asked_for_again(
+    db: Database, fleet: Fleet, wire: Wire
+) -> None:
+    session = await quarantined(db, "bread")
+    wire.cut("before", "claim quarantined lease")
+    async with started(fleet, DATABASE_URL=wire.url) as process:
+        code = await within(process.wait(), 3 * PATIENCE)
+
+    assert code == 0
+    assert wire.cuts_made
+    assert await head(db, session) == (False, False, "completed", 3, 3)
+
+
+async def test_it_calls_the_models_that_its_worker_calls(db: Database, fleet: Fleet) -> None:
+    session = await quarantined(db, "the cheap one")
+    async with started(fleet, FIRESIDE_MODEL_CHEAP="openai/small") as process:
+        code = await within(process.wait(), 3 * PATIENCE)
+
+    assert code == 0
+    result = await db.row(
+        text("select result ->> 'text' from tasks where session_id = :s order by seq desc limit 1"),
+        {"s": session},
+    )
+    assert result == ("openai/small is served",)
 
 
 def _end_of_input(process: Process) -> None:

@@ -84,3 +84,29 @@ async def test_what_another_has_taken_is_not(db: Database) -> None:
     await leases.end(db, other, completed())
     assert await claim_under(db, session, token) is None
     assert await broken(db) == []
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_out_of_the_quarantine_it_is_one_claim_too(
+    db: Database, cut_db: Database, wire: Wire, when: When
+) -> None:
+    session, token = await new_session(db), uuid4()
+    await claimed(db, session, lease=-1)
+    assert await claims.claim(db, session, lease_seconds=-1, history=9, quarantine_after=1) is None
+    async with cut_db.transaction():
+        pass  # what a new connection commits by itself is done
+    wire.cut(when, "COMMIT")
+    with pytest.raises(StoreUnavailable):
+        await claims.claim_quarantined(cut_db, lease_seconds=LEASE, history=9, token=token)
+
+    claim = await claims.claim_quarantined(
+        cut_db, lease_seconds=LEASE, history=9, token=token, again=True
+    )
+
+    assert wire.cuts_made
+    assert claim is not None
+    assert (claim.attempt, claim.attempts, claim.fence.epoch) == (2, 2, 3)
+    assert claim.fence.token == token
+    assert await claims.claim_quarantined(db, lease_seconds=LEASE, history=9) is None
+    await finish(db, claim)
+    assert await broken(db) == []

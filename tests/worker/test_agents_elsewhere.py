@@ -5,14 +5,17 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import text
 
+from agent_core import Model
 from shared.records import CatalogEntry, NewSession, Task
 from shared.store import actions, cancels, catalog, leases, sessions
 from shared.store.database import Database
 from tests.shared.invariants import broken
 from tests.shared.sessions import ME, claimed, new_session
 from tests.waiting import until, within
+from tests.wire import Wire
 from tests.worker.hosts import Hosts, echo
 from worker.host import Host
 
@@ -154,6 +157,28 @@ async def test_a_worker_that_has_just_started_does_not_judge(hosts: Hosts, db: D
     await db.run(text("update tasks set created_at = created_at - interval '1 h'"))
     without_it(hosts).submit(session)
     await left_alone(db, session)
+
+    assert (await row_of(db, session)).status == "queued"
+
+
+async def test_a_worker_does_not_judge_after_an_outage_in_which_nobody_could_announce(
+    hosts: Hosts, db: Database, wire: Wire, logs: list[Any]
+) -> None:
+    class Judging(Host):
+        _judges_after = 0.0
+
+    session = await new_session(db)
+    await db.run(text("update tasks set created_at = created_at - interval '1 h'"))
+    settings = hosts.settings.model_copy(
+        update={"agent_seconds": 15.0, "database_url": SecretStr(wire.url)}
+    )
+    host = Judging(settings, {}, Model("m", "openai"), None)
+    wire.cut("before", "/* catalog announce again */")
+    await asyncio.to_thread(host.start)
+    await until(lambda: any(entry["event"] == "not announced again" for entry in logs))
+    host.submit(session)
+    await left_alone(db, session)
+    await within(asyncio.to_thread(host.drain))
 
     assert (await row_of(db, session)).status == "queued"
 

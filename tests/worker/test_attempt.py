@@ -16,7 +16,7 @@ from agent_core import (
 )
 from shared.encoding import JsonObject
 from shared.errors import StoreUnavailable
-from shared.records import CatalogEntry, Claim
+from shared.records import CatalogEntry, Claim, Step
 from tests.worker.attempts import KeepingStore, claim
 from worker.agents import Answer, Resources, RunningTask, TaskFailed
 from worker.attempt import run_attempt
@@ -177,6 +177,24 @@ async def test_after_too_many_attempts_a_task_is_dead_without_running() -> None:
 
     assert store.kinds == ["task_restarted", "task_dead"]
     assert error_of(store)["code"] == "attempts_exhausted"
+
+
+@pytest.mark.parametrize(("attempts", "status"), [(2, "cancelled"), (6, "dead")])
+async def test_what_ends_without_running_again_has_used_what_stands_in_its_journal(
+    attempts: int, status: str
+) -> None:
+    output = {"usage": {"input": 3, "output": 5, "total_tokens": 8}}
+    paid = Step(0, "model", "openai/m", "pure", "hash", "done", output)
+    signal = AbortSignal()
+    signal.set()
+
+    taken = claim(attempt=attempts, attempts=attempts, steps=[paid])
+    store = await attempt(greet, of=taken, signal=signal if status == "cancelled" else None)
+
+    assert store.outcome is not None
+    assert store.outcome.status == status
+    assert store.outcome.usage is not None
+    assert store.outcome.usage["total_tokens"] == 8
 
 
 async def test_a_cancelled_task_keeps_its_messages_and_changes_no_state() -> None:

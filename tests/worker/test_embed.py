@@ -12,6 +12,7 @@ from uuid import UUID
 
 import psycopg
 import pytest
+from aiohttp import web
 from pydantic import SecretStr
 from redis.asyncio import Redis
 from sqlalchemy import text
@@ -408,6 +409,67 @@ def test_the_settings_choose(settings: Settings) -> None:
     assert isinstance(hashing, HashingEmbedder)
     assert isinstance(hosted, LitellmEmbedder)
     assert hosted.name == "openai/some-model"
+
+
+@pytest.fixture
+async def narrow() -> AsyncIterator["Narrow"]:
+    server = Narrow()
+    app = web.Application()
+    app.router.add_post("/v1/embeddings", server.embeddings)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    server.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+    yield server
+    await runner.cleanup()
+
+
+class Narrow:
+    """A server whose model takes texts of up to `most` characters, and refuses a whole request for
+    one that is longer. Vectors say how long a text was."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.most = 400
+        self.status = 400
+        self.sizes: set[int] = set()
+
+    async def embeddings(self, request: web.Request) -> web.Response:
+        texts = (await request.json())["input"]
+        self.sizes.add(len(texts))
+        if any(len(one) > self.most for one in texts):
+            error = {"message": "too many tokens", "type": "invalid_request", "code": None}
+            return web.json_response({"error": error}, status=self.status)
+        data = [
+            {"object": "embedding", "index": no, "embedding": [float(len(one)), 1.0]}
+            for no, one in enumerate(texts)
+        ]
+        used = {"prompt_tokens": 1, "total_tokens": 1}
+        return web.json_response({"object": "list", "model": "m", "data": data, "usage": used})
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+async def test_one_text_that_is_too_long_keeps_no_other_from_its_vector(
+    narrow: Narrow, status: int
+) -> None:
+    narrow.status = status
+    texts = ["x" * length for length in (1, 1000, 2, 3, 1600, 4)]
+
+    made = await LitellmEmbedder("openai/m", url=narrow.url, api_key="k").embed(texts)
+
+    taken = (1, 250, 2, 3, 400, 4)
+    assert made == [as_text([float(length), 1.0]) for length in taken]
+
+
+@pytest.mark.parametrize(("status", "sizes"), [(500, {2}), (400, {2, 1})])
+async def test_a_model_that_takes_nothing_is_away(
+    narrow: Narrow, status: int, sizes: set[int]
+) -> None:
+    narrow.status, narrow.most = status, 0
+    with pytest.raises(EmbeddingsAway):
+        await LitellmEmbedder("openai/m", url=narrow.url, api_key="k").embed(["x" * 100, "y"])
+    assert narrow.sizes == sizes
 
 
 async def test_hashing_is_the_same_every_time_and_likes_the_like() -> None:

@@ -1,6 +1,7 @@
 """A provider's limits, kept by several processes over one Redis that also goes away."""
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -313,6 +314,39 @@ async def test_who_would_have_to_wait_too_long_is_told_at_once(fleet: Fleet) -> 
         await within(passes(limits))
 
 
+@pytest.mark.parametrize("seconds", [1.8e9, math.inf])
+async def test_no_word_of_a_provider_holds_calls_back_for_ever(
+    fleet: Fleet, redis: Redis, seconds: float
+) -> None:
+    limits = fleet.add(ModelLimits())
+    failed = AssistantMessage([], stop_reason="error", error_message="429")
+    async with limits.admit(call()) as report:
+        report(StreamError("error", failed, 429, seconds, retryable=True))
+
+    async def is_told() -> bool:
+        return bool(await redis.keys("*:shut"))
+
+    await until(is_told)
+    (shut,) = await redis.keys("*:shut")
+    assert 0 < await redis.pttl(shut) <= 3_600_000
+    with pytest.raises(ProviderError, match=r"asked for a wait of 3[56]\d\d seconds"):
+        await within(passes(limits))
+
+
+async def test_a_refusal_passes_over_who_was_cancelled_at_the_same_moment(fleet: Fleet) -> None:
+    limits = fleet.add(ModelLimits(requests=1))
+    async with limits.admit(call()) as report:
+        gone, stays = (asyncio.create_task(passes(limits, user)) for user in ("gone", "stays"))
+        await asyncio.sleep(0)
+        gone.cancel()  # it has yet to hear of that
+        failed = AssistantMessage([], stop_reason="error", error_message="429")
+        report(StreamError("error", failed, 429, 3600.0, retryable=True))
+    with pytest.raises(ProviderError, match="asked for a wait"):
+        await within(stays)
+    with pytest.raises(asyncio.CancelledError):
+        await within(gone)
+
+
 async def test_a_refusal_without_a_time_holds_back_longer_each_time(fleet: Fleet) -> None:
     limits = fleet.add(ModelLimits())
     failed = AssistantMessage([], stop_reason="error", error_message="429")
@@ -491,6 +525,26 @@ async def test_without_redis_each_process_keeps_to_its_part(
     await until(booked)
     assert not any(one.done() for one in waiting)
     await end_all(waiting)
+
+
+async def test_a_refusal_that_is_over_is_not_told_to_a_redis_that_comes_back(
+    fleet: Fleet, redis: Redis, valkey_server: EmbeddedValkey
+) -> None:
+    limits = fleet.add(ModelLimits(requests=100), window=LONG)
+    failed = AssistantMessage([], stop_reason="error", error_message="429")
+    try:
+        await asyncio.to_thread(valkey_server.kill)
+        async with limits.admit(call()) as report:
+            report(StreamError("error", failed, 429, 2.0, retryable=True))
+        assert await within(passes(limits)) > 1.5
+    finally:
+        await asyncio.to_thread(valkey_server.start)
+
+    async def is_told() -> bool:
+        return bool(await redis.keys("*:seen"))
+
+    await until(is_told)
+    assert await redis.keys("*:shut") == []
 
 
 async def test_a_redis_that_never_was_there_stops_nobody(fleet: Fleet) -> None:
