@@ -51,8 +51,10 @@ def _set_up_logging(**_: Any) -> None:
 
 @signals.worker_init.connect
 def _start(**_: Any) -> None:
+    settings = get_settings()
+    set_up_logs(settings)  # Celery would have it done later, and structlog's own shows variables
     try:
-        _process.host = start_host(get_settings())
+        _process.host = start_host(settings)
     except FiresideError as error:
         sys.exit(f"fireside: the worker can't start: {error}")
     except Exception as error:
