@@ -16,6 +16,8 @@ from shared.model_limits import read_limits
 Words = Annotated[list[str], NoDecode]
 """A list in one environment variable, separated by commas or blanks."""
 
+_NO_URL = "is not a URL; are special characters in it percent-encoded?"
+
 _ADDRESS = r"^[A-Za-z0-9_.:\[\]-]*:[0-9]{1,5}$"
 
 
@@ -366,6 +368,8 @@ class Settings(BaseSettings):
     def _postgres(cls, value: SecretStr) -> SecretStr:
         if _scheme(value) not in {"postgresql", "postgres"}:
             raise ValueError("must begin with postgresql://")
+        if urlsplit(value.get_secret_value()).netloc.count("@") > 1:
+            raise ValueError(_NO_URL)  # SQLAlchemy takes the password to end at the first
         return value
 
     @field_validator("redis_url")
@@ -414,7 +418,7 @@ def _scheme(url: SecretStr) -> str:
         parts = urlsplit(value)
         _ = parts.port
     except ValueError:
-        raise ValueError("is not a URL; are special characters in it percent-encoded?") from None
+        raise ValueError(_NO_URL) from None
     return parts.scheme if "://" in value else ""
 
 

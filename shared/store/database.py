@@ -15,6 +15,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from shared.errors import InvalidRequest, StoreUnavailable
+from shared.schema import head_revision
 from shared.settings import Settings
 from shared.store.connection import (
     BEGIN,
@@ -106,9 +107,14 @@ class Database:
     @classmethod
     @asynccontextmanager
     async def opened(cls, settings: Settings) -> AsyncIterator[Self]:
-        """The same for a block: at its end all connections are closed."""
+        """The same for a block: at its end all connections are closed.
+
+        Raises:
+            StoreUnavailable: Postgres is away, or its schema is older than this release.
+        """
         db = cls.from_settings(settings)
         try:
+            await db.check_schema()
             yield db
         finally:
             await db.close()
@@ -246,6 +252,15 @@ class Database:
         if found is None or found[0] != "off":
             raise StoreUnavailable("Postgres is not available: it is read-only")
 
+    async def check_schema(self) -> None:
+        """Raise StoreUnavailable where the schema is older than this release."""
+        revision = await self.revision() or ""
+        if revision < head_revision():
+            raise StoreUnavailable(
+                f"the database's schema is {revision or 'missing'}, this release needs "
+                f"{head_revision()}: run python -m shared.migrate"
+            )
+
     async def revision(self) -> str | None:
         """The schema's revision, or None where nothing was migrated yet."""
         db = self.beside_gate()
@@ -300,5 +315,6 @@ def is_unavailable(error: DBAPIError) -> bool:
         return True
     state = getattr(error.orig, "sqlstate", None)
     if state is None:
-        return isinstance(error, OperationalError)
+        # Without a statement it was connecting: with a parameter in its URL that nobody knows.
+        return isinstance(error, OperationalError) or error.statement is None
     return str(state).startswith(_UNAVAILABLE_CLASSES) or state in {"25006", "40001", "40P01"}
