@@ -39,7 +39,7 @@ class Settings(BaseSettings):
     database_url: SecretStr = Field(
         default=SecretStr("postgresql://localhost/fireside"),
         validation_alias=AliasChoices("DATABASE_URL", "FIRESIDE_DATABASE_URL"),
-        description="Postgres 14 or later with the `vector` and `pg_trgm` extensions at hand",
+        description="Postgres 14 or later with pgvector 0.8 or later at hand",
     )
     database_pool: int = Field(
         default=20, ge=2, le=500, description="connections to Postgres per process, at most"
