@@ -8,7 +8,7 @@ from uuid import UUID
 import structlog
 from celery import Task, signals
 
-from shared.errors import FiresideError
+from shared.errors import FiresideError, SettingsError
 from shared.levels import as_level
 from shared.logs import set_up_logs
 from shared.queue import ADVANCE, make_celery
@@ -18,7 +18,10 @@ from worker.start import start_host
 
 log = structlog.get_logger(__name__)
 
-app = make_celery(get_settings())
+try:
+    app = make_celery(get_settings())
+except SettingsError as error:
+    sys.exit(f"fireside: {error}")
 
 
 @dataclass(slots=True)

@@ -33,6 +33,18 @@ async def test_a_worker_whose_agents_are_broken_does_not_start_and_logs_no_secre
     assert "these agents are broken" in line["exception"]
 
 
+async def test_a_wrong_setting_is_told_in_a_line() -> None:
+    worker = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "celery", "-A", "worker.app", "worker"),
+        env={**os.environ, "FIRESIDE_LEASE_SECONDS": "0"},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, said = await within(worker.communicate(), 4 * PATIENCE)
+
+    why = "FIRESIDE_LEASE_SECONDS: Input should be greater than or equal to 0.5"
+    assert (worker.returncode, said.decode()) == (1, f"fireside: {why}\n")
+
+
 @pytest.mark.parametrize("revision", ["0000", None])
 async def test_a_worker_answers_a_probe_once_it_serves_and_not_before(
     db: Database, postgres_url: str, redis_url: str, revision: str | None
