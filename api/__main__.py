@@ -1,5 +1,6 @@
 """`python -m api`: the gateway with the server's options as Fireside wants them."""
 
+import contextlib
 import os
 import socket
 import sys
@@ -42,7 +43,8 @@ def main() -> int:
     log.info("gateway listens", host=host, port=port, auth=settings.auth)
     server = _server(settings)
     steady_garbage()
-    server.run(sockets=[listener])
+    with contextlib.suppress(KeyboardInterrupt):  # raised again by uvicorn when all has ended
+        server.run(sockets=[listener])
     return 0
 
 
