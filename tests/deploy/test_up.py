@@ -82,7 +82,7 @@ def test_a_story_begins(address: str) -> None:
 
 def test_the_model_answers(address: str) -> None:
     session = call("POST", f"{address}v1/sessions", {"agent": "companion"})
-    said = {"type": "say", "text": "Hello."}
+    said: dict[str, JsonValue] = {"type": "say", "text": "Hello."}
     task = call("POST", f"{address}v1/sessions/{session['id']}/actions", said)
 
     assert result_of(address, task["task_id"])["text"]
