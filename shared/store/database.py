@@ -38,6 +38,10 @@ _UNAVAILABLE_CLASSES = ("08", "53", "55", "57", "58")
 """SQLSTATE classes: connection, resources, object in use (lock time-out), operator's doing, and
 what the server's own machine refuses it (a disk that fails)."""
 
+_UNAVAILABLE = {"25006", "40001", "40P01", "42501"}
+"""Single states: read-only, lost to another transaction (two), and no right to a table, as after a
+restore by another user."""
+
 
 @dataclass(slots=True)
 class Gate:
@@ -317,4 +321,4 @@ def is_unavailable(error: DBAPIError) -> bool:
     if state is None:
         # Without a statement it was connecting: with a parameter in its URL that nobody knows.
         return isinstance(error, OperationalError) or error.statement is None
-    return str(state).startswith(_UNAVAILABLE_CLASSES) or state in {"25006", "40001", "40P01"}
+    return str(state).startswith(_UNAVAILABLE_CLASSES) or state in _UNAVAILABLE

@@ -207,6 +207,21 @@ async def test_a_url_with_a_parameter_that_nobody_knows(monkeypatch: pytest.Monk
     await db.close()
 
 
+async def test_a_user_without_rights_to_a_table(
+    db: Database, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await db.run(text("create role lodger login password 'lodger'"))
+    place = postgres_url.rpartition("@")[2]
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://lodger:lodger@{place}")
+    lodgers = Database.from_settings(load_settings())
+
+    with pytest.raises(StoreUnavailable, match="permission denied for table sessions"):
+        await lodgers.row(text("select 1 from sessions"))
+
+    await lodgers.close()
+    await db.run(text("drop role lodger"))
+
+
 async def test_a_command_over_a_schema_that_is_missing_says_what_to_do(
     postgres_server: EmbeddedPostgres,
     monkeypatch: pytest.MonkeyPatch,
