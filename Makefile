@@ -31,11 +31,10 @@ up: .venv/.ready  ## run everything on this machine (PORT=8000) until Ctrl-C
 	@exec $(BIN)/python -m deploy.local
 
 # The servers of `make up` are found by the file that it keeps while it runs.
-HOME_OF_UP := $(abspath $(or $(FIRESIDE_HOME),.fireside))
-
 run: .venv/.ready  ## a command beside make up: CMD="api.keys create ada"
-	@test -r '$(HOME_OF_UP)/env' || { echo "fireside: nothing runs on $(HOME_OF_UP): make up starts it" >&2; exit 1; }
-	@set -a; . '$(HOME_OF_UP)/env'; exec $(BIN)/python -m $(CMD)
+	@home="$${FIRESIDE_HOME:-.fireside}"; \
+		test -r "$$home/env" || { echo "fireside: nothing runs on $$home: make up starts it" >&2; exit 1; }; \
+		set -a; . "$$home/env"; exec $(BIN)/python -m $(CMD)
 
 # These start hundreds of processes, each of which would compile everything anew where Python is told
 # (as in many images) to keep nothing that it compiled.

@@ -43,7 +43,7 @@ def main() -> int:
     log.info("gateway listens", host=host, port=port, auth=settings.auth)
     server = _server(settings)
     steady_garbage()
-    with contextlib.suppress(KeyboardInterrupt):  # told again by the server once it has ended
+    with contextlib.suppress(KeyboardInterrupt):  # raised again by uvicorn when all has ended
         server.run(sockets=[listener])
     return 0
 

@@ -68,7 +68,10 @@ class Transport(redis.Transport):
     def _deliver(self, message: object, queue: str) -> None:
         session_id = hint_of(message)
         if session_id is None:
-            log.warning("dropped a message that is no hint", queue=queue)
+            if not queue.startswith(
+                "celeryev."
+            ):  # where Celery's workers tell each other they live
+                log.warning("dropped a message that is no hint", queue=queue)
             return
         hint = envelope(session_id, queue, level_in(message), message_id=uuid4())
         super()._deliver(hint, queue)  # type: ignore[no-untyped-call]

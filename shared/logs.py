@@ -17,7 +17,7 @@ from shared.settings import Settings
 _CHATTY = ("celery.worker.strategy", "celery.app.trace", "httpx")
 """Loggers that write a line for every hint or request, which costs more than the hint itself."""
 
-_QUOTING = ("httpcore", "openai", "websockets", "uvicorn.error")
+_QUOTING = ("httpcore", "mcp", "openai", "websockets", "uvicorn.error")
 """Loggers that write what goes over a line, where they are let."""
 
 _SILENT = ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy")

@@ -1,5 +1,6 @@
 """`python -m shared.migrate`: bring the database up to this release's schema."""
 
+import argparse
 import sys
 import time
 from collections.abc import Iterator
@@ -83,6 +84,7 @@ def _config() -> Config:
 
 def main() -> int:
     """Run the command; one clear line on failure."""
+    argparse.ArgumentParser(prog="python -m shared.migrate", description=__doc__).parse_args()
     try:
         migrate(get_settings().database_url.get_secret_value())
     except FiresideError as error:

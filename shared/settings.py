@@ -16,6 +16,8 @@ from shared.model_limits import read_limits
 Words = Annotated[list[str], NoDecode]
 """A list in one environment variable, separated by commas or blanks."""
 
+_NO_URL = "is not a URL; are special characters in it percent-encoded?"
+
 _ADDRESS = r"^[A-Za-z0-9_.:\[\]-]*:[0-9]{1,5}$"
 
 
@@ -37,7 +39,7 @@ class Settings(BaseSettings):
     database_url: SecretStr = Field(
         default=SecretStr("postgresql://localhost/fireside"),
         validation_alias=AliasChoices("DATABASE_URL", "FIRESIDE_DATABASE_URL"),
-        description="Postgres 14 or later with the `vector` and `pg_trgm` extensions at hand",
+        description="Postgres 14 or later with pgvector 0.8 or later at hand",
     )
     database_pool: int = Field(
         default=20, ge=2, le=500, description="connections to Postgres per process, at most"
@@ -366,6 +368,8 @@ class Settings(BaseSettings):
     def _postgres(cls, value: SecretStr) -> SecretStr:
         if _scheme(value) not in {"postgresql", "postgres"}:
             raise ValueError("must begin with postgresql://")
+        if urlsplit(value.get_secret_value()).netloc.count("@") > 1:
+            raise ValueError(_NO_URL)  # SQLAlchemy takes the password to end at the first
         return value
 
     @field_validator("redis_url")
@@ -414,7 +418,7 @@ def _scheme(url: SecretStr) -> str:
         parts = urlsplit(value)
         _ = parts.port
     except ValueError:
-        raise ValueError("is not a URL; are special characters in it percent-encoded?") from None
+        raise ValueError(_NO_URL) from None
     return parts.scheme if "://" in value else ""
 
 

@@ -8,7 +8,7 @@ from uuid import UUID
 import structlog
 from celery import Task, signals
 
-from shared.errors import FiresideError
+from shared.errors import FiresideError, SettingsError
 from shared.levels import as_level
 from shared.logs import set_up_logs
 from shared.queue import ADVANCE, make_celery
@@ -18,7 +18,10 @@ from worker.start import start_host
 
 log = structlog.get_logger(__name__)
 
-app = make_celery(get_settings())
+try:
+    app = make_celery(get_settings())
+except SettingsError as error:
+    sys.exit(f"fireside: {error}")
 
 
 @dataclass(slots=True)
@@ -51,8 +54,10 @@ def _set_up_logging(**_: Any) -> None:
 
 @signals.worker_init.connect
 def _start(**_: Any) -> None:
+    settings = get_settings()
+    set_up_logs(settings)  # Celery would have it done later, and structlog's own shows variables
     try:
-        _process.host = start_host(get_settings())
+        _process.host = start_host(settings)
     except FiresideError as error:
         sys.exit(f"fireside: the worker can't start: {error}")
     except Exception as error:

@@ -260,6 +260,7 @@ async def serve(settings: Settings, embedder: Embedder) -> None:
 
 
 async def _checked(db: Database, embedder: Embedder) -> int:
+    await db.check_schema()
     while True:
         try:
             return await check(db, embedder)

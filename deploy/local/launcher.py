@@ -22,7 +22,7 @@ from deploy.local.options import Llm, Options
 from deploy.local.ports import require_free
 from deploy.local.postgres import EmbeddedPostgres
 from deploy.local.process import Child, Command, log_tail, run
-from deploy.local.server import ROOT, answers, fetch
+from deploy.local.server import HOST, ROOT, answers, fetch
 from deploy.local.supervisor import Policy, Supervisor
 from deploy.local.valkey import EmbeddedValkey
 from deploy.local.warden import MARK, Warden
@@ -250,10 +250,15 @@ def _model_environment(model: ModelProcess | None) -> dict[str, str]:
     """Say where the model is; without one of ours the operator's own variables stand."""
     if model is None:
         return {}
+    # Where the machine's way out is a proxy, ours is asked beside it.
+    direct = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    direct = direct if direct == "*" else f"{direct},{HOST}".lstrip(",")
     return {
         "FIRESIDE_MODEL": f"openai/{model.model}",
         "FIRESIDE_MODEL_URL": model.url,
         "FIRESIDE_MODEL_API_KEY": "local",
+        "no_proxy": direct,
+        "NO_PROXY": direct,
     }
 
 

@@ -20,7 +20,7 @@ from deploy.local.account import Account, shim_command
 from deploy.local.errors import StartFailedError
 
 POLL = 0.02  # seconds between two looks at a child that is starting or ending
-_TELLING = re.compile(r"FATAL|PANIC|[Ee]rror|No space left|cannot|denied")
+_TELLING = re.compile(r"^fireside: |FATAL|PANIC|[Ee]rror|No space left|cannot|denied")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from shared.errors import InvalidRequest, StoreUnavailable
+from shared.schema import head_revision
 from shared.settings import Settings
 from shared.store.connection import (
     BEGIN,
@@ -36,6 +37,10 @@ RawConnection: TypeAlias = psycopg.AsyncConnection[Any]
 _UNAVAILABLE_CLASSES = ("08", "53", "55", "57", "58")
 """SQLSTATE classes: connection, resources, object in use (lock time-out), operator's doing, and
 what the server's own machine refuses it (a disk that fails)."""
+
+_UNAVAILABLE = {"25006", "40001", "40P01", "42501"}
+"""Single states: read-only, lost to another transaction (two), and no right to a table, as after a
+restore by another user."""
 
 
 @dataclass(slots=True)
@@ -106,9 +111,14 @@ class Database:
     @classmethod
     @asynccontextmanager
     async def opened(cls, settings: Settings) -> AsyncIterator[Self]:
-        """The same for a block: at its end all connections are closed."""
+        """The same for a block: at its end all connections are closed.
+
+        Raises:
+            StoreUnavailable: Postgres is away, or its schema is older than this release.
+        """
         db = cls.from_settings(settings)
         try:
+            await db.check_schema()
             yield db
         finally:
             await db.close()
@@ -246,6 +256,15 @@ class Database:
         if found is None or found[0] != "off":
             raise StoreUnavailable("Postgres is not available: it is read-only")
 
+    async def check_schema(self) -> None:
+        """Raise StoreUnavailable where the schema is older than this release."""
+        revision = await self.revision() or ""
+        if revision < head_revision():
+            raise StoreUnavailable(
+                f"the database's schema is {revision or 'missing'}, this release needs "
+                f"{head_revision()}: run python -m shared.migrate"
+            )
+
     async def revision(self) -> str | None:
         """The schema's revision, or None where nothing was migrated yet."""
         db = self.beside_gate()
@@ -300,5 +319,6 @@ def is_unavailable(error: DBAPIError) -> bool:
         return True
     state = getattr(error.orig, "sqlstate", None)
     if state is None:
-        return isinstance(error, OperationalError)
-    return str(state).startswith(_UNAVAILABLE_CLASSES) or state in {"25006", "40001", "40P01"}
+        # Without a statement it was connecting: with a parameter in its URL that nobody knows.
+        return isinstance(error, OperationalError) or error.statement is None
+    return str(state).startswith(_UNAVAILABLE_CLASSES) or state in _UNAVAILABLE

@@ -60,6 +60,16 @@ async def test_a_stop_lets_everyone_go(start: Start, how: str, worker: FakeWorke
 
 
 @pytest.mark.parametrize("how", ["api", "uvicorn"])
+def test_ctrl_c_is_an_orderly_end(start: Start, how: str) -> None:
+    gateway = start(how)
+
+    gateway.signal(signal.SIGINT)
+
+    assert gateway.wait(PATIENCE)
+    assert (gateway.returncode, gateway.complaints()) == (0, [])
+
+
+@pytest.mark.parametrize("how", ["api", "uvicorn"])
 async def test_the_limit_of_frames_holds_however_it_is_started(start: Start, how: str) -> None:
     gateway = start(how)
     async with http_client(gateway.url) as http:

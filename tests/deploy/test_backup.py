@@ -27,6 +27,7 @@ OLD = "0008"
 def url(postgres_server: EmbeddedPostgres) -> Iterator[str]:
     yield postgres_server.create_database("fireside")
     postgres_server.drop_database("fireside")
+    postgres_server.create_database("fireside")  # poolers of other tests are asked for it
 
 
 class Machine:

@@ -229,7 +229,8 @@ def test_the_connections_that_postgres_must_accept_are_told() -> None:
             return int(count) + math.ceil(int(count) * int(surge[:-1]) / 100)
         return int(count) + int(surge)
 
-    processes = sum(most(name) for name in ("web", "worker", "embed")) + 1
+    quarantine_and_command = 2
+    processes = sum(most(name) for name in ("web", "worker", "embed")) + quarantine_and_command
     told = f"{processes} make {processes * int(config()['FIRESIDE_DATABASE_POOL'])}"
 
     assert told in (KUBERNETES / "config.yaml").read_text()

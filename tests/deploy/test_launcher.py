@@ -96,6 +96,7 @@ def settings_of(file: Path) -> dict[str, str]:
 
 
 def test_operators_find_its_servers_in_a_file_while_it_runs(home: Path) -> None:
+    home = home.rename(home.with_name("the user's home"))
     file = home / "env"
     with Launch(home) as launch:
         line = launch.line_with("make run")

@@ -75,6 +75,8 @@ def test_a_start_that_ends_or_lasts_too_long_says_why(shell: Shell) -> None:
         StartFailedError, match=r"^child ended with exit code 3 .*: an error: cold$"
     ):
         Never(shell("echo 'an error: cold'; echo bye; exit 3")).start()
+    with pytest.raises(StartFailedError, match=r"starting: fireside: it can't start$"):
+        Never(shell('echo warn_of_error; echo "fireside: it can\'t start"; exit 1')).start()
     with pytest.raises(StartFailedError, match=r"^slow was not ready after 0 s"):
         Never(shell("sleep 600", name="slow", start_timeout=0.05)).start()
 

@@ -16,9 +16,11 @@ from sqlalchemy.exc import IntegrityError, ProgrammingError
 from sqlalchemy.pool import QueuePool
 
 from deploy.local.postgres import EmbeddedPostgres
+from shared.budgets import main as list_budgets
 from shared.errors import InvalidRequest, StoreUnavailable
 from shared.records import NewAction
-from shared.settings import load_settings
+from shared.schema import head_revision
+from shared.settings import get_settings, load_settings
 from shared.store import actions, api_keys, claims, leases
 from shared.store.connection import _ON_CONNECT
 from shared.store.database import Database
@@ -194,6 +196,49 @@ async def test_a_parameter_without_a_value(db: Database) -> None:
         await db.run(INSERT)
 
     assert checked_out(db) == 0
+
+
+async def test_a_url_with_a_parameter_that_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://me:hunter2@127.0.0.1:1/none?pgbouncer=true")
+    db = Database.from_settings(load_settings())
+
+    with pytest.raises(StoreUnavailable, match='not available: invalid connection option "pgb'):
+        await db.run(ONE)
+    await db.close()
+
+
+async def test_a_user_without_rights_to_a_table(
+    db: Database, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await db.run(text("create role lodger login password 'lodger'"))
+    place = postgres_url.rpartition("@")[2]
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://lodger:lodger@{place}")
+    lodgers = Database.from_settings(load_settings())
+
+    with pytest.raises(StoreUnavailable, match="permission denied for table sessions"):
+        await lodgers.row(text("select 1 from sessions"))
+
+    await lodgers.close()
+    await db.run(text("drop role lodger"))
+
+
+async def test_a_command_over_a_schema_that_is_missing_says_what_to_do(
+    postgres_server: EmbeddedPostgres,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", postgres_server.create_database("bare"))
+    get_settings.cache_clear()
+    try:
+        code = await asyncio.to_thread(list_budgets, ["list"])
+    finally:
+        get_settings.cache_clear()
+
+    assert (code, capsys.readouterr().err) == (
+        1,
+        f"fireside: the database's schema is missing, this release needs {head_revision()}: "
+        "run python -m shared.migrate\n",
+    )
 
 
 async def test_a_row_has_its_columns_for_attributes(db: Database) -> None:

@@ -100,7 +100,8 @@ def test_loggers_that_quote_are_kept_quiet(
     monkeypatch.setenv("FIRESIDE_LOG_LEVEL", "debug")
     set_up_logs(load_settings())
 
-    for name in ("httpcore", "openai", "websockets.server", "httpx"):
+    quoting = ("httpcore", "mcp.client.streamable_http", "openai", "websockets.server", "httpx")
+    for name in quoting:
         logging.getLogger(name).info("GET /?q=what+a+user+said")
     logging.getLogger("LiteLLM").error("what a user said")
     logging.getLogger("asyncio").error("never retrieved\nfuture: what a user said")

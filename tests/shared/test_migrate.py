@@ -30,9 +30,9 @@ def empty_url(postgres_server: EmbeddedPostgres) -> Iterator[str]:
     postgres_server.drop_database("unmigrated")
 
 
-def command(url: str) -> subprocess.Popen[str]:
+def command(url: str, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "shared.migrate"],
+        [sys.executable, "-m", "shared.migrate", *arguments],
         cwd=ROOT,
         env=os.environ | {"DATABASE_URL": url},
         stdout=subprocess.PIPE,
@@ -77,6 +77,16 @@ async def test_once_and_again(empty_url: str, monkeypatch: pytest.MonkeyPatch) -
     assert columns_of(empty_url) == first
     assert await db.revision() == head_revision()
     await db.close()
+
+
+@pytest.mark.parametrize(("argument", "code"), [("--help", 0), ("downgrade", 2)])
+def test_who_asks_for_something_else_has_nothing_migrated(
+    empty_url: str, argument: str, code: int
+) -> None:
+    process = command(empty_url, argument)
+
+    assert said(process).startswith("usage: python -m shared.migrate")
+    assert (process.returncode, tables_of(empty_url)) == (code, [])
 
 
 def test_from_many_processes_at_once(empty_url: str) -> None:

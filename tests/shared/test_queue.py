@@ -15,9 +15,10 @@ from uuid import UUID, uuid4
 import pytest
 from kombu.exceptions import OperationalError
 from redis.asyncio import Redis
+from structlog.testing import capture_logs
 
 from deploy.local.valkey import EmbeddedValkey
-from shared.broker import RECONNECT_SECONDS, Channel
+from shared.broker import RECONNECT_SECONDS, Channel, Transport
 from shared.errors import QueueUnavailable
 from shared.levels import BACKGROUND, FIRST, LEVELS, key_of
 from shared.queue import ADVANCE, Hints, envelope, hint_of, level_in, make_celery
@@ -220,6 +221,19 @@ async def test_only_the_session_counts_in_a_hint(
 
     assert await ran(redis, len(ODD_HINTS)) == [str(UUID(int=1)).encode()] * len(ODD_HINTS)
     assert ready.poll() is None
+
+
+def test_what_workers_tell_each_other_is_dropped_without_a_word() -> None:
+    with make_celery(load_settings()).connection_for_read() as connection:
+        transport = connection.transport
+        assert isinstance(transport, Transport)
+        with capture_logs() as logged:
+            for queue in ("celeryev.6f", QUEUE):
+                transport._deliver({"headers": {"hostname": "worker@there"}, "body": ""}, queue)
+
+    assert [(line["event"], line["queue"]) for line in logged] == [
+        ("dropped a message that is no hint", QUEUE)
+    ]
 
 
 async def test_a_queue_that_is_away(

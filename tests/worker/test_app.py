@@ -1,6 +1,7 @@
 """The worker as Celery starts it."""
 
 import asyncio
+import json
 import os
 import sys
 
@@ -13,19 +14,35 @@ from tests.ports import promised_port
 from tests.waiting import PATIENCE, until, within
 
 
-async def test_a_worker_whose_agents_are_broken_does_not_start() -> None:
-    away = {"DATABASE_URL": "postgresql://127.0.0.1:1/none", "REDIS_URL": "redis://127.0.0.1:1/0"}
+async def test_a_worker_whose_agents_are_broken_does_not_start_and_logs_no_secrets() -> None:
+    database = "postgresql://u:hunter2@127.0.0.1:1/none"
+    away = {"DATABASE_URL": database, "REDIS_URL": "redis://127.0.0.1:1/0"}
     agents = {"FIRESIDE_AGENT_MODULES": "tests.worker.broken_agents"}
     worker = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "celery", "-A", "worker.app", "worker"),
         env={**os.environ, **away, **agents},
         stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
+        stderr=asyncio.subprocess.PIPE,
     )
-    said, _ = await within(worker.communicate(), 4 * PATIENCE)  # it imports all that there is
+    said, logged = await within(worker.communicate(), 4 * PATIENCE)  # it imports all that there is
 
-    assert worker.returncode == 1, said.decode()
-    assert b"these agents are broken" in said
+    assert worker.returncode == 1, logged.decode()
+    assert b"hunter2" not in said + logged
+    line = json.loads(logged.splitlines()[-1])
+    assert line["event"] == "the worker can't start"
+    assert "these agents are broken" in line["exception"]
+
+
+async def test_a_wrong_setting_is_told_in_a_line() -> None:
+    worker = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "celery", "-A", "worker.app", "worker"),
+        env={**os.environ, "FIRESIDE_LEASE_SECONDS": "0"},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, said = await within(worker.communicate(), 4 * PATIENCE)
+
+    why = "FIRESIDE_LEASE_SECONDS: Input should be greater than or equal to 0.5"
+    assert (worker.returncode, said.decode()) == (1, f"fireside: {why}\n")
 
 
 @pytest.mark.parametrize("revision", ["0000", None])

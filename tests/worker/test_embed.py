@@ -20,7 +20,7 @@ from sqlalchemy import text
 from shared.embedding import EMBED_CHANNEL, TEXT_CHARACTERS, Embeddings
 from shared.encoding import dumps
 from shared.ending import end_all
-from shared.errors import SettingsError
+from shared.errors import SettingsError, StoreUnavailable
 from shared.memories import NewMemory
 from shared.redis_pool import connect_redis
 from shared.settings import Settings, load_settings
@@ -29,7 +29,7 @@ from shared.store.database import Database
 from shared.store.recall import CROWD, Cue, recall
 from tests.waiting import PATIENCE, until, within
 from worker.agent_cache import AgentCache
-from worker.embed import BATCH, Answering, Filling, catch_up, check
+from worker.embed import BATCH, Answering, Filling, catch_up, check, serve
 from worker.embedders import (
     EmbeddingsAway,
     EmbeddingsChanged,
@@ -280,6 +280,15 @@ async def test_the_command(db: Database, settings: Settings) -> None:
 
     done = await asyncio.to_thread(command, settings, "--again", **hashing)
     assert done == (0, "2 memories embedded by hashing-384\n")
+
+
+async def test_the_process_does_not_begin_over_an_older_schema(
+    db: Database, settings: Settings
+) -> None:
+    await db.run(text("update alembic_version set version_num = '0003'"))
+
+    with pytest.raises(StoreUnavailable, match="is 0003, this release needs"):
+        await within(serve(settings, HashingEmbedder()), START)
 
 
 async def test_the_command_reads_words_anew_and_makes_no_vector(
