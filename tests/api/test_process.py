@@ -100,15 +100,6 @@ async def test_a_request_that_hangs_does_not_hold_up_the_stop(start: Start) -> N
     await reader.read()
 
 
-async def test_an_interrupt_is_no_error(start: Start) -> None:
-    gateway = start()
-    gateway.signal(signal.SIGINT)
-
-    assert await asyncio.to_thread(gateway.wait, PATIENCE)
-    assert gateway.returncode == 0
-    assert gateway.complaints() == []
-
-
 def run(*command: str, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", *command],
