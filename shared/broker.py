@@ -68,9 +68,8 @@ class Transport(redis.Transport):
     def _deliver(self, message: object, queue: str) -> None:
         session_id = hint_of(message)
         if session_id is None:
-            if not queue.startswith(
-                "celeryev."
-            ):  # where Celery's workers tell each other they live
+            # On the others Celery's workers tell each other that they live.
+            if not queue.startswith("celeryev."):
                 log.warning("dropped a message that is no hint", queue=queue)
             return
         hint = envelope(session_id, queue, level_in(message), message_id=uuid4())

@@ -14,9 +14,9 @@ from typing import Any, TypeGuard, get_args
 
 from shared.consolidation import Finding, FindingKind, Known, Material, Said, Summary, upto_of
 from shared.encoding import JsonObject, dumps_text, well_formed
+from shared.letters import MARKS
 from shared.unsegmented import pairs, spelled
 from worker.story_prompts import clip
-from worker.story_words import SIGNS
 
 OUTPUT_CHARACTERS = 32_000
 """A longer answer is none."""
@@ -225,7 +225,7 @@ _STEM = 5
 """Letters by which words are told apart: `paints`, `painted` and `painter` are one."""
 
 
-_WORD = re.compile(rf"\w[\w{SIGNS}]*")
+_WORD = re.compile(rf"\w[\w{MARKS}]*")
 
 
 def _words(text: str) -> set[str]:

@@ -5,9 +5,10 @@ It would rather find none than the wrong one.
 
 import math
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+
+from shared.letters import MARKS
 
 ENOUGH = 0.6
 """The score from which on a choice counts as meant."""
@@ -15,13 +16,7 @@ ENOUGH = 0.6
 MARGIN = 0.15
 """How much better than the next one it must be."""
 
-SIGNS = "".join(
-    sign for sign in map(chr, range(0x300, 0x10000)) if unicodedata.category(sign).startswith("M")
-)
-"""What is written at letters and is none to `\\w`: Hindi, Tamil and others have their vowels so,
-and their words would fall apart into consonants."""
-
-_WORD = re.compile(rf"[^\W_](?:[^\W_]|[{SIGNS}])*(?:'[^\W_](?:[^\W_]|[{SIGNS}])*)?")
+_WORD = re.compile(rf"[^\W_](?:[^\W_]|[{MARKS}])*(?:'[^\W_](?:[^\W_]|[{MARKS}])*)?")
 _NUMBER = re.compile(
     r"\s*+(?:(?:choice|option|number|no\.?)\s*+)?#?(\d{1,2})\s*+[.)!]?\s*+", re.IGNORECASE
 )
