@@ -9,6 +9,7 @@ from tests.ports import closed_port
 from tests.servers import (
     database_template,
     db,
+    patient_transactions,
     pgbouncer,
     postgres_server,
     postgres_url,
@@ -23,6 +24,7 @@ __all__ = [
     "closed_port",
     "database_template",
     "db",
+    "patient_transactions",
     "pgbouncer",
     "postgres_server",
     "postgres_url",

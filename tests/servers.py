@@ -20,6 +20,7 @@ from deploy.local.valkey import EmbeddedValkey
 from deploy.models.control import ScriptedModel
 from shared.migrate import migrate
 from shared.settings import load_settings
+from shared.store import connection
 from shared.store.database import Database
 from tests.pgbouncer import PgBouncer, program_path
 from tests.wire import Wire
@@ -41,9 +42,9 @@ def _let_in_quickly(url: str) -> None:
     """Have the same password cost one round of hashing: the tests log in many thousand times, each
     time for some milliseconds of CPU."""
     password = conninfo_to_dict(url)["password"]
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute("set scram_iterations = 1")
-        connection.execute(sql.SQL("alter user postgres password {}").format(str(password)))
+    with psycopg.connect(url, autocommit=True) as postgres:
+        postgres.execute("set scram_iterations = 1")
+        postgres.execute(sql.SQL("alter user postgres password {}").format(str(password)))
 
 
 @pytest.fixture(scope="session")
@@ -59,6 +60,13 @@ def postgres_url(postgres_server: EmbeddedPostgres, database_template: str) -> I
     name = f"test_{next(_numbers)}"
     yield postgres_server.create_database(name, template=database_template)
     postgres_server.drop_database(name)
+
+
+@pytest.fixture(autouse=True)
+def patient_transactions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that stands still for half a minute does not cost this process a transaction."""
+    patient = "set idle_in_transaction_session_timeout = '2min'"
+    monkeypatch.setattr(connection, "_ON_CONNECT", f"{connection._ON_CONNECT}; {patient}")
 
 
 @pytest.fixture

@@ -15,10 +15,7 @@ from shared.store.database import Database
 from tests.shared.tables import empty
 from tests.wire import Wire
 
-_WIDE = "; ".join(
-    f"set {name} = '2min'"
-    for name in ("idle_in_transaction_session_timeout", "lock_timeout", "statement_timeout")
-)
+_WIDE = "; ".join(f"set {name} = '2min'" for name in ("lock_timeout", "statement_timeout"))
 
 
 @pytest.fixture(autouse=True)
