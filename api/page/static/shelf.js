@@ -108,11 +108,16 @@ function part(title, kind, items, ...more) {
 function olderButton(page, deeds, rows) {
   let { next } = page;
   const made = button("quiet older", async () => {
-    const older = next === null ? undefined : await deeds.older(next);
+    const before = next;
+    if (before === null) {
+      return; // they are on their way
+    }
+    next = null;
+    const older = await deeds.older(before);
     const items = older ? rows(older).map((item) => element("li", "", item)) : [];
     made.previousElementSibling?.append(...items);
     items[0]?.querySelector("a")?.focus();
-    next = older ? older.next : next;
+    next = older ? older.next : before;
     made.hidden = next === null;
   });
   made.append("Show older ones");

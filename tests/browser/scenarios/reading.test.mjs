@@ -233,8 +233,14 @@ test("older sessions are further down the shelf", async () => {
   await rows.first().waitFor();
   assert.equal(await rows.count(), 6);
 
-  await reader.page.getByRole("button", { name: "Show older ones" }).click();
+  const asked = [];
+  reader.page.on("request", (request) => asked.push(request.url()));
+  await reader.page.getByRole("button", { name: "Show older ones" }).evaluate((button) => {
+    button.click();
+    button.click(); // once more before anything has come
+  });
   await rows.nth(6).waitFor();
+  assert.equal(asked.filter((url) => url.includes("/v1/sessions?")).length, 1);
   const links = await rows.evaluateAll((all) => all.map((one) => one.href));
   assert.equal(new Set(links).size, links.length);
   await reader.leave();
