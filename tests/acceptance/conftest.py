@@ -40,9 +40,8 @@ def database_template(
 
 
 async def _publish(settings: Settings) -> None:
-    db = Database.from_settings(settings)
-    await publish_stories(db, settings)
-    await db.close()
+    async with Database.opened(settings) as db:
+        await publish_stories(db, settings)
 
 
 def with_gate(folder: Path) -> Path:

@@ -11,6 +11,8 @@ from typing import Any
 
 from aiohttp import web
 
+from tests.web import served
+
 
 class Hang:
     """In a script: nothing more comes until the client goes away or the test releases it."""
@@ -96,17 +98,12 @@ async def serving(*script: Sequence[Piece] | Refusal) -> AsyncIterator[ChatServe
     server = ChatServer(script)
     app = web.Application()
     app.router.add_post("/v1/chat/completions", server.answer)
-    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    host, port = runner.addresses[0][:2]
-    server.url = f"http://{host}:{port}/v1"
-    try:
-        yield server
-    finally:
-        server.release.set()
-        await runner.cleanup()
+    async with served(app, handler_cancellation=True) as url:
+        server.url = f"{url}/v1"
+        try:
+            yield server
+        finally:
+            server.release.set()
 
 
 DONE = "data: [DONE]\n\n"

@@ -20,6 +20,7 @@ from agent_core.openai_batches import (
     question_line,
 )
 from deploy.models.control import ScriptedModel
+from tests.web import served
 
 QUESTION = LlmContext("Be brief.", [UserMessage("Who?\nMe — Ada", timestamp=0)])
 OPTIONS = StreamOptions(temperature=0.0, max_tokens=50)
@@ -42,14 +43,8 @@ async def saying(answer: bytes, status: int = 200) -> AsyncIterator[BatchEndpoin
 
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", say)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    host, port = runner.addresses[0][:2]
-    try:
-        yield endpoint(f"http://{host}:{port}/v1")
-    finally:
-        await runner.cleanup()
+    async with served(app) as url:
+        yield endpoint(f"{url}/v1")
 
 
 def test_a_question_is_a_line_of_its_own() -> None:

@@ -36,6 +36,7 @@ from tests.agent_core.agents import Scripted, ok
 from tests.agent_core.chat_server import ChatServer, Hang, Piece, serving
 from tests.agent_core.clock import Leap
 from tests.waiting import within
+from tests.web import served
 
 CONTEXT = LlmContext("SP", [UserMessage("hi", 1)], [ok])
 
@@ -76,15 +77,9 @@ async def proxying(stream_fn: StreamFn) -> AsyncIterator[Proxy]:
     proxy = Proxy(stream_fn)
     app = web.Application()
     app.router.add_post("/stream", proxy.answer)
-    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    host, port = runner.addresses[0][:2]
-    proxy.url = f"http://{host}:{port}/stream"
-    try:
+    async with served(app, handler_cancellation=True) as url:
+        proxy.url = f"{url}/stream"
         yield proxy
-    finally:
-        await runner.cleanup()
 
 
 async def call_through(
@@ -237,14 +232,10 @@ async def test_a_proxy_that_sends_nonsense_is_told(data: str) -> None:
 
     app = web.Application()
     app.router.add_post("/stream", nonsense)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    host, port = runner.addresses[0][:2]
     proxy = Proxy(ScriptedModel([]))
-    proxy.url = f"http://{host}:{port}/stream"
-    (event,) = await call_through(proxy)
-    await runner.cleanup()
+    async with served(app) as url:
+        proxy.url = f"{url}/stream"
+        (event,) = await call_through(proxy)
 
     assert event.type == "error"
     assert event.error.error_message == "The proxy sent what is no event"

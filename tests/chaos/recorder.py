@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from aiohttp import web
 
 from tests.chaos.history import Letter
+from tests.web import served
 
 SLOWEST = 0.4
 """Seconds until a letter's answer at the most: time for its worker to be struck in between."""
@@ -25,16 +26,9 @@ class Recorder:
         """Serve on any free port while the block runs."""
         app = web.Application()
         app.router.add_post("/letters", self._take)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        try:
-            await site.start()
-            host, port = runner.addresses[0][:2]
-            self.url = f"http://{host}:{port}/letters"
+        async with served(app) as url:
+            self.url = f"{url}/letters"
             yield
-        finally:
-            await runner.cleanup()
 
     async def _take(self, request: web.Request) -> web.Response:
         letter = await request.json()

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
+from tests.web import served
+
 PAUSE = 0.04
 """Seconds that everything takes: longer than the 20 ms in which writes are grouped."""
 
@@ -64,15 +66,9 @@ class Recorder:
         app = web.Application()
         app.router.add_post("/{case}/ran/{tool}", recorder._ran)
         app.router.add_post("/{case}/gate/{process}", recorder._gate)
-        runner = web.AppRunner(app, shutdown_timeout=0.1, access_log=None)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        recorder._url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        try:
+        async with served(app) as url:
+            recorder._url = url
             yield recorder
-        finally:
-            await runner.cleanup()
 
     def record(self, case: str) -> tuple[str, Record]:
         """A new record and its URL; the gate is open."""

@@ -28,6 +28,7 @@ from shared.store import characters, memories, memory_pages, vectors
 from shared.store.database import Database
 from shared.store.recall import CROWD, Cue, recall
 from tests.waiting import PATIENCE, until, within
+from tests.web import served
 from worker.agent_cache import AgentCache
 from worker.embed import BATCH, Answering, Filling, catch_up, check, serve
 from worker.embedders import (
@@ -425,13 +426,9 @@ async def narrow() -> AsyncIterator["Narrow"]:
     server = Narrow()
     app = web.Application()
     app.router.add_post("/v1/embeddings", server.embeddings)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    server.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-    yield server
-    await runner.cleanup()
+    async with served(app) as url:
+        server.url = f"{url}/v1"
+        yield server
 
 
 class Narrow:
