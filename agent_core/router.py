@@ -14,6 +14,7 @@ from agent_core.completion import stream_completion
 from agent_core.errors import UnknownModelError
 from agent_core.models import Model
 from agent_core.streaming import (
+    LONGEST_WAIT,
     AssistantMessageEvent,
     LlmContext,
     StreamDone,
@@ -27,9 +28,6 @@ logger = logging.getLogger(__name__)
 Task: TypeAlias = Literal["simple", "deep", "judge", "summarise"]
 
 _MAX_SESSIONS = 10_000
-
-_LONGEST_WAIT = 3_600.0
-"""Seconds that a model is left out at the most, whatever it asks for: some ask for decades."""
 
 # What is wrong with the request would be wrong with it anywhere, and says nothing of the model.
 _REQUEST_FAULTS = frozenset({400, 413, 422})
@@ -126,7 +124,7 @@ class ModelRouter:
         if error.retry_after is None and entry.failures < self._trip_after:
             return
         stated = error.retry_after
-        wait = self._cool_down if stated is None else min(stated, _LONGEST_WAIT)
+        wait = self._cool_down if stated is None else min(stated, LONGEST_WAIT)
         entry.closed_until = self._clock() + wait
         logger.warning("model %s is left out for %.0f s", entry.name, wait)
 

@@ -224,6 +224,11 @@ class StreamDone:
         )
 
 
+LONGEST_WAIT = 3_600.0
+"""Seconds for which a model is left alone at the most, whatever its `retry_after` asks for: some
+give the time itself for the seconds until then, which is decades."""
+
+
 @dataclass(slots=True)
 class StreamError:
     """The message failed or was aborted; `error` is what there is of it.

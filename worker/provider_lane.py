@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 
 from agent_core import ModelCall, ProviderError, StreamError
 from agent_core.round_robin import RoundRobin
-from agent_core.streaming import FinalEvent
+from agent_core.streaming import LONGEST_WAIT, FinalEvent
 from shared.ending import end_all
 from shared.model_limits import ModelLimits
 from worker.fleet_limits import LEASE_SECONDS, Answer, Booking, FleetLimits, Wanted
@@ -37,10 +37,6 @@ _BATCH = 64
 _CAREFUL_SECONDS = 30.0
 _LONGEST_GUESS = 30.0
 """How long all calls wait at the most where the provider refuses one and does not say how long."""
-
-_LONGEST_SHUT = 3600.0
-"""How long they wait at the most where it does: some give the time itself for the seconds until
-then, and Redis would keep that for decades."""
 
 
 @dataclass(eq=False, slots=True)
@@ -142,7 +138,7 @@ class Lane:
         self._be_careful()
         guess = min(2.0**self._refusals, _LONGEST_GUESS)
         self._refusals += 1
-        seconds = guess if retry_after is None else min(retry_after, _LONGEST_SHUT)
+        seconds = guess if retry_after is None else min(retry_after, LONGEST_WAIT)
         self._closed_until = max(self._closed_until, time.monotonic() + seconds)
         self._shut_until = self._closed_until
         log.warning("the provider refuses calls", model=self._model, seconds=round(seconds, 1))
