@@ -9,19 +9,18 @@ import os
 import select
 import signal
 import sys
-import time
 from collections.abc import Coroutine, Sequence
 from functools import partial
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import structlog
 
 from shared.errors import FiresideError
 from shared.logs import set_up_logs
-from shared.records import Claim
 from shared.settings import get_settings
 from shared.store import claims
+from worker.claiming import claimed
 from worker.host import Host
 from worker.rota import BACK_OFF_SECONDS
 from worker.start import agents_of, key_of, model_of, tiers_of
@@ -61,7 +60,16 @@ class QuarantineHost(Host):
         return self._found
 
     async def _turn(self) -> None:
-        claim, began = await self._claim()
+        # As the rota does: it may be the last attempt that the task has.
+        ask = partial(
+            claims.claim_quarantined,
+            self._db,
+            lease_seconds=self._settings.lease_seconds,
+            history=HISTORY_MESSAGES,
+            back_off=BACK_OFF_SECONDS,
+            rules=self._rules,
+        )
+        claim, began = await claimed(self._outage, ask)
         self._found = claim is not None
         if claim is None:
             return
@@ -72,25 +80,6 @@ class QuarantineHost(Host):
         log.info("runs alone", session_id=str(claim.fence.session_id), attempts=claim.attempts)
         if await self._runs.run(claim, began):
             await self._hints.send([claim.fence.session_id])
-
-    async def _claim(self) -> tuple[Claim | None, float]:
-        """Claim what is next, as the rota does: it may be the last attempt that the task has."""
-        token = uuid4()
-
-        async def ask(*, again: bool) -> tuple[Claim | None, float]:
-            began = time.monotonic()
-            claim = await claims.claim_quarantined(
-                self._db,
-                lease_seconds=self._settings.lease_seconds,
-                history=HISTORY_MESSAGES,
-                back_off=BACK_OFF_SECONDS,
-                rules=self._rules,
-                token=token,
-                again=again,
-            )
-            return claim, began
-
-        return await self._outage.outlast(partial(ask, again=False), partial(ask, again=True))
 
 
 def main() -> int:

@@ -3,12 +3,11 @@
 import asyncio
 import contextlib
 import threading
-import time
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import structlog
 
@@ -20,6 +19,7 @@ from shared.settings import Settings
 from shared.store import claims, turns
 from shared.store.database import Database
 from worker.agent_cache import AgentCache
+from worker.claiming import claimed
 from worker.holding import Held, Holding
 from worker.outage import Outage
 from worker.runs import Runs
@@ -197,25 +197,18 @@ class Rota:
 
     async def _claim(self, session_id: UUID, held: Transcript | None) -> tuple[Claim | None, float]:
         """Claim a session, as soon as Postgres answers; and when its lease was asked for."""
-        token = uuid4()
-
-        async def ask(*, again: bool) -> tuple[Claim | None, float]:
-            began = time.monotonic()
-            claim = await claims.claim(
-                self._db,
-                session_id,
-                lease_seconds=self._settings.lease_seconds,
-                history=HISTORY_MESSAGES,
-                back_off=BACK_OFF_SECONDS,
-                quarantine_after=self._quarantine_after,
-                known=None if held is None else held.known,
-                rules=self._rules,
-                token=token,
-                again=again,
-            )
-            return claim, began
-
-        return await self._outage.outlast(partial(ask, again=False), partial(ask, again=True))
+        claim = partial(
+            claims.claim,
+            self._db,
+            session_id,
+            lease_seconds=self._settings.lease_seconds,
+            history=HISTORY_MESSAGES,
+            back_off=BACK_OFF_SECONDS,
+            quarantine_after=self._quarantine_after,
+            known=None if held is None else held.known,
+            rules=self._rules,
+        )
+        return await claimed(self._outage, claim)
 
     async def _withdraw(self, session_id: UUID) -> None:
         """Leave a session one turn at a time; should it have more, its end says so."""
