@@ -144,6 +144,9 @@ async def _chunks(package: Any, request: Mapping[str, Any]) -> AsyncGenerator[Ch
             async for chunk in response:
                 _refuse_invented_end(response, chunk)
                 yield _chunk(chunk)
+                # A chunk costs litellm so much that what has piled up of one answer would keep all
+                # others waiting, and with them whoever looks after this process' leases.
+                await asyncio.sleep(0)
     except ProviderError:
         raise
     except Exception as error:

@@ -8,6 +8,7 @@ from prometheus_client.registry import Collector
 
 from worker.agent_cache import AgentCache
 from worker.known_answers import PURPOSES, Lookups
+from worker.loop_watch import LoopWatch
 from worker.slots import Slots
 
 _CALL_SECONDS = (0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 30, 60, 120)
@@ -60,8 +61,16 @@ class Work(Collector):
 class Figures(Collector):
     """Reads what the parts of a worker have counted when it is asked, and costs nothing before."""
 
-    def __init__(self, cache: AgentCache, slots: Slots, answers: Lookups, work: Work) -> None:
+    def __init__(
+        self,
+        cache: AgentCache,
+        slots: Slots,
+        loop_watch: LoopWatch,
+        answers: Lookups,
+        work: Work,
+    ) -> None:
         self._work = work
+        self._loop_watch = loop_watch
         self._cache = cache
         self._slots = slots
         self._answers = answers
@@ -99,5 +108,7 @@ class Figures(Collector):
             ("agent_cache_sessions", "Sessions that the cache holds", len(self._cache)),
             ("agent_cache_bytes", "Bytes that its entries take", self._cache.bytes),
             ("sessions_in_flight", "Sessions that run here", self._slots.taken),
+            ("sessions_in_flight_most", "Sessions that may run here at once", self._slots.most),
+            ("loop_late_seconds", "How late the loop was lately", self._loop_watch.late),
         ):
             yield GaugeMetricFamily(f"fireside_{name}", text, value=value)

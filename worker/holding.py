@@ -1,6 +1,7 @@
 """The sessions that a worker process holds: their leases renewed, their users heard.
 
-One statement a second renews all leases and tells of cancels; Redis tells of them at once.
+One statement a second renews all leases and tells of cancels (`worker/renewal.py`); Redis tells of
+them at once.
 """
 
 import asyncio
@@ -14,12 +15,10 @@ import structlog
 from redis.asyncio import Redis
 
 from agent_core import AbortSignal
-from shared.errors import FiresideError
 from shared.events import CANCEL_CHANNEL, JOIN_CHANNEL
 from shared.hearing import hear_for_ever
 from shared.records import Claim, Fence, Written
 from shared.store import leases
-from shared.store.database import Database
 from worker.outage import Outage
 from worker.task_log import TaskLog
 
@@ -53,19 +52,17 @@ class Holding:
 
     Args:
         lease_seconds: how long a lease lasts without being renewed.
-        heartbeat_seconds: how often all are renewed.
+        heartbeat_seconds: how often all are renewed, and looked at.
     """
 
     def __init__(
         self,
-        db: Database,
         redis: Redis,
         outage: Outage,
         *,
         lease_seconds: float,
         heartbeat_seconds: float,
     ) -> None:
-        self._db = db
         self._outage = outage
         self._redis = redis
         self._lease_seconds = lease_seconds
@@ -76,34 +73,22 @@ class Holding:
         return iter(list(self._held.values()))
 
     def add(self, held: Held) -> None:
-        """Hold a session from now on."""
+        """Hold a session from now on. A claim that stood in line for longer than its lease lasts is
+        asked after before it is doubted."""
+        asked = time.monotonic() + 2 * self._heartbeat_seconds - self._lease_seconds
+        held.renewed_at = max(held.renewed_at, asked)
         self._held[held.claim.fence.session_id] = held
 
     def remove(self, held: Held) -> None:
         """Hold it no more."""
         del self._held[held.claim.fence.session_id]
 
-    async def heartbeat(self) -> None:
-        """Renew every lease, hear of cancels, and stop the runs whose lease is gone; for ever."""
-        while True:
-            # After an outage at once: others may take over what has not been renewed.
-            was_away = await self._outage.over(self._outage.patience)
-            if not was_away or self._outage.lasts:
-                await asyncio.sleep(self._heartbeat_seconds)
-            fences = [held.claim.fence for held in self]
-            if fences:
-                began = time.monotonic()
-                try:
-                    pulse = await leases.heartbeat(
-                        self._db, fences, lease_seconds=self._lease_seconds
-                    )
-                except FiresideError as error:
-                    log.warning("heartbeat failed", error=str(error))
-                    self._outage.noticed()
-                else:
-                    self._apply(pulse, {fence.session_id: fence for fence in fences}, began)
+    def fences(self) -> dict[UUID, Fence]:
+        """What is held, by session; any thread may ask."""
+        return {session_id: held.claim.fence for session_id, held in self._held.copy().items()}
 
-    def _apply(self, pulse: leases.Pulse, fences: Mapping[UUID, Fence], began: float) -> None:
+    def renewed(self, pulse: leases.Pulse, fences: Mapping[UUID, Fence], began: float) -> None:
+        """Hear what became of these leases, which were asked for when it `began`."""
         for session_id, fence in fences.items():
             held = self._held.get(session_id)
             if held is None or held.claim.fence != fence:

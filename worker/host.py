@@ -45,6 +45,7 @@ from worker.home import Home
 from worker.keeper import Keeper
 from worker.known_answers import KnownAnswers, Lookups
 from worker.late_usage import LateUsage
+from worker.loop_watch import LoopWatch
 from worker.memory_limit import MemoryWatch, Share
 from worker.metering import Tariff
 from worker.outage import Outage
@@ -53,6 +54,7 @@ from worker.postgres_tasks import PostgresTasks
 from worker.provider_limits import ProviderLimits
 from worker.publish import announce_for_ever
 from worker.recollection import Recollection
+from worker.renewal import Renewal
 from worker.rota import Rota
 from worker.runs import LAST_NEWS_SECONDS, Runs
 from worker.slots import Slots
@@ -121,6 +123,7 @@ class Host:
         self._tariff = replace(tariff, on_call=self._work.called)
         share = share or Share(None, settings.max_in_flight, settings.cache_bytes)
         self._slots = Slots(share.slots)
+        self._loop_watch = LoopWatch(self._slots)
         self._cache = AgentCache(
             most=settings.cache_agents,
             most_bytes=share.cache_bytes,
@@ -128,7 +131,9 @@ class Host:
         )
         self._memory_limit = share.limit
         self._lookups: Lookups = Lookups()
-        self.figures = Figures(self._cache, self._slots, self._lookups, self._work)
+        self.figures = Figures(
+            self._cache, self._slots, self._loop_watch, self._lookups, self._work
+        )
         self._holding: Holding
         self._runs: Runs
         self._rota: Rota
@@ -269,7 +274,6 @@ class Host:
             answers=self._known_answers(),
         )
         self._holding = Holding(
-            self._db,
             self._redis,
             self._outage,
             lease_seconds=settings.lease_seconds,
@@ -322,12 +326,13 @@ class Host:
         self._stop = asyncio.Event()
         self._put_together()
         lineage = Lineage(self._db, self._redis)
+        renewal = Renewal(self._settings, self._db.gate, self._outage, self._holding)
         watching = asyncio.create_task(lineage.watch_for_ever())
         await lineage.looked()
         services = [watching] + [
             asyncio.create_task(service)
             for service in (
-                self._holding.heartbeat(),
+                renewal.renew_for_ever(),
                 self._holding.stop_overdue(),
                 self._holding.hear_users(),
                 self._telling.send_for_ever(),
@@ -337,6 +342,7 @@ class Host:
                 self._recollection.tend_for_ever(),
                 self._late_usage.enter_for_ever(),
                 *([watch_for_ever(self._stuck_seconds)] if self._watched else []),
+                self._loop_watch.watch_for_ever(),
                 *self._chores(),
                 self._stopped(),
             )

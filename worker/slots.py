@@ -14,11 +14,13 @@ class Slots:
     """Places for sessions; taken in Celery's threads, given back on the loop.
 
     While they are `held_back` one session is let in at a time: the process is short of memory, and
-    must nevertheless come to the end of what waits for it.
+    must nevertheless come to the end of what waits for it. `most` may be taken at once: fewer than
+    there are where the process has too much to do.
     """
 
     def __init__(self, count: int) -> None:
         self._count = count
+        self._most = count
         self._free = count
         self._held_back = False
         self._change = threading.Condition()
@@ -68,8 +70,24 @@ class Slots:
             self._change.notify_all()
 
     @property
+    def count(self) -> int:
+        """How many there are."""
+        return self._count
+
+    @property
+    def most(self) -> int:
+        """How many may be taken at once, as far as the process' time goes."""
+        return self._most
+
+    @most.setter
+    def most(self, most: int) -> None:
+        with self._change:
+            self._most = most
+            self._change.notify_all()
+
+    @property
     def _has_one(self) -> bool:
-        return self._free > 0 and (not self._held_back or self._free == self._count)
+        return self.taken < self._most and (not self._held_back or self._free == self._count)
 
     def _wait(self, stop: threading.Event) -> bool:
         self._waiting += 1

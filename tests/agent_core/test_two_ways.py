@@ -18,7 +18,13 @@ from agent_core.completion import stream_completion
 from agent_core.litellm_stream import preload
 from agent_core.messages import UserMessage
 from agent_core.models import Api, Model, ModelCost
-from agent_core.streaming import AssistantMessageEvent, LlmContext, StreamError, StreamOptions
+from agent_core.streaming import (
+    AssistantMessageEvent,
+    LlmContext,
+    StreamError,
+    StreamOptions,
+    TextDelta,
+)
 from deploy.models.control import ScriptedModel
 from deploy.models.script import Fault, Reply, StatusFault, ToolCall, Usage
 from tests.agent_core.agents import ok
@@ -240,3 +246,30 @@ async def test_both_ways_tell_the_same(
     fault = CASES[case].get("fault", {})
     for said in (fault.get("message"), fault.get("code")):
         assert said is None or not reason or (said in reason and said in words)
+
+
+@pytest.mark.parametrize("api", get_args(Api))
+async def test_what_has_piled_up_of_an_answer_lets_others_have_their_turns(
+    scripted_model: ScriptedModel, api: Api
+) -> None:
+    """Each piece of an answer is told in a turn of the loop of its own, however many have come."""
+    scripted_model.script({"reply": {"chunks": [f"w{number} " for number in range(200)]}})
+    turns = 0
+
+    def turn() -> None:
+        nonlocal turns
+        turns += 1
+        loop.call_soon(turn)
+
+    loop = asyncio.get_running_loop()
+    loop.call_soon(turn)
+    model = Model("m", "openai", base_url=scripted_model.url, api=api)
+    asked = LlmContext("", [UserMessage("hi")])
+    told = [
+        turns
+        async for event in stream_completion(model, asked, StreamOptions(api_key="key"))
+        if isinstance(event, TextDelta)
+    ]
+
+    assert told
+    assert len(set(told)) == len(told)

@@ -11,6 +11,7 @@ from tests.deploy.container_files import ROOT
 from worker.agent_cache import AgentCache
 from worker.figures import Figures, Work
 from worker.known_answers import Lookups
+from worker.loop_watch import LoopWatch
 from worker.slots import Slots
 
 EXPORTER = {"pg_stat_activity_count", "pg_settings_max_connections"}
@@ -27,7 +28,7 @@ def rules() -> list[dict[str, Any]]:
 def shown() -> set[str]:
     """The names that gateways and workers show, as they stand in rules."""
     cache = AgentCache(most=1, most_bytes=1, idle_seconds=60)
-    worker: Collector = Figures(cache, Slots(1), Lookups(), Work())
+    worker: Collector = Figures(cache, Slots(1), LoopWatch(Slots(1)), Lookups(), Work())
     metrics = [*Metrics(lambda: 0, lambda: 0).collect(), *worker.collect()]
     endings = {"counter": ("_total",), "gauge": ("",), "histogram": ("_count", "_sum", "_bucket")}
     return {one.name + end for one in metrics for end in endings.get(one.type, ())}

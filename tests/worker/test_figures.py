@@ -11,6 +11,7 @@ from tests.exposed import lines_at
 from worker.agent_cache import AgentCache, size_of
 from worker.figures import Figures, Work
 from worker.known_answers import Lookups
+from worker.loop_watch import LoopWatch
 from worker.slots import Slots
 from worker.transcript import Transcript
 
@@ -22,7 +23,9 @@ def figures() -> Figures:
     cache.count(None, after=None, read=3)
     slots.take_free()
     answers: Lookups = Lookups({("referee", "hit"): 2, ("judge", "miss"): 1})
-    return Figures(cache, slots, answers, Work())
+    watch = LoopWatch(slots)
+    watch.look(0.5)
+    return Figures(cache, slots, watch, answers, Work())
 
 
 def test_work_is_counted_by_how_it_ended() -> None:
@@ -67,4 +70,6 @@ def test_prometheus_is_shown_what_the_cache_does() -> None:
         "fireside_agent_cache_sessions 1.0",
         f"fireside_agent_cache_bytes {size}",
         "fireside_sessions_in_flight 1.0",
+        "fireside_sessions_in_flight_most 3.0",
+        "fireside_loop_late_seconds 0.1",
     ]

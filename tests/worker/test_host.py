@@ -372,6 +372,57 @@ async def test_a_process_that_stood_still_keeps_what_nobody_has_taken(
     assert await broken(db) == []
 
 
+class Blocking:
+    """An agent that blocks its loop until `go`, and then answers."""
+
+    def __init__(self) -> None:
+        self.began = Flag()
+        self.go = threading.Event()
+
+    async def run(self, task: RunningTask) -> Answer:
+        await task.journal.begin(step(1, "external"))
+        self.began.set()
+        self.go.wait(60)
+        await task.journal.finish(step(1, "external"), {"kept": True})
+        return Answer(text="still here", state={})
+
+
+async def test_a_loop_that_is_busy_keeps_its_leases(hosts: Hosts, db: Database) -> None:
+    agent = Blocking()
+    session = await new_session(db)
+    hosts.start(agent.run, heartbeat_seconds=0.1).submit(session)
+    await within(agent.began.wait())
+    before = (await columns(db, session)).lease_until
+
+    async def is_renewed() -> bool:
+        return bool((await columns(db, session)).lease_until > before)
+
+    await until(is_renewed)
+    agent.go.set()
+    await idle(db, session)
+    assert "task_restarted" not in await kinds_of(db, session)
+
+
+async def test_a_loop_that_stands_still_for_leases_leaves_its_sessions_to_others(
+    hosts: Hosts, db: Database, logs: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.renewal.LEASES_STOOD_STILL", 0.01)  # 0.3 seconds
+    agent = Blocking()
+    session = await new_session(db)
+    hosts.start(agent.run, heartbeat_seconds=0.1).submit(session)
+    await within(agent.began.wait())
+    said = "the loop stands still: its sessions are left to others"
+    await until(lambda: any(entry["event"] == said for entry in logs))
+    before = (await columns(db, session)).lease_until
+    seen = len(logs)
+    await until(lambda: len(logs) > seen)  # it has looked again
+
+    assert (await columns(db, session)).lease_until == before
+    agent.go.set()
+    await idle(db, session)
+    assert "task_restarted" not in await kinds_of(db, session)  # nobody has taken it
+
+
 async def test_a_heartbeat_that_hangs_for_longer_than_the_lease_stops_the_run(
     hosts: Hosts, db: Database, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
