@@ -54,7 +54,7 @@ from worker.postgres_tasks import PostgresTasks
 from worker.provider_limits import ProviderLimits
 from worker.publish import announce_for_ever
 from worker.recollection import Recollection
-from worker.renewal import Renewal
+from worker.renewal import LEASE_CONNECTIONS, Renewal
 from worker.rota import Rota
 from worker.runs import LAST_NEWS_SECONDS, Runs
 from worker.slots import Slots
@@ -252,7 +252,7 @@ class Host:
     def _put_together(self) -> None:
         """Make all that the loop works with; nothing connects yet."""
         settings = self._settings
-        self._db = Database.from_settings(settings)
+        self._db = Database.from_settings(settings, most=settings.database_pool - LEASE_CONNECTIONS)
         self._redis = connect_redis(settings)
         self._telling = Telling(Publisher(self._redis))
         self._hints = Hints(settings, self._redis)

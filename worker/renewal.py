@@ -20,6 +20,9 @@ from worker.outage import Outage
 
 log = structlog.get_logger(__name__)
 
+LEASE_CONNECTIONS = 1
+"""So many of those that a process may open are for this."""
+
 LEASES_STOOD_STILL = 3
 """A loop that stands still for so many leases is not busy, it is blocked: others had better go on
 with its sessions."""
@@ -33,7 +36,7 @@ class Renewal:
     """
 
     def __init__(self, settings: Settings, gate: Gate, outage: Outage, holding: Holding) -> None:
-        self._settings = settings.model_copy(update={"database_pool": 1})
+        self._settings = settings
         self._gate = gate
         self._outage = outage
         self._holding = holding
@@ -52,7 +55,7 @@ class Renewal:
     # -- in the thread --------------------------------------------------------------------------
 
     async def _renew_for_ever(self) -> None:
-        db = Database.from_settings(self._settings)
+        db = Database.from_settings(self._settings, most=LEASE_CONNECTIONS)
         try:
             while True:
                 await self._pause()

@@ -75,18 +75,22 @@ class Database:
         self.gate = gate or Gate()
 
     @classmethod
-    def from_settings(cls, settings: Settings, *, wait_seconds: float = 10) -> Self:
+    def from_settings(
+        cls, settings: Settings, *, most: int | None = None, wait_seconds: float = 10
+    ) -> Self:
         """A pool as the settings say; nothing connects before the first statement.
 
         Args:
+            most: connections; without it, as many as the settings allow a process.
             wait_seconds: how long a caller waits for a connection when all are lent out.
         """
         pooled = settings.database_pooler != "none"
         prepares = settings.database_pooler != "transaction"
+        most = most or settings.database_pool
         gate = Gate()
         engine = create_async_engine(
             driver_url(settings.database_url.get_secret_value()),
-            pool_size=settings.database_pool,
+            pool_size=most,
             max_overflow=0,
             pool_timeout=wait_seconds,
             pool_use_lifo=True,
@@ -105,7 +109,7 @@ class Database:
                 ),
             },
         )
-        lending = Lending(engine, most=settings.database_pool, wait_seconds=wait_seconds)
+        lending = Lending(engine, most=most, wait_seconds=wait_seconds)
         return cls(lending, gate, pooled=pooled)
 
     @classmethod

@@ -351,6 +351,39 @@ MUTANTS: list[Mutant] = [
         ("tests/worker/test_host.py longer_than_patience",),
     ),
     Mutant(
+        "leases are renewed on the loop of the sessions",
+        (
+            Change(
+                "worker/renewal.py",
+                'await on_own_loop(self._renew_for_ever, name="leases")',
+                "await self._renew_for_ever()",
+            ),
+        ),
+        ("tests/worker/test_host.py a_loop_that",),
+    ),
+    Mutant(
+        "a loop that stands still keeps its leases",
+        (
+            Change(
+                "worker/renewal.py",
+                "still <= LEASES_STOOD_STILL * self._settings.lease_seconds",
+                "still <= 1e9",
+            ),
+        ),
+        ("tests/worker/test_host.py a_loop_that",),
+    ),
+    Mutant(
+        "a claim that stood in line is doubted at once",
+        (
+            Change(
+                "worker/holding.py",
+                "held.renewed_at = max(held.renewed_at, asked)",
+                "held.renewed_at = min(held.renewed_at, asked)",
+            ),
+        ),
+        ("tests/worker/test_holding.py",),
+    ),
+    Mutant(
         "events are told before they are committed",
         (
             Change(

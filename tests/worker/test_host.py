@@ -750,7 +750,7 @@ async def test_who_waits_for_the_provider_holds_no_connection(hosts: Hosts, db: 
         assert row is not None
         return row
 
-    host = hosts.start(run, model_concurrency=1, database_pool=1, heartbeat_seconds=0.1)
+    host = hosts.start(run, model_concurrency=1, database_pool=2, heartbeat_seconds=0.1)
     many = [await new_session(db, started=True) for _ in range(13)]
     for session in many[:-1]:
         await accept(db, session, "ask")
