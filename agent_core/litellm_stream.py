@@ -15,6 +15,7 @@ from agent_core.attempts import is_retryable, retry_after_seconds, streamed_answ
 from agent_core.chat_format import chat_messages, sampling, tool_definitions, usage_of
 from agent_core.errors import ProviderError
 from agent_core.litellm_package import litellm, rehearse
+from agent_core.loop_turns import next_turn
 from agent_core.models import Model
 from agent_core.prompt_cache import prompt_cache_of
 from agent_core.streaming import AssistantMessageEvent, LlmContext, StreamOptions
@@ -136,6 +137,7 @@ def _mark_for_cache(messages: list[dict[str, Any]]) -> None:
 
 async def _chunks(package: Any, request: Mapping[str, Any]) -> AsyncGenerator[ChatChunk, None]:
     try:
+        await next_turn()
         response = await package.acompletion(**request)
         if response is None:
             # What litellm makes of a 422 that comes again without the parameters it drops.
@@ -144,9 +146,7 @@ async def _chunks(package: Any, request: Mapping[str, Any]) -> AsyncGenerator[Ch
             async for chunk in response:
                 _refuse_invented_end(response, chunk)
                 yield _chunk(chunk)
-                # A chunk costs litellm so much that what has piled up of one answer would keep all
-                # others waiting, and with them whoever looks after this process' leases.
-                await asyncio.sleep(0)
+                await next_turn()
     except ProviderError:
         raise
     except Exception as error:

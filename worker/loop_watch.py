@@ -10,6 +10,7 @@ import time
 
 import structlog
 
+from agent_core.loop_turns import waited_seconds
 from worker.slots import Slots
 
 log = structlog.get_logger(__name__)
@@ -43,7 +44,8 @@ class LoopWatch:
         while True:
             slept = time.monotonic()
             await asyncio.sleep(LOOK_SECONDS)
-            self.look(time.monotonic() - slept - LOOK_SECONDS)
+            late = time.monotonic() - slept - LOOK_SECONDS
+            self.look(max(late, waited_seconds()))
 
     def look(self, late: float) -> None:
         """Take note of how late the loop was just now."""

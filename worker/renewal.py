@@ -42,6 +42,7 @@ class Renewal:
         self._holding = holding
         self._loop: asyncio.AbstractEventLoop
         self._turned_at = 0.0
+        self._failed = False
 
     async def renew_for_ever(self) -> None:
         """Renew every lease, hear of cancels, and stop the runs whose lease is gone; for ever."""
@@ -67,15 +68,15 @@ class Renewal:
     async def _pause(self) -> None:
         """Wait for the next time. After an outage it is now: others may take over what has not been
         renewed."""
-        was_away = self._outage.lasts
-        if was_away:
+        if self._failed:
             over = self._outage.over(self._outage.patience)
-            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(over, self._loop))
-        if not was_away or self._outage.lasts:
-            slept, seconds = time.monotonic(), self._settings.heartbeat_seconds
-            await asyncio.sleep(seconds)
-            if time.monotonic() - slept > 2 * seconds:
-                self._turned()  # the whole process stood still, its loop as well
+            was_away = asyncio.run_coroutine_threadsafe(over, self._loop)
+            if await asyncio.wrap_future(was_away) and not self._outage.lasts:
+                return
+        slept, seconds = time.monotonic(), self._settings.heartbeat_seconds
+        await asyncio.sleep(seconds)
+        if time.monotonic() - slept > 2 * seconds:
+            self._turned()  # the whole process stood still, its loop as well
 
     def _turns(self) -> bool:
         """Whether the loop has turned lately; it is asked to say so again."""
@@ -91,6 +92,7 @@ class Renewal:
         if not fences:
             return
         began = time.monotonic()
+        self._failed = False
         try:
             self._gate.check()
             pulse = await leases.heartbeat(
@@ -98,6 +100,7 @@ class Renewal:
             )
         except FiresideError as error:
             log.warning("heartbeat failed", error=str(error))
+            self._failed = True
             self._loop.call_soon_threadsafe(self._outage.noticed)
         else:
             self._loop.call_soon_threadsafe(self._holding.renewed, pulse, fences, began)

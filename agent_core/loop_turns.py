@@ -1,0 +1,77 @@
+"""Turns of an event loop for what costs much of its time, so that all else has its turns as well.
+
+A chunk by way of litellm costs about a millisecond of a slow processor. Where hundreds of answers
+are read, one chunk of each makes a turn of the loop of a third of a second, and whatever takes
+several turns, as a statement does, takes seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from weakref import WeakKeyDictionary
+
+TURN_SECONDS = 0.01
+"""A turn of the loop that took longer has fewer let in at the next."""
+
+FEWEST = 4
+"""So many are let in at each turn, whatever else makes it long."""
+
+_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, _Turns] = WeakKeyDictionary()
+
+
+async def next_turn() -> None:
+    """Wait for one's turn: the next turn of the loop, or a later one where many wait."""
+    await _turns_of(asyncio.get_running_loop()).wait()
+
+
+def waited_seconds() -> float:
+    """How long who is next has waited for its turn on the running loop."""
+    turns = _turns.get(asyncio.get_running_loop())
+    return turns.waited_seconds() if turns is not None else 0.0
+
+
+class _Turns:
+    """Who waits on a loop, and how many of them fit into one of its turns."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._waiting: deque[tuple[asyncio.Future[None], float]] = deque()
+        self._at_once = FEWEST
+        self._turned_at = 0.0
+        self._turns = False
+
+    async def wait(self) -> None:
+        turn: asyncio.Future[None] = self._loop.create_future()
+        self._waiting.append((turn, time.monotonic()))
+        if not self._turns:
+            self._turns = True
+            self._turned_at = time.monotonic()
+            self._loop.call_soon(self._turn)
+        await turn
+
+    def waited_seconds(self) -> float:
+        return time.monotonic() - self._waiting[0][1] if self._waiting else 0.0
+
+    def _turn(self) -> None:
+        now = time.monotonic()
+        took, self._turned_at = now - self._turned_at, now
+        if took > TURN_SECONDS:
+            self._at_once = max(FEWEST, self._at_once * 3 // 4)
+        else:
+            self._at_once += 1
+        for _ in range(min(self._at_once, len(self._waiting))):
+            turn, _ = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+        self._turns = bool(self._waiting)
+        if self._turns:
+            self._loop.call_soon(self._turn)
+
+
+def _turns_of(loop: asyncio.AbstractEventLoop) -> _Turns:
+    turns = _turns.get(loop)
+    if turns is None:
+        turns = _turns[loop] = _Turns(loop)
+    return turns
