@@ -35,20 +35,20 @@ def waited_seconds() -> float:
 class _Turns:
     """Who waits on a loop, and how many of them fit into one of its turns."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+    def __init__(self) -> None:
         self._waiting: deque[tuple[asyncio.Future[None], float]] = deque()
         self._at_once = FEWEST
         self._turned_at = 0.0
         self._turns = False
 
     async def wait(self) -> None:
-        turn: asyncio.Future[None] = self._loop.create_future()
+        loop = asyncio.get_running_loop()
+        turn: asyncio.Future[None] = loop.create_future()
         self._waiting.append((turn, time.monotonic()))
         if not self._turns:
             self._turns = True
             self._turned_at = time.monotonic()
-            self._loop.call_soon(self._turn)
+            loop.call_soon(self._turn)
         await turn
 
     def waited_seconds(self) -> float:
@@ -67,11 +67,11 @@ class _Turns:
                 turn.set_result(None)
         self._turns = bool(self._waiting)
         if self._turns:
-            self._loop.call_soon(self._turn)
+            asyncio.get_running_loop().call_soon(self._turn)
 
 
 def _turns_of(loop: asyncio.AbstractEventLoop) -> _Turns:
     turns = _turns.get(loop)
     if turns is None:
-        turns = _turns[loop] = _Turns(loop)
+        turns = _turns[loop] = _Turns()
     return turns

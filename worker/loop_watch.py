@@ -19,8 +19,8 @@ LOOK_SECONDS = 0.1
 """How often it is looked how late the loop is."""
 
 LATE_SECONDS = 0.15
-"""A loop that is later than this takes no more sessions: what has ten turns to take, as a claim and
-the first words of an answer together, takes a second and a half then."""
+"""A loop that is later than this takes no more sessions. Where answers wait for their turns each of
+them gets seven tokens a second by then, which is about as fast as people read."""
 
 FEWEST_SESSIONS = 4
 """So many are run at once however late the loop is: it may be the machine that is."""
@@ -33,7 +33,10 @@ _FEWER, _MORE = 0.95, 1.05
 
 
 class LoopWatch:
-    """Holds sessions back while the loop is late; `late` says by how many seconds it was lately."""
+    """Holds sessions back while the loop is late; `late` says by how many seconds it was lately.
+
+    Late is also a loop on which the chunks of answers wait for their turn.
+    """
 
     def __init__(self, slots: Slots) -> None:
         self._slots = slots
