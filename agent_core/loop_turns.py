@@ -44,12 +44,18 @@ class _Turns:
     async def wait(self) -> None:
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[None] = loop.create_future()
-        self._waiting.append((turn, time.monotonic()))
+        waiting = turn, time.monotonic()
+        self._waiting.append(waiting)
         if not self._turns:
             self._turns = True
             self._turned_at = time.monotonic()
             loop.call_soon(self._turn)
-        await turn
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if waiting in self._waiting:
+                self._waiting.remove(waiting)
+            raise
 
     def waited_seconds(self) -> float:
         return time.monotonic() - self._waiting[0][1] if self._waiting else 0.0
@@ -59,7 +65,7 @@ class _Turns:
         took, self._turned_at = now - self._turned_at, now
         if took > TURN_SECONDS:
             self._at_once = max(FEWEST, self._at_once * 3 // 4)
-        else:
+        elif len(self._waiting) > self._at_once:
             self._at_once += 1
         for _ in range(min(self._at_once, len(self._waiting))):
             turn, _ = self._waiting.popleft()

@@ -20,11 +20,11 @@ async def on_own_loop(work: Callable[[], Coroutine[Any, Any, None]], *, name: st
     over: asyncio.Future[None] = outer.create_future()
 
     def run() -> None:
-        try:
-            with runner:
-                runner.run(_ended(task))
-        finally:
-            outer.call_soon_threadsafe(over.set_result, None)
+        with runner:
+            runner.run(_ended(task))
+            with suppress(RuntimeError):  # the caller's loop is closed
+                # Before this one is: that waits for a name that is being resolved.
+                outer.call_soon_threadsafe(over.set_result, None)
 
     # A process that has to go does not wait for it.
     threading.Thread(target=run, name=name, daemon=True).start()
@@ -37,6 +37,8 @@ async def on_own_loop(work: Callable[[], Coroutine[Any, Any, None]], *, name: st
             with suppress(RuntimeError):  # it has just ended
                 inner.call_soon_threadsafe(task.cancel)
     if cancelled:
+        if not task.cancelled():
+            task.exception()  # so that it does not count as lost
         raise asyncio.CancelledError
     task.result()
 

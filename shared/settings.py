@@ -295,7 +295,7 @@ class Settings(BaseSettings):
         default=30,
         ge=1,
         le=3600,
-        description="a worker whose loop stands still for so long, or two leases, ends itself",
+        description="a worker whose loop stands still for so long, or four leases, ends itself",
     )
     agent_seconds: float = Field(
         default=120,

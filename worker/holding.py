@@ -73,8 +73,8 @@ class Holding:
         return iter(list(self._held.values()))
 
     def add(self, held: Held) -> None:
-        """Hold a session from now on. A claim that stood in line for longer than its lease lasts is
-        asked after before it is doubted."""
+        """Hold a session from now on. A claim that stood in line for longer than its lease lasts
+        is given two heartbeats before it is doubted."""
         asked = time.monotonic() + 2 * self._heartbeat_seconds - self._lease_seconds
         held.renewed_at = max(held.renewed_at, asked)
         self._held[held.claim.fence.session_id] = held

@@ -54,7 +54,7 @@ from worker.postgres_tasks import PostgresTasks
 from worker.provider_limits import ProviderLimits
 from worker.publish import announce_for_ever
 from worker.recollection import Recollection
-from worker.renewal import LEASE_CONNECTIONS, Renewal
+from worker.renewal import LEASE_CONNECTIONS, LEASES_STOOD_STILL, Renewal
 from worker.rota import Rota
 from worker.runs import LAST_NEWS_SECONDS, Runs
 from worker.slots import Slots
@@ -112,7 +112,9 @@ class Host:
         self._tiers = tiers
         self._batches = batches
         self._watched = watched
-        self._stuck_seconds = max(settings.stuck_seconds, 2 * settings.lease_seconds)
+        self._stuck_seconds = max(
+            settings.stuck_seconds, (LEASES_STOOD_STILL + 1) * settings.lease_seconds
+        )
         self._settings = settings
         self._agents = agents
         self._model = model

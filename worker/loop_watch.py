@@ -25,8 +25,9 @@ them gets seven tokens a second by then, which is about as fast as people read."
 FEWEST_SESSIONS = 4
 """So many are run at once however late the loop is: it may be the machine that is."""
 
-_NEWEST = 0.2
-"""What the newest look counts for. A loop that was late once is not late."""
+_NEWEST, _LATEST = 0.2, 4 * LATE_SECONDS
+"""What the newest look counts for, and for how many seconds at the most: a loop that was late once,
+as one is whose process was frozen, is not late."""
 
 _FEWER, _MORE = 0.95, 1.05
 """How the number of sessions changes from look to look."""
@@ -52,11 +53,11 @@ class LoopWatch:
 
     def look(self, late: float) -> None:
         """Take note of how late the loop was just now."""
-        self.late += (late - self.late) * _NEWEST
+        self.late += (min(late, _LATEST) - self.late) * _NEWEST
         slots, most = self._slots, self._slots.most
         if self.late > LATE_SECONDS:
             most = max(FEWEST_SESSIONS, int(min(most, slots.taken) * _FEWER))
-        elif self.late < LATE_SECONDS / 2:
+        else:
             most = int(most * _MORE) + 1
         most = min(most, slots.count)
         if most == slots.most:

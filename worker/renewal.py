@@ -41,17 +41,15 @@ class Renewal:
         self._outage = outage
         self._holding = holding
         self._loop: asyncio.AbstractEventLoop
-        self._turned_at = 0.0
+        self._asked_at: float | None = None
+        self._stands_still = False
         self._failed = False
+        self._tried_at_once = False
 
     async def renew_for_ever(self) -> None:
         """Renew every lease, hear of cancels, and stop the runs whose lease is gone; for ever."""
         self._loop = asyncio.get_running_loop()
-        self._turned()
         await on_own_loop(self._renew_for_ever, name="leases")
-
-    def _turned(self) -> None:
-        self._turned_at = time.monotonic()
 
     # -- in the thread --------------------------------------------------------------------------
 
@@ -60,40 +58,53 @@ class Renewal:
         try:
             while True:
                 await self._pause()
-                if self._turns():
+                if self._loop_turns():
                     await self._renew(db)
         finally:
             await db.close()
 
     async def _pause(self) -> None:
-        """Wait for the next time. After an outage it is now: others may take over what has not been
-        renewed."""
+        """Wait for the next time. Once an outage is over it is now: others may take over what has
+        not been renewed."""
+        began, seconds = time.monotonic(), self._settings.heartbeat_seconds
         if self._failed:
-            over = self._outage.over(self._outage.patience)
-            was_away = asyncio.run_coroutine_threadsafe(over, self._loop)
-            if await asyncio.wrap_future(was_away) and not self._outage.lasts:
+            over = asyncio.run_coroutine_threadsafe(self._outage.over(seconds), self._loop)
+            await asyncio.wait({asyncio.wrap_future(over)}, timeout=seconds)
+            if not self._outage.lasts and not self._tried_at_once:
+                self._tried_at_once = True  # else it may be this connection alone that fails
                 return
-        slept, seconds = time.monotonic(), self._settings.heartbeat_seconds
-        await asyncio.sleep(seconds)
-        if time.monotonic() - slept > 2 * seconds:
-            self._turned()  # the whole process stood still, its loop as well
+        await asyncio.sleep(max(0.0, began + seconds - time.monotonic()))
+        if time.monotonic() - began > 2 * seconds:
+            self._asked_at = None  # the whole process stood still
 
-    def _turns(self) -> bool:
-        """Whether the loop has turned lately; it is asked to say so again."""
-        still = time.monotonic() - self._turned_at
-        self._loop.call_soon_threadsafe(self._turned)
+    def _loop_turns(self) -> bool:
+        """Whether the loop answers in time; it is asked anew once it has answered."""
+        now = time.monotonic()
+        if self._asked_at is None:
+            self._asked_at = now
+            self._loop.call_soon_threadsafe(self._it_turns)
+        still = now - self._asked_at
         if still <= LEASES_STOOD_STILL * self._settings.lease_seconds:
+            self._stands_still = False
             return True
-        log.error("the loop stands still: its sessions are left to others", seconds=round(still))
+        if not self._stands_still:
+            self._stands_still = True
+            log.error(
+                "the loop stands still: its sessions are left to others", seconds=round(still)
+            )
         return False
+
+    def _it_turns(self) -> None:
+        """Called by the loop of the sessions."""
+        self._asked_at = None
 
     async def _renew(self, db: Database) -> None:
         fences = self._holding.fences()
         if not fences:
             return
         began = time.monotonic()
-        self._failed = False
         try:
+            # A new connection may lead to another database: there no lease is of this epoch.
             self._gate.check()
             pulse = await leases.heartbeat(
                 db, list(fences.values()), lease_seconds=self._settings.lease_seconds
@@ -103,4 +114,5 @@ class Renewal:
             self._failed = True
             self._loop.call_soon_threadsafe(self._outage.noticed)
         else:
+            self._failed = self._tried_at_once = False
             self._loop.call_soon_threadsafe(self._holding.renewed, pulse, fences, began)

@@ -70,6 +70,13 @@ async def test_more_are_let_in_where_the_turns_are_short_and_fewer_where_they_ar
     assert slow[-2] == FEWEST
 
 
+async def test_quiet_hours_let_in_no_more_at_once() -> None:
+    for _ in range(100):
+        await next_turn()
+
+    assert (await let_in(100))[0] <= FEWEST + 1
+
+
 async def test_who_gives_up_takes_nobodys_turn() -> None:
     waiting = [asyncio.create_task(next_turn()) for _ in range(3)]
     await asyncio.sleep(0)
@@ -79,6 +86,16 @@ async def test_who_gives_up_takes_nobodys_turn() -> None:
 
     assert [task.cancelled() for task in waiting] == [False, True, False]
     await within(next_turn())
+
+
+async def test_who_gives_up_waits_no_more() -> None:
+    waiting = [asyncio.create_task(next_turn()) for _ in range(20 * FEWEST)]
+    await asyncio.sleep(0)
+    for task in waiting:
+        task.cancel()
+    await asyncio.sleep(0)
+
+    assert waited_seconds() == 0.0
 
 
 async def test_it_is_known_how_long_the_next_has_waited() -> None:

@@ -29,13 +29,10 @@ def test_a_late_loop_takes_no_more_until_it_is_in_time() -> None:
     watch = LoopWatch(slots)
     with capture_logs() as logs:
         looked(watch, 2 * LATE_SECONDS, times=10)
-        held = slots.most
         slots.give_back()
         assert slots.all_taken
         assert not slots.take_free()
-        looked(watch, 0.7 * LATE_SECONDS)  # not much, but still it stays as it is
-        assert FEWEST_SESSIONS < slots.most <= held
-        looked(watch, 0.0)
+        looked(watch, 0.9 * LATE_SECONDS)
 
     assert slots.most == 100
     assert slots.take_free()
@@ -46,9 +43,11 @@ def test_a_late_loop_takes_no_more_until_it_is_in_time() -> None:
 
 
 def test_a_loop_that_was_late_once_is_not_late() -> None:
+    """However late: a process may have been frozen for an hour."""
     slots = full(100)
     watch = LoopWatch(slots)
-    watch.look(4 * LATE_SECONDS)
+    watch.look(3600.0)
+    assert slots.most == 100
     looked(watch, 0.0)
 
     assert slots.most == 100
