@@ -128,8 +128,14 @@ def _apart(run: str) -> Callable[[Measured], float]:
     return lambda measured: abs(provider(measured) - ledger(measured))
 
 
+# Milliseconds and turns a second are those of the machine on which they were asked for; there the
+# textbook server took 62 to 80 ms a turn, and made 28 turns a second in C.
+_TIMES_TEXTBOOK = {("A", "cpu_ms_turn"): 80 / 15, ("C", "turns_s"): 100 / 28}
+"""What was asked for, by what the textbook server had beside it; better than it in all else."""
+
+
 def _beside_textbook() -> Iterator[Goal]:
-    """Better than the textbook server, in each workload and in each way."""
+    """Beside the textbook server, in each workload and in each way."""
     for workload in "ABC":
         for what, name, less in (
             ("turns/s, times", "turns_s", False),
@@ -137,7 +143,8 @@ def _beside_textbook() -> Iterator[Goal]:
             ("memory, times less than", "peak_pss_mb", True),
         ):
             figure = _times(name, workload, less=less)
-            yield Goal(f"{workload}: {what} the textbook server", figure, 1, at_least=True)
+            asked = round(_TIMES_TEXTBOOK.get((workload, name), 1), 2)
+            yield Goal(f"{workload}: {what} the textbook server", figure, asked, at_least=True)
 
 
 def _stalls() -> Iterator[Goal]:
