@@ -100,6 +100,17 @@ def _ours(
     return figure
 
 
+def _calls(target: str) -> Callable[[Measured], float]:
+    """Calls of the model a turn in B, where each turn is one and nothing is consolidated: what is
+    above was paid for twice."""
+
+    def figure(measured: Measured) -> float:
+        row = measured.of(target, "B")
+        return float(row["llm_requests"] * row["rounds"] / row["turns"])  # the turns of all rounds
+
+    return figure
+
+
 def _found(name: str, *places: str) -> Callable[[Measured], float]:
     """A figure of another program's: shares stand there from 0 to 1, goals for them in percent."""
 
@@ -177,6 +188,8 @@ GOALS = (
     Goal("the same by way of litellm", _ours("cpu_ms_turn", target="fireside-litellm")),
     Goal("the same with vectors", _ours("cpu_ms_turn", target="fireside-vectors")),
     Goal("of that, making vectors", _ours("app_split", "embed", "fireside-vectors")),
+    Goal("B: calls of the model a turn", _calls("fireside"), 1),
+    Goal("the same by way of litellm, its worker overloaded", _calls("fireside-litellm"), 1),
     Goal("A: first delta over the model, p50, ms", _ours("ttft_over_ms", P50), 30),
     Goal("A: first delta over the model, p99, ms", _ours("ttft_over_ms", P99), 120),
     Goal("A: total over the model, p50, ms", _ours("total_over_ms", P50), 50),
