@@ -55,7 +55,7 @@ class LoopWatch:
         """Take note of how late the loop was just now."""
         self.late += (min(late, _LATEST) - self.late) * _NEWEST
         slots, most = self._slots, self._slots.most
-        if self.late > LATE_SECONDS:
+        if self.late > LATE_SECONDS and slots.taken:
             most = max(FEWEST_SESSIONS, int(min(most, slots.taken) * _FEWER))
         else:
             most = int(most * _MORE) + 1

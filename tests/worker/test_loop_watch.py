@@ -72,6 +72,15 @@ def test_what_counts_is_how_many_run_and_not_how_many_could() -> None:
     assert slots.all_taken
 
 
+def test_where_nothing_runs_it_is_the_machine_that_is_late() -> None:
+    slots = Slots(100)
+    with capture_logs() as logs:
+        looked(LoopWatch(slots), 60.0)
+
+    assert slots.most == 100
+    assert logs == []
+
+
 async def test_who_waits_is_let_in_when_it_is_in_time_again() -> None:
     slots = full(10)
     watch = LoopWatch(slots)
