@@ -28,8 +28,7 @@ async def next_turn() -> None:
 
 def waited_seconds() -> float:
     """How long who is next has waited for its turn on the running loop."""
-    turns = _turns.get(asyncio.get_running_loop())
-    return turns.waited_seconds() if turns is not None else 0.0
+    return _turns_of(asyncio.get_running_loop()).waited_seconds()
 
 
 class _Turns:
@@ -39,16 +38,16 @@ class _Turns:
         self._waiting: deque[tuple[asyncio.Future[None], float]] = deque()
         self._at_once = FEWEST
         self._turned_at = 0.0
-        self._turns = False
+        self._is_turning = False
 
     async def wait(self) -> None:
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[None] = loop.create_future()
         waiting = turn, time.monotonic()
         self._waiting.append(waiting)
-        if not self._turns:
-            self._turns = True
-            self._turned_at = time.monotonic()
+        if not self._is_turning:
+            self._is_turning = True
+            self._turned_at = waiting[1]
             loop.call_soon(self._turn)
         try:
             await turn
@@ -71,8 +70,8 @@ class _Turns:
             turn, _ = self._waiting.popleft()
             if not turn.done():
                 turn.set_result(None)
-        self._turns = bool(self._waiting)
-        if self._turns:
+        self._is_turning = bool(self._waiting)
+        if self._is_turning:
             asyncio.get_running_loop().call_soon(self._turn)
 
 

@@ -15,13 +15,13 @@ class Slots:
 
     While they are `held_back` one session is let in at a time: the process is short of memory, and
     must nevertheless come to the end of what waits for it. `most` may be taken at once: fewer than
-    there are where the process has too much to do.
+    there are, `count`, where the process has too much to do.
     """
 
     def __init__(self, count: int) -> None:
-        self._count = count
+        self.count = count
         self._most = count
-        self._free = count
+        self._taken = 0
         self._held_back = False
         self._change = threading.Condition()
         self._waiting = 0
@@ -35,7 +35,7 @@ class Slots:
     @property
     def taken(self) -> int:
         """How many are taken."""
-        return self._count - self._free
+        return self._taken
 
     @property
     def wanted(self) -> bool:
@@ -52,7 +52,7 @@ class Slots:
         with self._change:
             if not self._has_one and not self._wait(stop):
                 return False
-            self._free -= 1
+            self._taken += 1
             return True
 
     def take_free(self) -> bool:
@@ -60,7 +60,7 @@ class Slots:
         with self._change:
             if not self._has_one:
                 return False
-            self._free -= 1
+            self._taken += 1
             return True
 
     def hold_back(self, held_back: bool) -> None:
@@ -68,11 +68,6 @@ class Slots:
         with self._change:
             self._held_back = held_back
             self._change.notify_all()
-
-    @property
-    def count(self) -> int:
-        """How many there are."""
-        return self._count
 
     @property
     def most(self) -> int:
@@ -87,7 +82,7 @@ class Slots:
 
     @property
     def _has_one(self) -> bool:
-        return self.taken < self._most and (not self._held_back or self._free == self._count)
+        return self._taken < (1 if self._held_back else self._most)
 
     def _wait(self, stop: threading.Event) -> bool:
         self._waiting += 1
@@ -104,5 +99,5 @@ class Slots:
     def give_back(self) -> None:
         """Leave a place to whoever waits."""
         with self._change:
-            self._free += 1
+            self._taken -= 1
             self._change.notify()
