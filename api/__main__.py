@@ -15,7 +15,7 @@ from api.wire import Wire
 from shared.errors import SettingsError
 from shared.garbage import steady_garbage
 from shared.logs import set_up_logs
-from shared.settings import Settings, get_settings
+from shared.settings import Settings, get_settings, warn_of_unknown_variables
 
 log = structlog.get_logger(__name__)
 
@@ -39,6 +39,7 @@ def main() -> int:
         sys.stderr.write(f"fireside: {error}\n")
         return 1
     set_up_logs(settings)
+    warn_of_unknown_variables()
     host, port = listener.getsockname()[:2]
     log.info("gateway listens", host=host, port=port, auth=settings.auth)
     server = _server(settings)

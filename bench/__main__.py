@@ -9,6 +9,7 @@ tables and plots into docs/performance.md.
 
 import argparse
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -20,7 +21,8 @@ from typing import Any
 import uvloop
 
 from bench import flames, plots, report, targets, workloads
-from bench.load import STALL_FIGURES, failed, get_ready, idle, measure
+from bench.load import STALL_FIGURES, failed, get_ready, idle, measure, parts
+from bench.processes import ended
 from bench.targets import Ground, Running, Target
 from bench.workloads import WORKLOADS, UnknownNameError
 from deploy.local.model import ScriptedModelProcess
@@ -32,9 +34,13 @@ RESULTS = ROOT / "bench" / "results"
 
 @dataclass
 class Entrant:
-    """A target that takes part; `reason` says why it cannot, `boot` what its start was like."""
+    """A target that takes part; `reason` says why it cannot, `boot` what its start was like.
+
+    `folder` has its stores and logs.
+    """
 
     target: Target
+    folder: Path
     running: Running | None = None
     reason: str = ""
     boot: dict[str, Any] = field(default_factory=dict)
@@ -55,7 +61,7 @@ class Comparison:
         rounds.
         """
         sessions = max(WORKLOADS[name].sessions for name in names)
-        entrant = Entrant(target)
+        entrant = Entrant(target, ground.folder)
         self.entrants.append(entrant)
         say(f"starting {target.name}")
         try:
@@ -100,7 +106,7 @@ class Comparison:
         if entrant.running is None:
             return failed(entrant.target, name, load, entrant.reason)
         try:
-            return uvloop.run(
+            row = uvloop.run(
                 measure(
                     entrant.target,
                     name,
@@ -112,7 +118,23 @@ class Comparison:
                 )
             )
         except Exception as error:  # noqa: BLE001 - as above
-            return failed(entrant.target, name, load, f"{type(error).__name__}: {error}"[:300])
+            row = failed(entrant.target, name, load, f"{type(error).__name__}: {error}"[:300])
+        self.take_out(entrant, name)
+        return row
+
+    def take_out(self, entrant: Entrant, during: str) -> None:
+        """End the part of a target of which a process has ended by itself; its logs are kept."""
+        assert entrant.running is not None
+        of = [part for part, pids in parts(entrant.running).items() if ended(pids)]
+        if not of:
+            return
+        kept = self.options.out.parent / "ended" / entrant.target.name
+        kept.mkdir(parents=True, exist_ok=True)
+        for log in entrant.folder.glob("*.log"):
+            shutil.copy(log, kept)
+        entrant.running = None
+        entrant.reason = f"{' and '.join(of)} ended during {during}; the logs: {kept}"
+        say(f"{entrant.target.name}: {entrant.reason}")
 
     def profile(self, name: str) -> None:
         """One more round, whose figures do not count, with flame graphs of our processes."""
@@ -150,7 +172,7 @@ def _line(row: dict[str, Any]) -> str:
 
 
 def run(options: argparse.Namespace, entering: Sequence[Target], names: Sequence[str]) -> int:
-    """The whole comparison; 1 where a target had nothing but errors."""
+    """The whole comparison; 1 where a target had nothing but errors or did not live to its end."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.chmod(0o755)  # Postgres may have to run as somebody else
@@ -174,7 +196,7 @@ def run(options: argparse.Namespace, entering: Sequence[Target], names: Sequence
     say(f"rows: {options.out}")
     if options.docs is not None:
         write_documents(options.docs, rows)
-    return int(any(not row["ok"] for row in rows))
+    return int(any(not row["ok"] for row in rows) or any(e.reason for e in comparison.entrants))
 
 
 def write_documents(docs: Path, rows: Sequence[dict[str, Any]]) -> None:

@@ -209,7 +209,7 @@ async def _tried(client: Client) -> list[str]:
 async def idle(running: Running, seconds: float) -> dict[str, Any]:
     """What a target costs that nobody uses: CPU milliseconds a second, and MB; `seconds` 0 leaves
     out the CPU."""
-    groups = {part: pids for part, pids in _groups(running).items() if pids}
+    groups = {part: pids for part, pids in parts(running).items() if pids}
     found: dict[str, Any] = {
         "idle_rss_mb": round(sum(rss_megabytes(tree(pid)) for pid in _server_pids(running))),
         "idle_pss_mb": {part: round(pss_megabytes(pids)) for part, pids in groups.items()},
@@ -380,7 +380,7 @@ def _server_pids(running: Running) -> list[int]:
     return [*running.app_pids, *running.postgres, *running.redis]
 
 
-def _groups(running: Running) -> dict[str, list[int]]:
+def parts(running: Running) -> dict[str, list[int]]:
     """The target's processes by part; `pg` and `redis` are not the application's."""
     return {**running.app, "pg": running.postgres, "redis": running.redis}
 
@@ -393,7 +393,7 @@ def _driver_seconds() -> float:
 async def _counts(running: Running, model: ScriptedModelProcess) -> Counts:
     transactions, log_bytes = await asyncio.to_thread(_postgres_counts, running.postgres_url)
     commands, publishes = await asyncio.to_thread(_redis_counts, running.redis_url)
-    groups = {**_groups(running), "llm": [model.pid]}
+    groups = {**parts(running), "llm": [model.pid]}
     cpu = {part: cpu_seconds(pids) for part, pids in groups.items() if pids}
     return Counts(
         cpu, _driver_seconds(), busy_seconds(), transactions, log_bytes, commands, publishes

@@ -46,6 +46,11 @@ def pss_megabytes(roots: Iterable[int]) -> float:
     return kilobytes * 1024 / 1e6
 
 
+def ended(pids: Iterable[int]) -> list[int]:
+    """Those of these processes that run no more, reaped or not."""
+    return [pid for pid in pids if (_stat(pid) or ["X"])[0] in "XZ"]
+
+
 def rss_megabytes(pids: Iterable[int]) -> float:
     """Resident size of these processes alone: pages that they share are counted for each, in MB."""
     pages = 0

@@ -1,11 +1,16 @@
 """Every setting of gateway and worker, read from the environment once and validated here."""
 
+import os
+import re
+from collections.abc import Mapping
 from decimal import Decimal
+from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
+import structlog
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -16,9 +21,19 @@ from shared.model_limits import read_limits
 Words = Annotated[list[str], NoDecode]
 """A list in one environment variable, separated by commas or blanks."""
 
+log = structlog.get_logger(__name__)
+
 _NO_URL = "is not a URL; are special characters in it percent-encoded?"
 
 _ADDRESS = r"^[A-Za-z0-9_.:\[\]-]*:[0-9]{1,5}$"
+
+_PREFIX = "FIRESIDE_"
+
+_OF_OTHERS = re.compile(
+    r"FIRESIDE_(HOME|LLM|RUN)="  # of `make up`
+    # What Kubernetes tells each container of services whose names begin as ours do.
+    r"|\w+_SERVICE_(HOST|PORT)|\w+_PORT_[0-9]+_|\w+_PORT=(tcp|udp|sctp)://"
+)
 
 
 class Settings(BaseSettings):
@@ -29,7 +44,7 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix="FIRESIDE_",
+        env_prefix=_PREFIX,
         env_ignore_empty=True,  # compose files pass what is not set as an empty string
         extra="ignore",
         hide_input_in_errors=True,
@@ -444,6 +459,26 @@ def load_settings() -> Settings:
         raise SettingsError("; ".join(wrong)) from None
 
 
+def unknown_variables(environment: Mapping[str, str] = os.environ) -> dict[str, str | None]:
+    """Variables that look like settings and are none, each with the one that may be meant."""
+    known = {name.upper(): _variable((name,)) for name in Settings.model_fields} | {"PORT": "PORT"}
+    unknown: dict[str, str | None] = {}
+    for name, value in environment.items():
+        asked = name.upper().removeprefix(_PREFIX)
+        if name.upper() == asked or known.get(asked, "").startswith(_PREFIX):
+            continue
+        if not _OF_OTHERS.match(f"{name.upper()}={value}"):
+            close = get_close_matches(asked, known, n=1, cutoff=0.7)
+            unknown[name] = known[close[0]] if close else None
+    return unknown
+
+
+def warn_of_unknown_variables() -> None:
+    """Log one warning for each of them: what was set does nothing."""
+    for name, meant in unknown_variables().items():
+        log.warning("no such setting", variable=name, perhaps=meant)
+
+
 def _variable(loc: tuple[int | str, ...]) -> str:
     name = str(loc[0]) if loc else "settings"
-    return name if name.isupper() else f"FIRESIDE_{name.upper()}" if loc else name
+    return name if name.isupper() else f"{_PREFIX}{name.upper()}" if loc else name

@@ -12,7 +12,7 @@ from shared.errors import FiresideError, SettingsError
 from shared.levels import as_level
 from shared.logs import set_up_logs
 from shared.queue import ADVANCE, make_celery
-from shared.settings import get_settings
+from shared.settings import get_settings, warn_of_unknown_variables
 from worker.host import Host
 from worker.start import start_host
 
@@ -56,6 +56,7 @@ def _set_up_logging(**_: Any) -> None:
 def _start(**_: Any) -> None:
     settings = get_settings()
     set_up_logs(settings)  # Celery would have it done later, and structlog's own shows variables
+    warn_of_unknown_variables()
     try:
         _process.host = start_host(settings)
     except FiresideError as error:

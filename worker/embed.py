@@ -27,7 +27,7 @@ from shared.errors import FiresideError
 from shared.hearing import hear_for_ever
 from shared.logs import set_up_logs
 from shared.redis_pool import connect_redis
-from shared.settings import Settings, get_settings
+from shared.settings import Settings, get_settings, warn_of_unknown_variables
 from shared.store import rewording, vectors
 from shared.store.database import Database
 from worker.embedders import (
@@ -304,6 +304,7 @@ def main() -> int:
     try:
         settings = get_settings()
         set_up_logs(settings)
+        warn_of_unknown_variables()
         if asked.words:
             count = asyncio.run(read_anew(settings))
             sys.stdout.write(f"{count} memories have other words now\n")

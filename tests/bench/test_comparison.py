@@ -1,6 +1,7 @@
 import argparse
 import asyncio
 import json
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -15,6 +16,7 @@ from bench.clients import TurnFailedError, server_sent
 from bench.growth import AGAIN, KEPT, PHASES, Cell, cells
 from bench.growth import main as growth
 from bench.load import play
+from bench.processes import ended
 from bench.seeding import Seeded
 from bench.stalls import PROBE, Stalls
 from bench.workloads import UnknownNameError, Workload
@@ -68,11 +70,34 @@ def test_a_peer_with_its_environment_may_start(tmp_path: Path) -> None:
 
 
 def test_a_round_that_takes_too_long_is_not_repeated() -> None:
-    entrant = comparison.Entrant(targets.TARGETS["naive"])
+    entrant = comparison.Entrant(targets.TARGETS["naive"], Path())
     run = comparison.Comparison(argparse.Namespace(long=100.0), ScriptedModelProcess(log=Path()))
     run.rows = {("B", "naive"): [{"wall_s": 124.0}], ("A", "naive"): [{"wall_s": 62.0}, {}]}
 
     assert [run.took_long(entrant, name) for name in "ABC"] == [False, True, False]
+
+
+def test_a_target_of_which_a_process_has_ended_takes_no_further_part(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = comparison.Comparison(
+        argparse.Namespace(out=tmp_path / "rows.jsonl"), ScriptedModelProcess(log=Path())
+    )
+    (tmp_path / "worker.log").write_text("the reason")
+    with subprocess.Popen(["sleep", "60"]) as lives, subprocess.Popen(["true"]) as ends:
+        os.waitid(os.P_PID, ends.pid, os.WEXITED | os.WNOWAIT)
+        app = {"gateway": [lives.pid], "worker": [ends.pid]}
+        running = targets.Running(client=lambda http: Script(), app=app)
+        entrant = comparison.Entrant(targets.TARGETS["fireside"], tmp_path, running)
+
+        run.take_out(entrant, "B")
+        lives.kill()
+
+    assert ended([lives.pid, ends.pid, os.getpid()]) == [lives.pid, ends.pid]  # reaped by now
+    assert (run.row(entrant, "C")["ok"], entrant.running) == (0, None)
+    kept = tmp_path / "ended" / "fireside"
+    assert f"worker ended during B; the logs: {kept}" in capsys.readouterr().out
+    assert (kept / "worker.log").read_text() == "the reason"
 
 
 def test_names_are_read_once_each_in_their_order() -> None:

@@ -4,9 +4,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from shared.errors import SettingsError
-from shared.settings import Settings, get_settings, load_settings
+from shared.settings import (
+    Settings,
+    get_settings,
+    load_settings,
+    unknown_variables,
+    warn_of_unknown_variables,
+)
 
 DEFAULTS: dict[str, Any] = {
     "database_url": "postgresql://localhost/fireside",
@@ -452,3 +459,54 @@ def test_the_settings_of_a_process_are_read_once(monkeypatch: pytest.MonkeyPatch
     assert get_settings() is first
     assert load_settings().queue == "later"
     get_settings.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("FIRESIDE_MAX_INFLIGHT", "FIRESIDE_MAX_IN_FLIGHT"),
+        ("fireside_modell", "FIRESIDE_MODEL"),
+        ("FIRESIDE_PORT", "PORT"),
+        ("FIRESIDE_DATABASE_URI", "FIRESIDE_DATABASE_URL"),
+        ("FIRESIDE_FLUX_CAPACITOR", None),
+        ("FIRESIDE_", None),
+    ],
+)
+def test_a_variable_that_is_no_setting_is_told(variable: str, meant: str | None) -> None:
+    assert unknown_variables({variable: "8000"}) == {variable: meant}
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("FIRESIDE_MODEL", "openai/any"),
+        ("fireside_model", "openai/any"),
+        ("FIRESIDE_DATABASE_URL", "postgresql://host/name"),
+        ("DATABASE_URL", "postgresql://host/name"),
+        ("PORT", "8000"),
+        ("FIRESIDE_HOME", ".fireside"),
+        ("MODEL", "other"),
+        ("FIRESIDE_SERVICE_HOST", "10.0.0.1"),
+        ("FIRESIDE_GATEWAY_SERVICE_PORT_HTTP", "80"),
+        ("FIRESIDE_PORT", "tcp://10.0.0.1:80"),
+        ("FIRESIDE_GATEWAY_PORT_80_TCP_ADDR", "10.0.0.1"),
+    ],
+)
+def test_what_is_a_setting_or_of_others_is_not_told(variable: str, value: str) -> None:
+    assert unknown_variables({variable: value}) == {}
+
+
+def test_a_warning_names_the_variable_and_not_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FIRESIDE_MODEL_APIKEY", SECRET)
+
+    with structlog.testing.capture_logs() as told:
+        warn_of_unknown_variables()
+
+    assert told == [
+        {
+            "event": "no such setting",
+            "log_level": "warning",
+            "variable": "FIRESIDE_MODEL_APIKEY",
+            "perhaps": "FIRESIDE_MODEL_API_KEY",
+        }
+    ]
