@@ -41,7 +41,8 @@ class Renewal:
         self._outage = outage
         self._holding = holding
         self._loop: asyncio.AbstractEventLoop
-        self._asked_at: float | None = None
+        self._asked_at = 0.0
+        self._answered = True
         self._stands_still = False
         self._failed = False
         self._tried_at_once = False
@@ -75,15 +76,15 @@ class Renewal:
                 return
         await asyncio.sleep(max(0.0, began + seconds - time.monotonic()))
         if time.monotonic() - began > 2 * seconds:
-            self._asked_at = None  # the whole process stood still
+            self._asked_at = time.monotonic()  # the whole process stood still
 
     def _loop_turns(self) -> bool:
         """Whether the loop answers in time; it is asked anew once it has answered."""
-        now = time.monotonic()
-        if self._asked_at is None:
-            self._asked_at = now
+        if self._answered:
+            # Before it is asked: it may answer before the next line of this thread has its turn.
+            self._answered, self._asked_at = False, time.monotonic()
             self._loop.call_soon_threadsafe(self._it_turns)
-        still = now - self._asked_at
+        still = time.monotonic() - self._asked_at
         if still <= LEASES_STOOD_STILL * self._settings.lease_seconds:
             self._stands_still = False
             return True
@@ -96,7 +97,7 @@ class Renewal:
 
     def _it_turns(self) -> None:
         """Called by the loop of the sessions."""
-        self._asked_at = None
+        self._answered = True
 
     async def _renew(self, db: Database) -> None:
         fences = self._holding.fences()
@@ -106,11 +107,13 @@ class Renewal:
         try:
             # A new connection may lead to another database: there no lease is of this epoch.
             self._gate.check()
-            pulse = await leases.heartbeat(
-                db, list(fences.values()), lease_seconds=self._settings.lease_seconds
-            )
-        except FiresideError as error:
-            log.warning("heartbeat failed", error=str(error))
+            # A connection that is dead without a word must not cost what another could still save.
+            async with asyncio.timeout(self._settings.lease_seconds / 2):
+                pulse = await leases.heartbeat(
+                    db, list(fences.values()), lease_seconds=self._settings.lease_seconds
+                )
+        except (FiresideError, TimeoutError) as error:
+            log.warning("heartbeat failed", error=str(error) or "no answer in half a lease")
             self._failed = True
             self._loop.call_soon_threadsafe(self._outage.noticed)
         else:

@@ -200,24 +200,33 @@ def _answers(
     requests: Sequence[_Request],
     groups: Sequence[list[PGresult]],
 ) -> list[Answer]:
+    _note_prepared(connection, requests, groups)
     for group in groups:
         if group[-1].status == ExecStatus.FATAL_ERROR:
             raise error_from_result(group[-1], encoding=connection.info.encoding)
         if group[-1].status not in _GOOD:
             raise psycopg.InternalError(f"unexpected answer: {group[-1].status}")
     results = iter(groups)
-    return [_answer(connection, transformer, request, results) for request in requests]
+    return [_answer(transformer, request, results) for request in requests]
+
+
+def _note_prepared(
+    connection: Connection, requests: Sequence[_Request], groups: Sequence[list[PGresult]]
+) -> None:
+    """Remember what is prepared now: that stays, also where the statement itself was refused."""
+    results = iter(groups)
+    for request in requests:
+        made = next(results, None) if request.new else None
+        if made is not None and made[-1].status == ExecStatus.COMMAND_OK:
+            connection.prepared[request.sql, request.types] = request.name
+        next(results, None)
 
 
 def _answer(
-    connection: Connection,
-    transformer: abc.Transformer,
-    request: _Request,
-    results: Iterator[list[PGresult]],
+    transformer: abc.Transformer, request: _Request, results: Iterator[list[PGresult]]
 ) -> Answer:
     if request.new:
         next(results)
-        connection.prepared[request.sql, request.types] = request.name
     result = next(results)[-1]
     touched = result.command_tuples or 0
     if result.status != ExecStatus.TUPLES_OK:

@@ -157,6 +157,8 @@ async def test_each_statement_sees_what_was_committed_before_it(
 
 
 ONE_MORE, TWO_MORE = kept("select :n + 1"), kept("select :n + 2")
+DIVIDED = kept("select 2 / :n")
+KEPT_DIVISIONS = text("select count(*) from pg_prepared_statements where statement like '%/ $1'")
 PREPARED = text(
     """
     select statement, generic_plans, custom_plans from pg_prepared_statements
@@ -180,6 +182,18 @@ async def test_what_runs_all_the_time_is_kept_with_its_plan(small: Database) -> 
 
     kept_ones = [tuple(row) for row in await small.rows(PREPARED)]
     assert kept_ones == [("select $1 + 1", 3, 1), ("select $1 + 2", 2, 0)]
+
+
+async def test_what_is_refused_at_its_first_use_is_kept_once(small: Database) -> None:
+    """A Postgres that refuses writes goes on refusing, and what it keeps takes room."""
+    for _ in range(3):
+        with pytest.raises(InvalidRequest):
+            await small.together((ONE_MORE, {"n": 1}), (DIVIDED, {"n": 0}), (TWO_MORE, {"n": 1}))
+    assert await small.row(DIVIDED, {"n": 2}) == (1,)
+
+    names = [row[0] for row in await small.rows(PREPARED)]
+    assert names == ["select $1 + 1"]  # what came behind the one that failed was not looked at
+    assert await small.row(KEPT_DIVISIONS) == (1,)
 
 
 async def test_all_else_is_planned_for_the_values_that_it_is_given(small: Database) -> None:

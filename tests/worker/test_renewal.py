@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any, cast
@@ -34,9 +34,13 @@ class Stage:
         self.lasts = False
         self.back = asyncio.Event()
         self.notices = True
+        self.is_dumb = False
 
     async def heartbeat(self, db: Any, fences: Sequence[Fence], *, lease_seconds: float) -> Pulse:
         self.asked.append(time.monotonic())
+        if self.is_dumb:
+            self.is_dumb = False
+            await asyncio.sleep(3600)
         if self.is_away:
             raise StoreUnavailable("away")
         return Pulse(frozenset(), frozenset(), frozenset())
@@ -62,8 +66,10 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
 
 
 @asynccontextmanager
-async def renewing(stage: Stage) -> AsyncIterator[Renewal]:
-    settings = load_settings().model_copy(update={"heartbeat_seconds": 0.05, "lease_seconds": 3.0})
+async def renewing(stage: Stage, *, lease_seconds: float = 3.0) -> AsyncIterator[Renewal]:
+    settings = load_settings().model_copy(
+        update={"heartbeat_seconds": 0.05, "lease_seconds": lease_seconds}
+    )
     holding = SimpleNamespace(fences=lambda: {FENCE.session_id: FENCE}, renewed=stage.hear)
     renewal = Renewal(settings, Gate(), cast(Outage, stage), cast(Holding, holding))
     working = asyncio.create_task(renewal.renew_for_ever())
@@ -104,3 +110,46 @@ async def test_a_connection_that_fails_alone_is_not_tried_without_end(stage: Sta
 
     # The first is repeated at once, no other.
     assert stage.asked[11] - stage.asked[1] >= 0.9 * 10 * 0.05
+
+
+async def test_a_connection_that_is_dead_without_a_word_is_given_up_within_a_lease(
+    stage: Stage, logs: list[Any]
+) -> None:
+    stage.is_dumb = True
+    async with renewing(stage, lease_seconds=0.6):
+        await until(lambda: stage.renewed > 0)
+
+    assert stage.asked[1] - stage.asked[0] < 60  # a machine may stand still; 3600 it does not
+    assert [entry["error"] for entry in logs if entry["event"] == "heartbeat failed"] == [
+        "no answer in half a lease"
+    ]
+
+
+def test_a_loop_that_answers_before_the_thread_goes_on_is_in_time(logs: list[Any]) -> None:
+    renewal = Renewal(load_settings(), Gate(), cast(Outage, None), cast(Holding, None))
+    at_once = SimpleNamespace(call_soon_threadsafe=lambda call: call())
+    renewal._loop = cast(asyncio.AbstractEventLoop, at_once)
+
+    assert [renewal._loop_turns() for _ in range(3)] == [True] * 3
+    assert logs == []
+
+
+def test_a_loop_that_does_not_answer_stands_still_until_it_does(
+    logs: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(now=0.0)
+    clock.monotonic = lambda: clock.now
+    monkeypatch.setattr("worker.renewal.time", clock)
+    asked: list[Callable[[], None]] = []
+    renewal = Renewal(load_settings(), Gate(), cast(Outage, None), cast(Holding, None))
+    silent = SimpleNamespace(call_soon_threadsafe=asked.append)
+    renewal._loop = cast(asyncio.AbstractEventLoop, silent)
+    for clock.now, turns in ((0.0, True), (9.0, True), (9.5, False), (20.0, False)):
+        assert renewal._loop_turns() is turns
+    asked[0]()
+
+    assert renewal._loop_turns()
+    assert len(asked) == 2
+    assert [entry["event"] for entry in logs] == [
+        "the loop stands still: its sessions are left to others"
+    ]
