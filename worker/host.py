@@ -10,7 +10,7 @@ import os
 import signal as signals
 import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
@@ -351,15 +351,13 @@ class Host:
         ]
         self._ready.set()
         try:
-            done, _ = await asyncio.wait(services, return_when=asyncio.FIRST_COMPLETED)
-            left = self._settings.drain_seconds - (time.monotonic() - self._closed_at)
-            if not self._stop.is_set():
-                error = next((one.exception() for one in done), None)
-                log.error("a service of the worker ended", exc_info=error)
-                self._fail(error)
-                left = 0.0  # without its heartbeat a worker would only lose what it runs
-            left = max(0.0, left)
-            await asyncio.gather(self._rota.wait(left), self._keeper.stop(left))
+            done, going = await asyncio.wait(services, return_when=asyncio.FIRST_COMPLETED)
+            if self._stop.is_set():
+                left = self._settings.drain_seconds - (time.monotonic() - self._closed_at)
+                await self._drain(max(0.0, left), going)
+            else:
+                self._fail(_why_ended(done))
+                await self._drain(0.0)
         finally:
             for service in services:
                 service.cancel()
@@ -373,6 +371,17 @@ class Host:
             await self._redis.aclose()
             await self._db.close()
             self._over.set()
+
+    async def _drain(self, seconds: float, services: Iterable[asyncio.Task[Any]] = ()) -> None:
+        """Let what runs end, for so long and as long as none of the services does: without its
+        heartbeat a worker would only lose what it runs."""
+        draining = asyncio.gather(self._rota.wait(seconds), self._keeper.stop(seconds))
+        awaited: set[asyncio.Future[Any]] = {draining, *services}
+        done, _ = await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
+        if draining not in done:
+            _why_ended(done)
+            await self._rota.hand_over()
+        await draining
 
     def _known_answers(self) -> KnownAnswers | None:
         seconds = self._settings.response_cache_seconds
@@ -434,3 +443,10 @@ class Host:
             self._db, self._batches, self._tariff, self._rules, every=LOOK_SWEEPS * every
         )
         return [consolidate(may_batch=batching.may), batching.look_for_ever()]
+
+
+def _why_ended(services: Iterable[asyncio.Future[Any]]) -> BaseException | None:
+    """What ended the first of these; the log tells of it."""
+    error = next((one.exception() for one in services), None)
+    log.error("a service of the worker ended", exc_info=error)
+    return error

@@ -722,6 +722,20 @@ async def test_a_service_that_dies_ends_the_process(
         await db.run(text("alter table sessions rename column renamed to hints"))
 
 
+async def test_a_service_that_dies_ends_a_drain(hosts: Hosts, db: Database) -> None:
+    agent = Waiting()
+    session = await new_session(db)
+    host = hosts.start(agent.run, sweep_seconds=0.05, drain_seconds=3600.0)
+    host.submit(session)
+    await within(agent.began.wait())
+    host.begin_to_drain()
+    await db.run(text("alter table sessions rename column hints to renamed"))
+    try:
+        await within(asyncio.to_thread(host.drain))
+    finally:
+        await db.run(text("alter table sessions rename column renamed to hints"))
+
+
 async def test_who_waits_for_the_provider_holds_no_connection(hosts: Hosts, db: Database) -> None:
     """Of twelve calls one is under way, the others wait; all that this worker has is a single
     connection, and leases that must be renewed."""
