@@ -14,6 +14,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from shared.events import KEYS_CHANNEL, Line, channel, decode_lines
+from shared.redis_pool import redis_said
 
 log = structlog.get_logger(__name__)
 
@@ -250,7 +251,7 @@ class Follower:
                     tasks.create_task(self._write(connection))
                     tasks.create_task(self._read(connection))
             except* (RedisError, OSError) as lost:
-                reasons = ", ".join(str(error) for error in lost.exceptions)
+                reasons = ", ".join(redis_said(error) for error in lost.exceptions)
                 log.warning("subscription lost", error=reasons, retry_in=pause)
             finally:
                 await connection.disconnect(nowait=True)

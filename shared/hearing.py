@@ -9,6 +9,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from shared.ending import goes_on
+from shared.redis_pool import redis_said
 
 log = structlog.get_logger(__name__)
 
@@ -38,7 +39,7 @@ async def hear_for_ever(
                 async for _ in pubsub.listen():
                     pass  # each message goes to its channel's handler
         except (RedisError, OSError) as error:
-            log.warning(unheard, error=str(error))
+            log.warning(unheard, error=redis_said(error))
         finally:
             hearing.clear()
         await asyncio.sleep(_AGAIN_SECONDS)
