@@ -26,7 +26,7 @@ class Trouble:
         self._said: dict[str, float] = {}
         self._began: float | None = None
 
-    def goes_on(self, error: Exception) -> None:
+    def goes_on(self, error: Exception | str) -> None:
         """Hear of an error; one that was told within SAY_SECONDS is not told again."""
         now = time.monotonic()
         if self._began is None:
