@@ -32,6 +32,7 @@ up: .venv/.ready  ## run everything on this machine (PORT=8000) until Ctrl-C
 
 # The servers of `make up` are found by the file that it keeps while it runs.
 run: .venv/.ready  ## a command beside make up: CMD="api.keys create ada"
+	$(if $(CMD),,@echo 'fireside: say which command: make run CMD="api.keys list"' >&2; exit 2)
 	@home="$${FIRESIDE_HOME:-.fireside}"; \
 		test -r "$$home/env" || { echo "fireside: nothing runs on $$home: make up starts it" >&2; exit 1; }; \
 		set -a; . "$$home/env"; exec $(BIN)/python -m $(CMD)

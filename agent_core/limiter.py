@@ -188,7 +188,8 @@ def limited(
                 if final is not None:
                     yield final
                 return
-            logger.info("%s failed, again in %.2f s", model.name, delay)
+            reason = final.status if isinstance(final, StreamError) else None
+            logger.info("%s failed (%s), again in %.2f s", model.name, reason, delay)
             with waiting():
                 await asyncio.sleep(delay)
 

@@ -6,6 +6,7 @@ The package is imported at the first call (about four seconds of CPU) or when `p
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
@@ -20,6 +21,9 @@ from agent_core.models import Model
 from agent_core.prompt_cache import prompt_cache_of
 from agent_core.streaming import AssistantMessageEvent, LlmContext, StreamOptions
 from agent_core.thinking import thinking_budget, thinking_level
+
+_NO_KEY = re.compile(r"\bmissing (?:credentials|\w+ api key)", re.IGNORECASE)
+"""What is said where nobody gave a key: nothing was asked, and no further try would help."""
 
 
 def preload() -> None:
@@ -198,6 +202,8 @@ def _provider_error(error: Exception) -> ProviderError:
     links = [*_links(error)]
     text = _with_code(str(error), links)
     status = getattr(error, "status_code", None)
+    if status in {None, 500} and _NO_KEY.search(text):
+        return ProviderError(text, status=401)
     if not isinstance(status, int):
         # No status: the network, or a bug that would come again.
         return ProviderError(text, retryable=isinstance(error, OSError))

@@ -12,6 +12,7 @@ from shared.errors import StoreUnavailable, TooManyTasks
 from shared.pace import ends_per_second
 from shared.store import turns
 from shared.store.database import Database
+from shared.trouble import Trouble
 
 log = structlog.get_logger(__name__)
 
@@ -100,12 +101,14 @@ class Backlog:
             every: seconds between two counts; more where counting takes long, which a count that
                 failed or a Redis that does not answer tells nothing of.
         """
+        trouble = Trouble(log, "open tasks not counted")
         while True:
             pause = every
             try:
                 took = await self._count(db)
+                trouble.is_over()
                 pause = max(every, min(_PAUSE * took, _LONGEST_PAUSE))
                 self._ends_per_second = await ends_per_second(redis)
             except StoreUnavailable as error:
-                log.warning("open tasks not counted", error=str(error))
+                trouble.goes_on(error)
             await asyncio.sleep(pause)

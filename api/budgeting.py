@@ -8,6 +8,7 @@ from shared.allowance import BudgetRules
 from shared.errors import FiresideError
 from shared.store import budgets
 from shared.store.database import Database
+from shared.trouble import Trouble
 
 log = structlog.get_logger(__name__)
 
@@ -35,9 +36,11 @@ class Budgeting:
         Args:
             every: seconds between two looks; so much later the first of all budgets holds.
         """
+        trouble = Trouble(log, "budgets not looked for")
         while True:
             try:
                 self._single = await budgets.exist(db)
+                trouble.is_over()
             except FiresideError as error:
-                log.warning("budgets not looked for", error=str(error))
+                trouble.goes_on(error)
             await asyncio.sleep(every)

@@ -14,6 +14,7 @@ from api.gateway import Gateway, Parts
 from api.problems import Problem
 from api.schemas import HealthBody
 from shared.errors import FiresideError, StoreUnavailable
+from shared.redis_pool import redis_said
 from shared.schema import head_revision
 
 log = structlog.get_logger(__name__)
@@ -65,7 +66,7 @@ async def _outcome(check: Awaitable[None]) -> str:
     except TimeoutError:
         return "no answer in time"
     except (FiresideError, RedisError, OSError) as error:
-        log.warning("not ready", error=str(error))
+        log.warning("not ready", error=redis_said(error))
         return error.shown if isinstance(error, _Unfit) else "unavailable"
     return "ok"
 

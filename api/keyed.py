@@ -8,6 +8,7 @@ import structlog
 from shared.errors import FiresideError
 from shared.store import api_keys
 from shared.store.database import Database
+from shared.trouble import Trouble
 
 log = structlog.get_logger(__name__)
 
@@ -48,12 +49,14 @@ class KeyedStreams:
         Args:
             every: seconds between two questions.
         """
+        trouble = Trouble(log, "keys of open streams not looked for")
         while True:
             await asyncio.sleep(every)
             try:
                 await self._look(db)
+                trouble.is_over()
             except FiresideError as error:
-                log.warning("keys of open streams not looked for", error=str(error))
+                trouble.goes_on(error)
 
     async def _look(self, db: Database) -> None:
         if not (asked := list(self._by_key)):

@@ -10,6 +10,7 @@ from shared.errors import StoreUnavailable
 from shared.follow import Follower, Subscription
 from shared.store import sessions
 from shared.store.database import Database
+from shared.trouble import Trouble
 
 log = structlog.get_logger(__name__)
 
@@ -25,14 +26,16 @@ async def watch_for_ever(db: Database, follower: Follower, *, every: float) -> N
     Args:
         every: seconds between two comparisons.
     """
+    trouble = Trouble(log, "followed sessions not compared")
     while True:
         await asyncio.sleep(every)
         try:
             followed = follower.sessions
             for start in range(0, len(followed), _BATCH):
                 await _compare(db, follower, followed[start : start + _BATCH])
+            trouble.is_over()
         except StoreUnavailable as error:
-            log.warning("followed sessions not compared", error=str(error))
+            trouble.goes_on(error)
 
 
 async def _compare(db: Database, follower: Follower, ids: Sequence[UUID]) -> None:

@@ -15,6 +15,7 @@ from api.gateway import Parts
 from api.identity import Caller
 from api.schemas import TicketBody
 from shared.errors import QueueUnavailable
+from shared.redis_pool import redis_said
 
 router = APIRouter(tags=["WebSocket"])
 
@@ -36,7 +37,7 @@ async def issue(redis: Redis, caller: Caller, seconds: int) -> str:
                 pipeline.set(_key(ticket, "key"), caller.key_id, ex=seconds)
             await pipeline.execute()
     except (RedisError, OSError) as error:
-        raise QueueUnavailable(str(error)) from error
+        raise QueueUnavailable(redis_said(error)) from error
     return ticket
 
 
@@ -52,7 +53,7 @@ async def redeem(redis: Redis, ticket: str) -> Caller | None:
             pipeline.getdel(_key(ticket, "key"))
             user_id, key_id = cast("list[bytes | None]", await pipeline.execute())
     except (RedisError, OSError) as error:
-        raise QueueUnavailable(str(error)) from error
+        raise QueueUnavailable(redis_said(error)) from error
     return None if user_id is None else Caller(user_id.decode(), (key_id or b"").decode())
 
 

@@ -1,4 +1,4 @@
-"""A cheap model for talk, a strong one for tasks, a spare one: `python -m examples.router`."""
+"""A router: `python -m examples.router` with OPENAI_API_KEY, ANTHROPIC_API_KEY, MISTRAL_API_KEY."""
 
 import asyncio
 
@@ -7,7 +7,7 @@ from examples.command import arguments, finish
 
 
 def models() -> ModelRouter:
-    """Return a router of three models; the order is the order of fallback."""
+    """Return a cheap model for talk, a strong one for tasks and a spare one, in this order."""
     router = ModelRouter(cool_down=30, trip_after=2)
     router.register("cheap", get_model("openai", "gpt-4o-mini"), ["simple", "summarise"])
     router.register("strong", get_model("anthropic", "claude-sonnet-4-5"), ["deep", "judge"])

@@ -18,6 +18,7 @@ from shared.errors import FiresideError, QueueUnavailable, StoreUnavailable
 from shared.events import Publisher
 from shared.kept_answers import forget_answers
 from shared.queue import Hints
+from shared.redis_pool import redis_said
 from shared.store import erasure, traces
 from shared.store.database import Database
 from shared.store.erasure import Erased
@@ -118,7 +119,7 @@ async def _delete_keys(redis: Redis, left: Traces) -> None:
             if not cursor:
                 return
     except (RedisError, OSError) as error:
-        raise QueueUnavailable(str(error)) from error
+        raise QueueUnavailable(redis_said(error)) from error
 
 
 async def _tickets_of(redis: Redis, owner: bytes, keys: list[bytes]) -> list[bytes]:

@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 from shared.encoding import dumps, well_formed
 from shared.errors import QueueUnavailable
 from shared.records import TERMINAL_EVENTS, Event
+from shared.redis_pool import redis_said
 
 EventType: TypeAlias = Literal[
     "task_queued",
@@ -203,7 +204,7 @@ class Publisher:
                     counts.append(len(pipe) - before)
                 answers = await pipe.execute(raise_on_error=False)
         except (RedisError, OSError) as error:
-            raise QueueUnavailable(str(error)) from error
+            raise QueueUnavailable(redis_said(error)) from error
         kept = []
         for count in counts:
             kept.append(not any(isinstance(one, Exception) for one in answers[:count]))
@@ -217,7 +218,7 @@ class Publisher:
                 yield pipe
                 await pipe.execute()
         except (RedisError, OSError) as error:
-            raise QueueUnavailable(str(error)) from error
+            raise QueueUnavailable(redis_said(error)) from error
 
     async def cancel(self, session_id: UUID, task_id: UUID) -> None:
         """Tell the workers that a running task was asked to stop.
@@ -247,7 +248,7 @@ class Publisher:
         try:
             await self._redis.publish(name, message)
         except (RedisError, OSError) as error:
-            raise QueueUnavailable(str(error)) from error
+            raise QueueUnavailable(redis_said(error)) from error
 
 
 def _tell(pipe: Pipeline, news: AttemptNews) -> None:
@@ -310,7 +311,7 @@ async def text_so_far(redis: Redis, task_id: UUID, attempt: int) -> Line | None:
     try:
         kept = cast("bytes | None", await redis.get(text_key(task_id, attempt)))
     except (RedisError, OSError) as error:
-        raise QueueUnavailable(str(error)) from error
+        raise QueueUnavailable(redis_said(error)) from error
     message, newline, text = (kept or b"").partition(b"\n")
     if not newline or message[:1] != b"\0" or not message[1:].isdigit():
         return None  # nothing kept, or only the tail of a text whose head ran out

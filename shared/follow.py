@@ -14,6 +14,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from shared.events import KEYS_CHANNEL, Line, channel, decode_lines
+from shared.redis_pool import redis_said
+from shared.trouble import Trouble
 
 log = structlog.get_logger(__name__)
 
@@ -239,6 +241,7 @@ class Follower:
     async def _follow_for_ever(self) -> None:
         loop = asyncio.get_running_loop()
         pause = _SHORTEST_PAUSE
+        trouble = Trouble(log, "subscription lost")
         while True:
             began = loop.time()
             self._changed.clear()
@@ -246,12 +249,12 @@ class Follower:
             try:
                 async with asyncio.timeout(_CONNECT_SECONDS):
                     await connection.connect()  # type: ignore[no-untyped-call]
+                trouble.is_over()
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(self._write(connection))
                     tasks.create_task(self._read(connection))
             except* (RedisError, OSError) as lost:
-                reasons = ", ".join(str(error) for error in lost.exceptions)
-                log.warning("subscription lost", error=reasons, retry_in=pause)
+                trouble.goes_on(", ".join(redis_said(error) for error in lost.exceptions))
             finally:
                 await connection.disconnect(nowait=True)
             await asyncio.sleep(pause)

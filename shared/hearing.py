@@ -9,6 +9,8 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from shared.ending import goes_on
+from shared.redis_pool import redis_said
+from shared.trouble import Trouble
 
 log = structlog.get_logger(__name__)
 
@@ -30,15 +32,17 @@ async def hear_for_ever(
         hearing: set while messages are heard.
     """
     hearing = hearing or asyncio.Event()
+    trouble = Trouble(log, unheard)
     while goes_on():
         try:
             async with redis.pubsub() as pubsub:
                 await pubsub.subscribe(**handlers)
                 hearing.set()
+                trouble.is_over()
                 async for _ in pubsub.listen():
                     pass  # each message goes to its channel's handler
         except (RedisError, OSError) as error:
-            log.warning(unheard, error=str(error))
+            trouble.goes_on(redis_said(error))
         finally:
             hearing.clear()
         await asyncio.sleep(_AGAIN_SECONDS)

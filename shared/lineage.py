@@ -19,10 +19,12 @@ from redis.exceptions import RedisError
 from shared.encoding import dumps, loads
 from shared.ending import goes_on
 from shared.errors import FiresideError, StoreUnavailable
+from shared.redis_pool import redis_said
 from shared.settings import Settings, get_settings
 from shared.store import lineage
 from shared.store.database import Database, RawConnection
 from shared.store.lineage import Mark, Standing, why_changed
+from shared.trouble import Trouble
 
 log = structlog.get_logger(__name__)
 
@@ -74,12 +76,14 @@ class Lineage:
 
     async def watch_for_ever(self) -> None:
         """Look again and again until cancelled."""
+        trouble = Trouble(log, "lineage not checked")
         while goes_on():
             pause = self._every
             try:
                 await self.look()
+                trouble.is_over()
             except FiresideError as error:
-                log.warning("lineage not checked", error=str(error))
+                trouble.goes_on(error)
                 pause = _RETRY_SECONDS
             self._looked.set()
             with contextlib.suppress(TimeoutError):
@@ -178,7 +182,7 @@ class Lineage:
             async with asyncio.timeout(_REDIS_SECONDS):
                 kept = await self._redis.get(mark_key(lineage_id))
         except (RedisError, OSError) as error:
-            log.warning("no mark of the database to compare with", error=str(error))
+            log.warning("no mark of the database to compare with", error=redis_said(error))
             return False, None
         return True, None if kept is None else _mark(kept)
 
@@ -187,7 +191,7 @@ class Lineage:
             async with asyncio.timeout(_REDIS_SECONDS):
                 await self._redis.set(mark_key(mark.id), dumps(asdict(mark)))
         except (RedisError, OSError) as error:
-            log.warning("the database's mark was not noted", error=str(error))
+            log.warning("the database's mark was not noted", error=redis_said(error))
 
 
 def _mark(kept: bytes | str) -> Mark | None:

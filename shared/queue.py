@@ -18,6 +18,7 @@ from shared.encoding import JsonObject, dumps, loads
 from shared.errors import QueueUnavailable
 from shared.homes import Homes
 from shared.levels import BACKGROUND, FIRST, LEVELS, as_level, key_of
+from shared.redis_pool import redis_said
 from shared.settings import Settings
 
 ADVANCE = "fireside.advance"
@@ -141,7 +142,9 @@ class Hints:
                 await self._push(hints)
             else:
                 await asyncio.to_thread(self._send_by_celery, hints)
-        except (RedisError, OSError, OperationalError, ChannelError, BrokerError) as error:
+        except RedisError as error:
+            raise QueueUnavailable(redis_said(error)) from error
+        except (OSError, OperationalError, ChannelError, BrokerError) as error:
             # The last two: what a broker of AMQP refuses for good, kombu passes on as it came.
             raise QueueUnavailable(str(error)) from error
 
@@ -158,7 +161,7 @@ class Hints:
                 keys = [key_of(self._queue, level) for level in range(LEVELS)]
                 return int(await self._redis.exists(*keys)) == 0
         except (RedisError, OSError, TimeoutError) as error:
-            raise QueueUnavailable(str(error) or type(error).__name__) from error
+            raise QueueUnavailable(redis_said(error)) from error
 
     async def exchange(self, session_id: UUID, level: int) -> UUID:
         """Give back a hint that was taken a while ago for one that goes before it by now.
@@ -184,7 +187,7 @@ class Hints:
             held = dumps(envelope(session_id, self._queue, level))
             await self._redis.rpush(key_of(self._queue, level), held)
         except (RedisError, OSError) as error:
-            raise QueueUnavailable(str(error)) from error
+            raise QueueUnavailable(redis_said(error)) from error
         return best
 
     async def withdraw(self, session_id: UUID) -> None:
@@ -202,7 +205,7 @@ class Hints:
             hint = dumps(envelope(session_id, self._queue)).decode()
             await self._redis.lrem(key_of(self._queue, FIRST), 0, hint)
         except (RedisError, OSError) as error:
-            raise QueueUnavailable(str(error)) from error
+            raise QueueUnavailable(redis_said(error)) from error
 
     async def withdraw_all(self, session_ids: Iterable[UUID]) -> None:
         """Take back every hint of sessions that are gone; a worker would find nothing there.
@@ -222,7 +225,7 @@ class Hints:
                         pipe.lrem(key_of(self._queue, level), 0, hint)
                 await pipe.execute()
         except (RedisError, OSError) as error:
-            raise QueueUnavailable(str(error)) from error
+            raise QueueUnavailable(redis_said(error)) from error
 
     async def _push(self, hints: list[tuple[UUID, int]]) -> None:
         lists: dict[str, list[bytes]] = {}

@@ -13,6 +13,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from shared.errors import FiresideError
 from shared.settings import Settings
 
 
@@ -74,3 +75,12 @@ def connect_redis(settings: Settings) -> Redis:
     )
     pool.connection_class = _CLASSES[pool.connection_class]
     return Redis.from_pool(pool)
+
+
+def redis_said(error: BaseException) -> str:
+    """What the log is told of an error of a call of Redis, whose own words leave out whose it is.
+
+    An error of ours is told as it is.
+    """
+    text = str(error) or type(error).__name__
+    return text if isinstance(error, FiresideError) else f"Redis is not available: {text}"

@@ -401,6 +401,13 @@ class Settings(BaseSettings):
             raise ValueError("must be a URL, as redis://... or amqp://...")
         return value
 
+    @field_validator("model_url", "model_cheap_url", "embeddings_url")
+    @classmethod
+    def _http(cls, value: str | None) -> str | None:
+        if value is not None and _scheme(SecretStr(value)) not in {"http", "https"}:
+            raise ValueError("must begin with http:// or https://")
+        return value
+
     def model_post_init(self, _: object, /) -> None:
         """Refuse combinations that could not work."""
         if self.heartbeat_seconds * 2 > self.lease_seconds:

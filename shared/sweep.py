@@ -14,6 +14,7 @@ from shared.errors import FiresideError, QueueUnavailable
 from shared.queue import Hints
 from shared.store import clock, sweeps, turns
 from shared.store.database import Database
+from shared.trouble import Trouble
 
 log = structlog.get_logger(__name__)
 
@@ -50,6 +51,7 @@ async def sweep_for_ever(
     """
     lost = lost or asyncio.Event()
     mended_at = float("-inf")
+    trouble = Trouble(log, "sweep failed")
     while goes_on():
         try:
             if time.monotonic() - mended_at > MEND_SECONDS:
@@ -60,8 +62,9 @@ async def sweep_for_ever(
                 lost.clear()
                 await sweeps.doubt_latest(db)
             await _sweep(db, hints, grace, take)
+            trouble.is_over()
         except FiresideError as error:
-            log.warning("sweep failed", error=str(error))
+            trouble.goes_on(error)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(every):
                 await lost.wait()

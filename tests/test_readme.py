@@ -1,13 +1,20 @@
 """The README says what the code does."""
 
+import asyncio
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from pydantic import SecretStr
+from websockets.asyncio.server import ServerConnection, serve
 
 from shared.settings import Settings
+from tests.waiting import within
+
+Frame = dict[str, Any]
 
 ROOT = Path(__file__).parents[1]
 
@@ -49,6 +56,43 @@ def test_the_example_of_the_agent_library_gives_the_events_that_are_shown() -> N
     )
 
     assert (ran.stdout, ran.stderr) == (shown["text"], "")
+
+
+async def test_the_client_shows_also_what_came_before_it() -> None:
+    readme = (ROOT / "README.md").read_text()
+    shown = re.findall(r"^```python\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
+    (code,) = [one for one in shown if "websockets" in one]
+
+    def end(seq: int, number: int, role: str, text: str) -> Frame:
+        message = {"role": role, "content": [{"type": "text", "text": text}]}
+        data = {"message": message, "number": number}
+        return {"type": "message_end", "seq": seq, "task_id": "t", "data": data}
+
+    piece = {"type": "message_update", "task_id": "t", "attempt": 1, "message": 2}
+    frames = [
+        end(1, 0, "user", "Hello?"),
+        end(2, 1, "assistant", "Long ago."),
+        {**piece, "offset": 0, "delta": "Just "},
+        {**piece, "offset": 5, "delta": "now."},
+        end(3, 2, "assistant", "Just now."),
+    ]
+
+    async def tell(socket: ServerConnection) -> None:
+        for frame in frames:
+            await socket.send(json.dumps(frame))
+
+    async with serve(tell, "127.0.0.1", 0) as server:
+        (listening, *_) = server.sockets
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+        client = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", code.replace("localhost:8000", address), "SESSION"),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        said, _ = await within(client.communicate())
+
+    assert said.decode() == (
+        "\n[1] message_end\n\n[2] message_end\nLong ago.\nJust now.\n[3] message_end\n"
+    )
 
 
 def test_who_adds_an_agent_or_a_story_is_told_to_name_those_that_are_there() -> None:

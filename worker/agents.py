@@ -1,6 +1,7 @@
 """What a registered agent is: the seam between the task runner and the agents of a deployment."""
 
 import importlib
+import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -195,7 +196,11 @@ def load_agents(settings: Settings) -> Mapping[str, RegisteredAgent]:
         try:
             factories: Sequence[AgentFactory] = importlib.import_module(module).AGENTS
         except (ImportError, AttributeError) as error:
-            raise SettingsError(f"FIRESIDE_AGENT_MODULES: {module}: {error}") from error
+            said = str(error)
+            if isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]:
+                folders = os.environ.get("PYTHONPATH") or "not set"
+                said += f" in {os.getcwd()} or in PYTHONPATH ({folders})"
+            raise SettingsError(f"FIRESIDE_AGENT_MODULES: {module}: {said}") from error
         for factory in factories:
             agent = factory(settings)
             if agent.entry.name in agents:

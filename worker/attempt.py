@@ -79,13 +79,13 @@ async def run_attempt(
         return await task_log.end("cancelled", data={})
     except TaskFailed as failure:
         code = BudgetSpent.code if meter.refused else failure.code
-        return await task_log.end("failed", data=_error(code, str(failure)))
+        return await _fail(claim, task_log, code, str(failure))
     except TimeoutError:
         message = f"not done within {task_seconds:g} seconds"
-        return await task_log.end("failed", data=_error("task_timeout", message))
+        return await _fail(claim, task_log, "task_timeout", message)
     except StepMismatchError as mismatch:
         log.exception("an agent did not repeat itself", agent=claim.agent, error=str(mismatch))
-        return await task_log.end("failed", data=_error("step_mismatch", str(mismatch)))
+        return await _fail(claim, task_log, "step_mismatch", str(mismatch))
     except AttemptLostError:
         raise
     except StoreUnavailable as error:
@@ -95,7 +95,7 @@ async def run_attempt(
     except Exception as error:
         log.exception("agent failed", agent=claim.agent, task_id=str(claim.task_id))
         message = f"the agent failed ({type(error).__name__})"
-        return await task_log.end("failed", data=_error("agent_failed", message))
+        return await _fail(claim, task_log, "agent_failed", message)
     result["messages"] = task_log.message_ids()
     data: JsonObject = {"result": result, "usage": task_log.usage.to_dict()}
     return await task_log.end(
@@ -105,6 +105,19 @@ async def run_attempt(
         view=view,
         lasting=answer.lasting,
     )
+
+
+async def _fail(claim: Claim, task_log: TaskLog, code: str, message: str) -> Written:
+    """End a task as failed. The log has its code alone: what an agent says may quote a user."""
+    written = await task_log.end("failed", data=_error(code, message))
+    log.info(
+        "task failed",
+        agent=claim.agent,
+        session_id=str(claim.fence.session_id),
+        task_id=str(claim.task_id),
+        code=code,
+    )
+    return written
 
 
 async def _answer(name: str, agents: Mapping[str, RegisteredAgent], task: RunningTask) -> Answer:

@@ -34,6 +34,7 @@ from shared.queue import Hints
 from shared.records import CatalogEntry, Lasting
 from shared.store import consolidation
 from shared.store.database import Database
+from shared.trouble import Trouble
 from worker.agents import Answer, RunningTask, TaskFailed
 from worker.extraction import (
     OUTPUT_CHARACTERS,
@@ -194,6 +195,7 @@ async def consolidate_for_ever(
         every: seconds between two looks.
         rules: what may be spent by those who have no budget of their own.
     """
+    trouble = Trouble(log, "consolidation not ordered")
     while True:
         await asyncio.sleep(every)
         try:
@@ -204,5 +206,6 @@ async def consolidate_for_ever(
                 )
                 if ordered is not None:
                     await hints.send([ordered.session_id], {ordered.session_id: ordered.level})
+            trouble.is_over()
         except FiresideError as error:
-            log.warning("consolidation not ordered", error=str(error))
+            trouble.goes_on(error)

@@ -26,7 +26,7 @@ from shared.ending import end_all, goes_on
 from shared.errors import FiresideError
 from shared.hearing import hear_for_ever
 from shared.logs import set_up_logs
-from shared.redis_pool import connect_redis
+from shared.redis_pool import connect_redis, redis_said
 from shared.settings import Settings, get_settings, warn_of_unknown_variables
 from shared.store import rewording, vectors
 from shared.store.database import Database
@@ -182,7 +182,7 @@ class Answering:
                     if mine:
                         await self._answer(mine)
             except (FiresideError, RedisError, OSError) as error:
-                log.warning("questions are left unanswered", error=str(error))
+                log.warning("questions are left unanswered", error=redis_said(error))
 
     async def _is_mine(self, key: str) -> bool:
         """Whether no other embedding process has taken this question."""

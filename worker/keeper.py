@@ -15,6 +15,7 @@ import structlog
 from shared.errors import FiresideError
 from shared.store import quarantine
 from shared.store.database import Database
+from shared.trouble import Trouble
 
 log = structlog.get_logger(__name__)
 
@@ -45,12 +46,14 @@ class Keeper:
 
     async def keep_for_ever(self) -> None:
         """Look and start until cancelled."""
+        trouble = Trouble(log, "quarantine not looked at")
         while True:
             await asyncio.sleep(self._every)
             try:
                 session_id = await quarantine.reserve(self._db, seconds=START_SECONDS)
+                trouble.is_over()
             except FiresideError as error:
-                log.warning("quarantine not looked at", error=str(error))
+                trouble.goes_on(error)
                 continue
             if session_id is not None and not self._stopping:
                 await self._run_child(session_id)

@@ -18,6 +18,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 import structlog
 
 from agent_core import (
+    AbortedError,
     AssistantMessage,
     AssistantMessageEvent,
     LlmContext,
@@ -35,6 +36,7 @@ from shared.errors import StoreUnavailable
 from shared.prices import Price, PriceTable, load_prices
 from shared.records import Claim, LedgerEntry
 from shared.settings import Settings
+from worker.model_errors import UNUSABLE, ModelErrors
 
 log = structlog.get_logger(__name__)
 
@@ -65,13 +67,14 @@ class Tariff:
     """What calls cost in this process, and what is billed for them.
 
     `reserve` is what a call is taken to cost while it is under way. `on_call` is told of each one
-    how it ended and how many seconds it took.
+    how it ended and how many seconds it took, `errors` of those that failed.
     """
 
     prices: PriceTable = field(default_factory=PriceTable)
     mark_up: Decimal = Decimal(1)
     reserve: Decimal = Decimal(0)
     on_call: Callable[[str, float], None] = field(default=_unheard, compare=False, repr=False)
+    errors: ModelErrors = field(default_factory=ModelErrors, compare=False, repr=False)
     _unknown: set[str] = field(default_factory=set, compare=False, repr=False)
 
     @classmethod
@@ -132,11 +135,16 @@ class Meter:
                     async for event in events:
                         if isinstance(event, StreamDone | StreamError):
                             self._enter(call, event)
+                            if isinstance(event, StreamError) and self._hides(call, event):
+                                event.error.error_message = UNUSABLE
                         else:
                             call.partial = event.partial
                         yield event
-            except Exception:
+            except Exception as error:
                 call.outcome = "error"
+                if self._hides(call, error):
+                    status = error.status if isinstance(error, ProviderError) else None
+                    raise ProviderError(UNUSABLE, status=status) from error
                 raise
             finally:
                 if not call.entered:
@@ -180,6 +188,16 @@ class Meter:
         if self._left is not None and self._left <= taken:
             self.refused = True
             raise ProviderError("The budget for this is spent", status=400)
+
+    def _hides(self, call: "_Call", failed: StreamError | Exception) -> bool:
+        """Tell the log of a call that failed; whether users are not to read why."""
+        if isinstance(failed, AbortedError):
+            return False
+        if isinstance(failed, StreamError) and failed.reason == "aborted":
+            return False
+        return self._tariff.errors.take(
+            call.model, call.options.purpose or PURPOSE, failed, call.options.api_key
+        )
 
     def _enter(self, call: "_Call", final: StreamDone | StreamError | None) -> None:
         call.entered = True

@@ -36,7 +36,15 @@ async def publish_stories(db: Database, settings: Settings) -> list[CatalogEntry
     except InkError as error:
         raise SettingsError(f"FIRESIDE_STORY_FOLDERS: {error}") from error
     entries = [await _publish(db, source) for source in sources.values()]
-    return [entry for entry in entries if entry is not None]
+    offered = [entry for entry in entries if entry is not None]
+    names = [entry.name for entry in offered]
+    if settings.default_story is not None and settings.default_story not in names:
+        log.warning(
+            "FIRESIDE_DEFAULT_STORY is no story that this worker offers",
+            story=settings.default_story,
+            offered=names,
+        )
+    return offered
 
 
 async def announce_for_ever(

@@ -4,7 +4,6 @@ A call that failed is recorded, too. An attempt that takes the task over must de
 one decided, or its later calls would be other ones than those in the journal.
 """
 
-import re
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
@@ -34,6 +33,7 @@ from agent_core.streaming import PartialEvent
 from shared.encoding import JsonObject
 from worker.agents import RunningTask
 from worker.deadlines import Deadlines
+from worker.model_errors import FORM_REFUSED
 
 Purpose: TypeAlias = Literal["referee", "narrator", "judge"]
 
@@ -50,8 +50,6 @@ THINKING_TOKENS = 4_000
 
 REPLY_SECONDS = 30.0
 NARRATION_SECONDS = 120.0
-
-_FORMAT_REFUSED = re.compile(r"response_format|json_schema|json_object", re.IGNORECASE)
 
 
 class StoryCalls:
@@ -169,7 +167,7 @@ class StoryCalls:
                 cancel=task.signal,
             )
             message, recorded = await _read(events, characters, task.deadlines, seconds, listen)
-            if not _FORMAT_REFUSED.search(message.error_message or ""):
+            if not FORM_REFUSED.search(message.error_message or ""):
                 break
         if message.stop_reason == "aborted":
             raise AbortedError

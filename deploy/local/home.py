@@ -83,6 +83,17 @@ class Home:
         finally:
             os.close(handle)
 
+    def require_alone(self) -> None:
+        """Raise DataFolderError if another launcher runs on the folder; makes nothing."""
+        try:
+            handle = os.open(self.path / "lock", os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            return  # none has run on it yet, or opening it will tell what is wrong
+        try:
+            self._take(handle)
+        finally:
+            os.close(handle)
+
     def _take(self, handle: int) -> None:
         """Take the lock; wait for it only while the launcher that had it is dead and its servers
         end.

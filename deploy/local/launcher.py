@@ -108,6 +108,7 @@ class Launcher:
         """
         with _interruptible():
             try:
+                self._home.require_alone()  # else our own port would be another program's
                 require_free(self._options.host, self._options.port)
                 with self._home.opened() as lock:
                     self._run(lock)

@@ -23,6 +23,14 @@ def test_an_example_is_small(name: str) -> None:
     assert len((FOLDER / f"{name}.py").read_text().splitlines()) < 40
 
 
+def test_the_router_names_the_key_of_each_model() -> None:
+    wanted = {f"{one.provider.upper()}_API_KEY" for one in router.models().candidates(task="deep")}
+    wanted |= {f"{one.provider.upper()}_API_KEY" for one in router.models().candidates()}
+
+    assert len(wanted) == 3
+    assert [name for name in wanted if name not in (router.__doc__ or "")] == []
+
+
 ARGUMENTS = {
     "chat": ["MODEL"],
     "tools": ["MODEL"],

@@ -102,6 +102,15 @@ async def test_each_try_of_a_limited_call_waits_for_its_turn_and_is_reported() -
     assert limiter.held == 0
 
 
+async def test_a_further_try_is_told_with_its_reason(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "agent_core.limiter")
+
+    await streamed(limited(Failing(BUSY), Watching(), "u"))
+
+    (told,) = caplog.messages
+    assert told.startswith("test/m failed (503), again in ")
+
+
 async def test_a_limited_call_is_tried_as_often_as_the_model_or_the_caller_says() -> None:
     for asked_for, tries in ((None, 3), (2, 2), (1, 1)):
         limiter = Watching()

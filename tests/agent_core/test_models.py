@@ -557,6 +557,19 @@ def test_litellms_failures_are_told_in_our_terms() -> None:
     assert (quota.retryable, network.retryable, bug.retryable) == (False, True, False)
 
 
+def test_a_missing_key_is_not_tried_again() -> None:
+    class InternalServerError(Exception):
+        status_code = 500
+
+    openai = _provider_error(InternalServerError("OpenAIException - Missing credentials. Please"))
+    gemini = _provider_error(OSError("Missing Gemini API key. Set GEMINI_API_KEY"))
+    other = _provider_error(InternalServerError("Missing parts"))
+
+    assert (openai.status, openai.retryable) == (401, False)
+    assert (gemini.status, gemini.retryable) == (401, False)
+    assert (other.status, other.retryable) == (500, True)
+
+
 @pytest.mark.parametrize(
     "text",
     [

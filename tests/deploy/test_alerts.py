@@ -45,6 +45,15 @@ def test_each_rule_names_figures_that_there_are() -> None:
     assert [one for one in words if one[1] not in shown() | EXPORTER] == []
 
 
+def test_a_fleet_that_is_gone_has_someone_paged() -> None:
+    """The other rules compare figures: where there are none, they are silent."""
+    absent = {rule["expr"]: rule for rule in rules() if rule["expr"].startswith("absent(")}
+
+    assert set(absent) == {"absent(fireside_tasks_waiting)", "absent(fireside_sessions_in_flight)"}
+    for rule in absent.values():
+        assert (rule["for"], rule["labels"]["severity"]) == ("5m", "page")
+
+
 def test_each_rule_says_where_to_read_what_to_do() -> None:
     page = (ROOT / "docs" / "operations.md").read_text()
     headings = re.findall(r"^#+ (.*)$", page, re.MULTILINE)

@@ -65,6 +65,7 @@ def test_what_there_is() -> None:
         "PodDisruptionBudget/fireside-web",
         "PodDisruptionBudget/fireside-worker",
         "Secret/fireside",
+        "Secret/fireside-worker",
         "Service/fireside-web",
     }
     for one in objects.values():
@@ -106,6 +107,14 @@ def test_secrets_go_to_whom_they_concern() -> None:
     }
     given = set[str]().union(*(keys_of_secrets(name) for name in PODS))
     assert given == set(manifests()["Secret/fireside"]["stringData"])
+
+
+def test_keys_of_any_provider_go_to_those_who_call_models() -> None:
+    secret = {"secretRef": {"name": "fireside-worker", "optional": True}}
+    given = manifests()["Secret/fireside-worker"]["stringData"]
+
+    assert {name for name in PODS if secret in container(name)["envFrom"]} == {"worker", "embed"}
+    assert all(name.endswith("_API_KEY") and not is_setting(name) for name in given)
 
 
 @pytest.mark.parametrize("name", sorted(PODS))

@@ -144,6 +144,15 @@ def test_a_command_without_a_running_server_says_so(tmp_path: Path) -> None:
     assert f"fireside: nothing runs on {tmp_path}: make up starts it" in ran.stderr
 
 
+def test_a_command_that_is_not_named_is_asked_for() -> None:
+    ran = subprocess.run(
+        ["make", "-s", "-o", ".venv/.ready", "run"], cwd=ROOT, capture_output=True, text=True
+    )
+
+    assert ran.returncode != 0
+    assert 'fireside: say which command: make run CMD="api.keys list"\n' in ran.stderr
+
+
 def test_a_crashed_child_is_started_again(home: Path) -> None:
     with Launch(home) as launch:
         launch.ready()
@@ -256,12 +265,13 @@ def test_a_release_that_is_gone_back_to_starts(home: Path) -> None:
 def test_a_second_launcher_on_the_same_folder_is_refused(home: Path) -> None:
     with Launch(home) as first:
         first.ready()
-        with Launch(home) as second:
-            ended = second.ended()
+        for port in (None, first.port):
+            with Launch(home, port=port) as second:
+                ended = second.ended()
 
-        assert ended.code == 1
-        assert ended.errors == [
-            f"fireside: Fireside is already running on {home} (process {first.pid})"
-        ]
+            assert ended.code == 1
+            assert ended.errors == [
+                f"fireside: Fireside is already running on {home} (process {first.pid})"
+            ]
         first.signal(signal.SIGTERM)
         assert first.ended().code == 0

@@ -243,7 +243,7 @@ async def test_a_queue_that_is_away(
     settings = load_settings()
     redis = connect_redis(settings)
 
-    with pytest.raises(QueueUnavailable):
+    with pytest.raises(QueueUnavailable, match="Redis is not available: "):
         await within(Hints(settings, redis).send([uuid4()]))
 
     await redis.aclose()

@@ -100,6 +100,11 @@ WRONG = [
     ("REDIS_URL", f"http://u:{SECRET}@h", "must begin with redis://, rediss:// or unix://"),
     ("FIRESIDE_BROKER_URL", SECRET, "must be a URL, as redis://... or amqp://..."),
     *(
+        (name, url, "must begin with http:// or https://")
+        for name in ("FIRESIDE_MODEL_URL", "FIRESIDE_MODEL_CHEAP_URL", "FIRESIDE_EMBEDDINGS_URL")
+        for url in (f"{SECRET}:8080/v1", f"ftp://u:{SECRET}@h")
+    ),
+    *(
         (name, url, "is not a URL; are special characters in it percent-encoded?")
         for name, url in [
             ("DATABASE_URL", f"postgresql://u:{SECRET}/x@h/db"),

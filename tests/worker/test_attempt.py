@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 
 import pytest
+from structlog.testing import capture_logs
 
 from agent_core import (
     AbortSignal,
@@ -17,7 +18,7 @@ from agent_core import (
 from shared.encoding import JsonObject
 from shared.errors import StoreUnavailable
 from shared.records import CatalogEntry, Claim, Step
-from tests.worker.attempts import KeepingStore, claim
+from tests.worker.attempts import SESSION, TASK, KeepingStore, claim
 from worker.agents import Answer, Resources, RunningTask, TaskFailed
 from worker.attempt import run_attempt
 from worker.narration import begin_turn, end_turn, tell, written
@@ -138,10 +139,21 @@ async def test_an_agents_own_failure_is_told_with_its_code() -> None:
     async def refuse(task: RunningTask) -> Answer:
         raise TaskFailed("choice_not_found", "this choice is not open")
 
-    store = await attempt(refuse)
+    with capture_logs() as logs:
+        store = await attempt(refuse)
 
     assert store.kinds == ["task_started", "task_failed"]
     assert error_of(store) == {"code": "choice_not_found", "message": "this choice is not open"}
+    assert logs == [
+        {
+            "event": "task failed",
+            "log_level": "info",
+            "agent": "test",
+            "session_id": str(SESSION),
+            "task_id": str(TASK),
+            "code": "choice_not_found",
+        }
+    ]
 
 
 async def test_any_other_failure_is_told_without_its_details() -> None:
