@@ -351,7 +351,9 @@ class _Updates:
             raise TypeError("an update is an AgentToolResult")
         if self._open:
             call = self._call.call
-            told = _checked(call.name, replace(partial))  # the tool may go on with its own
+            # The tool may go on with its own.
+            content = [replace(block) for block in partial.content]
+            told = _checked(call.name, replace(partial, content=content))
             self._reports.put_nowait(
                 ToolExecutionUpdate(call.id, call.name, call.arguments, told, self._call.step)
             )
