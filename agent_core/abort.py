@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from types import TracebackType
 from typing import Literal, Protocol
 
 from agent_core.errors import AbortedError
 from agent_core.interruption import Interruption
+
+CLEANUP_SECONDS = 2.0
+"""How long what was told to stop may clean up; then its cleaning up is ended, too."""
 
 
 class CancelEvent(Protocol):
@@ -97,10 +100,22 @@ async def _forward(cancel: CancelEvent, signal: AbortSignal) -> None:
     signal.set()
 
 
+@contextmanager
+def signal_after(seconds: float) -> Iterator[AbortSignal]:
+    """Give an AbortSignal that is set after so many seconds."""
+    signal = AbortSignal()
+    timer = asyncio.get_running_loop().call_later(seconds, signal.set)
+    try:
+        yield signal
+    finally:
+        timer.cancel()
+
+
 class UntilAbort:
     """`with UntilAbort(signal):` lets the signal end what is awaited inside, by AbortedError.
 
-    Unless somebody else has cancelled the task, too.
+    Unless somebody else has cancelled the task, too. What then awaits anything in cleaning up
+    is cancelled again, every CLEANUP_SECONDS.
     """
 
     __slots__ = ("_handle", "_interruption", "_signal")
@@ -119,7 +134,12 @@ class UntilAbort:
     def _on_abort(self) -> None:
         # Not at once: the signal may be set by the very task that waits here, and a task that
         # cancels itself would be cancelled at its next await, which may be outside.
-        self._handle = asyncio.get_running_loop().call_soon(self._interruption.fire)
+        self._handle = asyncio.get_running_loop().call_soon(self._interrupt)
+
+    def _interrupt(self) -> None:
+        self._interruption.fire()
+        loop = asyncio.get_running_loop()
+        self._handle = loop.call_later(CLEANUP_SECONDS, self._interrupt)
 
     def __exit__(
         self,

@@ -7,6 +7,7 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeAlias, get_args
 
 from agent_core.abort import AbortSignal
@@ -21,6 +22,7 @@ from agent_core.events import (
     MessageUpdate,
     ToolExecutionEnd,
     ToolExecutionStart,
+    TurnStart,
 )
 from agent_core.fields import items, json_object, maybe, one_of, require
 from agent_core.hooks import GetMessages
@@ -69,6 +71,7 @@ class Agent:
         "_follow_ups",
         "_idle",
         "_listeners",
+        "_next_step",
         "_options",
         "_signal",
         "_steering",
@@ -92,6 +95,7 @@ class Agent:
         self._listeners: tuple[Listener, ...] = ()
         self._signal: AbortSignal | None = None
         self._idle: asyncio.Event | None = None
+        self._next_step = self._options.first_step
 
     # Running
 
@@ -200,7 +204,7 @@ class Agent:
             abort_grace=options.abort_grace,
             tool_context=options.tool_context,
             journal=options.journal,
-            first_step=options.first_step,
+            first_step=self._next_step,
             reasoning=self.state.thinking_level,
             thinking_budgets=options.thinking_budgets,
             session_id=options.session_id,
@@ -221,10 +225,11 @@ class Agent:
         Listeners are awaited one after the other, and the run waits for them. One that raises
         is logged, and the run goes on.
         """
-        self._listeners = (*self._listeners, listener)
+        heard = partial(listener)  # one of its own: a listener may be subscribed twice
+        self._listeners = (*self._listeners, heard)
 
         def unsubscribe() -> None:
-            self._listeners = tuple(each for each in self._listeners if each is not listener)
+            self._listeners = tuple(each for each in self._listeners if each is not heard)
 
         return unsubscribe
 
@@ -250,12 +255,20 @@ class Agent:
         elif isinstance(event, MessageEnd):
             state.stream_message = None
             state.messages.append(event.message)
+        elif isinstance(event, TurnStart):
+            self._count(event.step)
         elif isinstance(event, ToolExecutionStart):
+            self._count(event.step)
             state.pending_tool_calls.add(event.tool_call_id)
         elif isinstance(event, ToolExecutionEnd):
             state.pending_tool_calls.discard(event.tool_call_id)
         elif isinstance(event, AgentEnd):
             state.error = event.error
+
+    def _count(self, step: int | None) -> None:
+        # The next run goes on behind the steps of this one: a journal knows each number once.
+        if step is not None:
+            self._next_step = step + 1
 
     # Queues
 

@@ -10,7 +10,14 @@ from contextlib import aclosing
 from dataclasses import replace
 from uuid import uuid4
 
-from agent_core.abort import AbortSignal, CancelEvent, UntilAbort, signal_from
+from agent_core.abort import (
+    CLEANUP_SECONDS,
+    AbortSignal,
+    CancelEvent,
+    UntilAbort,
+    signal_after,
+    signal_from,
+)
 from agent_core.errors import AbortedError, ProviderError
 from agent_core.interruption import ends_this_task
 from agent_core.journal import StepJournal, StepRequest, model_step_hash
@@ -205,7 +212,8 @@ async def _close(stream: AsyncIterator[AssistantMessageEvent]) -> None:
     if close is None:
         return
     try:
-        await close()
+        with signal_after(CLEANUP_SECONDS) as late, UntilAbort(late):
+            await close()
     except BaseException as error:  # the answer is there, or its failure is already told
         if ends_this_task(error):
             raise

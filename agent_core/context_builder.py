@@ -83,10 +83,15 @@ class BuiltContext:
         """What a model is given of a run's messages: a `convert_to_llm` hook.
 
         A run that outgrows the budget by what its tools bring loses what is oldest, but not what
-        the user said; a batch of results that is too large alone is shortened.
+        the user said in it; a batch of results that is too large alone is shortened. A mark says
+        where something is left out.
         """
-        shown = convert_to_llm(_with_note(message, self.longest) for message in messages)
-        return convert_to_llm(fitted_run(shown, self.room))
+        begins = next((at for at, one in enumerate(messages) if note_of(one) is not None), 0)
+        history, run = self._shown(messages[:begins]), self._shown(messages[begins:])
+        return convert_to_llm(fitted_run([*history, *run], self.room, len(history)))
+
+    def _shown(self, messages: Sequence[Message]) -> list[LlmMessage]:
+        return convert_to_llm(_with_note(message, self.longest) for message in messages)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,12 +30,14 @@ class ChainLink:
 class ToolExecutor:
     """Runs a registry's tools with the checks, caps and guarantees of the agent loop.
 
-    `config` sets the caps and hooks; its model is not used.
+    `config` sets the caps and hooks; its model is not used. With a journal the steps are counted
+    on, from the config's `first_step`, over all that the executor runs.
     """
 
     def __init__(self, registry: ToolRegistry, config: AgentLoopConfig | None = None) -> None:
         self._registry = registry
         self._config = config or AgentLoopConfig(None)
+        self._next_step = self._config.first_step
 
     async def execute(
         self, call: ToolCall, context: ToolContext, cancel: CancelEvent | None = None
@@ -53,8 +55,10 @@ class ToolExecutor:
         message = AssistantMessage(list(calls), stop_reason="tool_use")
         config = replace(self._config, tool_context=context)
         tools = AgentContext(tools=self._registry.for_context(context))
+        step = self._next_step
+        self._next_step += len(calls)
         async with signal_from(cancel) as signal:
-            batch = ToolBatch(message, tools, config, signal, _nobody_listens, config.first_step)
+            batch = ToolBatch(message, tools, config, signal, _nobody_listens, step)
             return (await batch.run()).messages
 
     async def chain(

@@ -1,13 +1,13 @@
 """Fitting a run into the room that is left: what was asked, and what its tools brought last.
 
 Results are capped singly where they are shown; a batch of them may still be larger than all the
-room. What is shown follows from the messages alone, so that every request begins as the one
-before it.
+room, and so may all that the user said meanwhile. What is shown follows from the messages alone, so
+that every request begins as the one before it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -21,75 +21,105 @@ from agent_core.window import ContextWindow
 B = TypeVar("B", AssistantContent, UserContent)
 
 LEFT_OUT = "\n\n(What was done about this before is left out here.)"
+_EARLIER = UserMessage(EARLIER_LEFT_OUT, timestamp=0)
 
 
-def fitted_run(messages: Sequence[Message], room: int) -> list[Message]:
+def fitted_run(messages: Sequence[Message], room: int, begins: int = 0) -> list[Message]:
     """The messages that fit, in so many tokens.
 
-    Where the newest are a batch of tool results, these are shown, with what the user said last
-    before them; their texts are shortened to equal shares where they are too long together. Of the
-    rest a window is shown.
+    What the user said in the run is shown, as far as half of the room holds it, and the newest
+    batch of tool results; their texts are shortened to equal shares where they are too long
+    together. Of the rest a window is shown. Where something is left out a mark says so.
+
+    Args:
+        begins: where the run does; what stands before it is history.
     """
     if sum(map(count_message_tokens, messages)) <= room:
         return list(messages)
-    batch = _newest_batch(messages)
-    if batch is None:
-        return ContextWindow(room).transform(list(messages))
-    after, question = _newest_words(messages[:batch])
-    marked = _marked(question)
-    left = room - count_message_tokens(marked)
-    between = messages[after:batch]
-    rest = [*between, *_sharing(messages[batch:], left)]
-    start = min(ContextWindow(left).cut(rest).left_out, len(between))
-    if start:
-        return [marked, *rest[start:]]
-    return rest if question is None else [question, *rest]
+    words = _words(messages, begins, room // 2)
+    left = room - sum(map(count_message_tokens, [_EARLIER, *map(_marked, words.values())]))
+    places = [at for at in range(len(messages)) if at not in words]
+    newest = _newest_batch(messages)
+    before = sum(at < newest for at in places)
+    # The words are no part of the window, or each new one would be the best place for its cut.
+    rest = [messages[at] for at in places]
+    rest[before:] = _sharing(rest[before:], left, ToolResultMessage)
+    cut = ContextWindow(left).cut(rest)
+    start = before if cut.tokens > left else min(cut.left_out, before)
+    return _with_marks(words | dict(zip(places[start:], rest[start:], strict=True)))
 
 
-def _newest_batch(messages: Sequence[Message]) -> int | None:
-    """Where the calls stand whose results no answer has followed yet."""
+def _newest_batch(messages: Sequence[Message]) -> int:
+    """Where the calls stand whose results no answer has followed yet, or else the last message."""
     for at in range(len(messages) - 1, -1, -1):
         if isinstance(messages[at], AssistantMessage):
-            has_results = any(isinstance(one, ToolResultMessage) for one in messages[at + 1 :])
-            return at if has_results else None
-    return None
+            if any(isinstance(one, ToolResultMessage) for one in messages[at + 1 :]):
+                return at
+            break
+    return len(messages) - 1
 
 
-def _newest_words(messages: Sequence[Message]) -> tuple[int, UserMessage | None]:
-    """What the user said last, and where that which follows begins."""
-    for at in range(len(messages) - 1, -1, -1):
-        message = messages[at]
-        if isinstance(message, UserMessage):
-            return at + 1, message
-    return 0, None
+def _words(messages: Sequence[Message], begins: int, room: int) -> dict[int, Message]:
+    """What the user said in the run, by its place: the newest, the first, and the next newest."""
+    said = [at for at in range(begins, len(messages)) if isinstance(messages[at], UserMessage)]
+    if len(said) < 2:
+        return {at: messages[at] for at in said}
+    first, newest = _sharing([messages[said[0]], messages[said[-1]]], room, UserMessage)
+    words = {said[-1]: newest}
+    left = room - count_message_tokens(newest)
+    for at in (said[0], *reversed(said[1:-1])):
+        word = first if at == said[0] else messages[at]
+        left -= count_message_tokens(word)
+        if left < 0:
+            break
+        words[at] = word
+    return words
 
 
-def _marked(question: UserMessage | None) -> UserMessage:
-    """What the user said, with a mark behind it; a mark alone where that is nothing."""
-    if question is None:
-        return UserMessage(EARLIER_LEFT_OUT, timestamp=0)
-    said = question.content
+def _with_marks(shown: Mapping[int, Message]) -> list[Message]:
+    """The messages in the order of their places, with a mark where some are missing between."""
+    told: list[Message] = []
+    expected = 0
+    for at in sorted(shown):
+        if at > expected and told:
+            told[-1] = _marked(told[-1])
+        elif at > expected:
+            told.append(replace(_EARLIER))
+        told.append(shown[at])
+        expected = at + 1
+    return told
+
+
+def _marked(word: Message) -> Message:
+    """What the user said, with a mark behind it."""
+    if not isinstance(word, UserMessage):
+        return word
+    said = word.content
     blocks = [TextContent(said)] if isinstance(said, str) else said
-    return replace(question, content=[*blocks, TextContent(LEFT_OUT)])
+    return replace(word, content=[*blocks, TextContent(LEFT_OUT)])
 
 
-def _sharing(messages: Sequence[Message], room: int) -> list[Message]:
-    """The messages, with as much of the results' texts as makes them fit."""
-    results = [message for message in messages if isinstance(message, ToolResultMessage)]
+def _sharing(messages: Sequence[Message], room: int, kind: type[Message]) -> list[Message]:
+    """The messages, with as much of the texts of those of a kind as makes them fit."""
     sizes = [
-        count_tokens(block.text)
-        for result in results
-        for block in result.content
-        if isinstance(block, TextContent)
+        count_tokens(text)
+        for message in messages
+        if isinstance(message, kind)
+        for text in _texts(message)
     ]
     total = sum(map(count_message_tokens, messages))
     if total <= room:
         return list(messages)
     share = _share(sizes, room - (total - sum(sizes)))
     return [
-        shortened(message, share) if isinstance(message, ToolResultMessage) else message
-        for message in messages
+        shortened(message, share) if isinstance(message, kind) else message for message in messages
     ]
+
+
+def _texts(message: Message) -> list[str]:
+    if isinstance(message.content, str):
+        return [message.content]
+    return [block.text for block in message.content if isinstance(block, TextContent)]
 
 
 def _share(sizes: Sequence[int], room: int) -> int:

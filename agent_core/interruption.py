@@ -17,12 +17,12 @@ def ends_this_task(error: BaseException) -> bool:
 
 
 class Interruption:
-    """Cancels the task it was last begun in, once; knows its own cancellation on the way out."""
+    """Cancels the task it was last begun in; knows its own cancellations on the way out."""
 
     __slots__ = ("_cancelling", "_fired", "_task")
 
     def __init__(self) -> None:
-        self._fired = False
+        self._fired = 0
 
     def begin(self) -> None:
         """Take the running task for the one to interrupt."""
@@ -30,20 +30,21 @@ class Interruption:
         if task is None:
             raise RuntimeError("this needs a running task")
         self._task = task
-        self._fired = False
+        self._fired = 0
         self._cancelling = task.cancelling()
 
     def fire(self) -> None:
         """Cancel what the task awaits."""
-        self._fired = True
+        self._fired += 1
         self._task.cancel()
 
     def ended_by_it(self, kind: type[BaseException] | None) -> bool:
-        """Whether what was inside ended by this cancellation and by nobody else's.
+        """Whether what was inside ended by these cancellations and by nobody else's.
 
         Args:
             kind: of the exception that leaves, None if there is none.
         """
         if not self._fired:
             return False
-        return self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError
+        left = min([self._task.uncancel() for _ in range(self._fired)])
+        return left <= self._cancelling and kind is asyncio.CancelledError

@@ -202,7 +202,10 @@ class _Fitter:
         for part in str(reference).removeprefix("#").strip("/").split("/"):
             if part:
                 key = part.replace("~1", "/").replace("~0", "~")
-                node = node.get(key) if isinstance(node, Mapping) else None
+                if isinstance(node, list):
+                    node = node[int(key)] if key.isdecimal() and int(key) < len(node) else None
+                else:
+                    node = node.get(key) if isinstance(node, Mapping) else None
         return node
 
     def _problem(self, path: str, text: str, value: Any = None) -> Any:
@@ -333,7 +336,8 @@ def _search(pattern: str) -> Callable[[str], object] | None:
 
 
 def _number_limit(fails: Callable[[float, float], bool]) -> Callable[[Any, Any], bool]:
-    return lambda value, limit: _is_number(value) and fails(value, limit)
+    # Old schemas have `exclusiveMinimum: true`, which is no limit of its own.
+    return lambda value, limit: _is_number(value) and _is_number(limit) and fails(value, limit)
 
 
 _LIMITS: tuple[tuple[str, Callable[[Any, Any], bool], str], ...] = (

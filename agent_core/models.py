@@ -144,9 +144,14 @@ def get_model(provider: str, model_id: str, **changes: Any) -> Model:
     """Return a model with the limits and prices that are publicly known for it.
 
     `changes` are fields of Model that override them. An unknown model gets the defaults of
-    Model: free of cost, a window of 128,000 tokens, answers of at most 4,096.
+    Model: free of cost, a window of 128,000 tokens, answers of at most 4,096. An answer gets a
+    quarter of the window at the most, where `changes` do not say `max_tokens`.
     """
-    return replace(_public_model(provider, model_id), **changes)
+    model = replace(_public_model(provider, model_id), **changes)
+    if "max_tokens" in changes:
+        return model
+    # Many a model may fill all its window with its answer, which left a request no room.
+    return replace(model, max_tokens=min(model.max_tokens, max(1, model.context_window // 4)))
 
 
 # The models are kept, not the table: it is 4,000 entries long and read in about 30 ms.

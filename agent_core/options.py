@@ -42,9 +42,12 @@ class AgentOptions:
 
     Times are in seconds; None as a cap means none. Without a `stream_fn` the model is called
     through litellm or, where it says `api="openai"`, directly. `first_step` is the number that
-    the journal's first step gets. `tool_context` holds the caller's own data and permissions.
-    `get_steering_messages` and `get_follow_up_messages` are asked where the agent's own queue of
-    that kind has nothing: they bring what was said to this run elsewhere.
+    the journal's first step gets; the steps of the agent's further runs follow on, but an agent
+    that was stored and read again begins anew. `tool_context` holds the caller's own data and
+    permissions. `get_steering_messages` and `get_follow_up_messages` are asked where the agent's
+    own queue of that kind has nothing: they bring what was said to this run elsewhere. The
+    `steering_policy` "skip" sees the agent's own queue only: what is said elsewhere skips no call,
+    and is read after them.
     """
 
     initial_state: InitialState = field(default_factory=InitialState)

@@ -12,11 +12,12 @@ import json
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
 
-from agent_core.abort import AbortSignal, UntilAbort
+from agent_core.abort import AbortSignal, UntilAbort, signal_after
 from agent_core.agent_context import AgentContext
 from agent_core.arguments import validated_arguments
 from agent_core.asking import ask, block_or_none, override_or_none
@@ -324,14 +325,13 @@ class ToolBatch:
         asked = AfterToolCall(call.call, call.params, result, result.is_error, self._context)
         # The hook may be what keeps a result from being seen, so it is asked after an abort, too,
         # but then it has no longer than a tool has.
-        limit = self._config.abort_grace if self._signal.is_set() else None
-        signal = AbortSignal() if self._signal.is_set() else self._signal
+        grace = signal_after(self._config.abort_grace)
         try:
-            async with asyncio.timeout(limit):
+            with grace if self._signal.is_set() else nullcontext(self._signal) as signal:
                 override = await ask(
                     "after_tool_call", override_or_none, hook, asked, self._signal, until=signal
                 )
-        except (AbortedError, TimeoutError):
+        except AbortedError:
             return AgentToolResult.error(ABORTED)
         except HookError as error:  # a result that cannot be judged is an error
             return AgentToolResult.error(str(error))
@@ -351,7 +351,9 @@ class _Updates:
             raise TypeError("an update is an AgentToolResult")
         if self._open:
             call = self._call.call
-            told = _checked(call.name, replace(partial))  # the tool may go on with its own
+            # The tool may go on with its own.
+            content = [replace(block) for block in partial.content]
+            told = _checked(call.name, replace(partial, content=content))
             self._reports.put_nowait(
                 ToolExecutionUpdate(call.id, call.name, call.arguments, told, self._call.step)
             )

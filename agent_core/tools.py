@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import json
+import types
 import typing
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -163,18 +164,33 @@ def _parameters_of(
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}:
             raise ToolDefinitionError(f"tool {name!r} must name each of its parameters")
+        if parameter.kind is parameter.POSITIONAL_ONLY:
+            raise ToolDefinitionError(
+                f"tool {name!r}: parameter {parameter.name!r} can't be given by its name"
+            )
         if parameter.name not in hints:
             raise ToolDefinitionError(f"tool {name!r}: parameter {parameter.name!r} has no type")
         hint = hints[parameter.name]
-        if isinstance(hint, type) and issubclass(hint, ToolContext):
+        if _is_context(hint):
             context_name = parameter.name
             continue
+        if parameter.name.startswith("_") or parameter.name == "model_config":
+            raise ToolDefinitionError(
+                f"tool {name!r}: no parameter that a model gives can be named {parameter.name!r}"
+            )
         required = parameter.default is parameter.empty
         fields[parameter.name] = (hint, ... if required else parameter.default)
     try:
         return _known_model(name, _identity(fields)), context_name
     except TypeError:  # a default or an annotation that has no hash
         return _model(name, fields), context_name
+
+
+def _is_context(hint: Any) -> bool:
+    """Whether an annotation is ToolContext, alone or as one of several."""
+    if typing.get_origin(hint) in {typing.Union, types.UnionType}:
+        return any(map(_is_context, typing.get_args(hint)))
+    return isinstance(hint, type) and issubclass(hint, ToolContext)
 
 
 _Identity: TypeAlias = tuple[tuple[str, Any, type, str, Any], ...]
@@ -194,9 +210,13 @@ def _known_model(name: str, identity: _Identity) -> type[BaseModel]:
 
 
 def _model(name: str, fields: dict[str, Any]) -> type[BaseModel]:
-    from pydantic import create_model  # noqa: PLC0415 - heavy, and only needed for tools
+    # Heavy, and only needed for tools.
+    from pydantic import PydanticUserError, create_model  # noqa: PLC0415
 
-    return create_model(name, **fields)
+    try:
+        return create_model(name, **fields)
+    except PydanticUserError as error:
+        raise ToolDefinitionError(f"tool {name!r}: {error}") from error
 
 
 @lru_cache(maxsize=_KEPT_MODELS)

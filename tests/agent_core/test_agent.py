@@ -232,6 +232,20 @@ async def test_listeners_are_awaited_in_order_until_they_leave() -> None:
     assert {line.split()[0] for line in heard} == {"quick"}
 
 
+async def test_a_listener_that_is_subscribed_twice_leaves_once_at_a_time() -> None:
+    scripted = Scripted(["1", "2"])
+    heard: list[AgentEvent] = []
+    listener = heard.append
+    leave = scripted.agent.subscribe(listener)
+    scripted.agent.subscribe(listener)
+    leave()
+    leave()
+    scripted.events.clear()
+    await scripted.agent.prompt("hi")
+
+    assert heard == scripted.events
+
+
 async def test_the_state_is_set_before_listeners_are_told() -> None:
     states: list[tuple[str, bool, int]] = []
     scripted = Scripted([calls(call("c1", "ok")), "end"], ok)

@@ -437,6 +437,85 @@ def test_a_word_that_steers_is_shown_with_what_it_came_upon() -> None:
     assert shown[-1] == steering
 
 
+def steered(*words: str, history: int = 0, batches: int = 3) -> tuple[BuiltContext, list[Message]]:
+    """A run that was told something after every few batches."""
+    chat = Chat()
+    for number in range(history):
+        chat.say(f"fact {number}")
+    built = chat.say(words[0])
+    run: list[Message] = [*built.messages, built.said]
+    for at, word in enumerate([*words[1:], ""]):
+        for number in range(batches):
+            run += batch(at * batches + number, 60, 60)
+        if word:
+            run.append(UserMessage(word, 0))
+    return built, run
+
+
+def test_a_steered_run_keeps_its_request_and_fills_the_room() -> None:
+    built, run = steered("Write to Anna", "Skip file b.", history=3)
+    whole = built.convert(run)
+    assert "left out" not in "".join(map(text_of, whole))
+    begun = []
+    for number in range(6, 40):
+        run += batch(number, 60, 60)
+        shown = built.convert(run)
+        said = [text_of(one) for one in shown if isinstance(one, UserMessage)]
+
+        assert tokens(built, shown) <= SMALL.total
+        if len(shown) == len(run):
+            continue
+        assert tokens(built, shown) > 0.45 * SMALL.total
+        # What was cut is marked, wherever that was.
+        words = [text for text in said if text.startswith(("Write to Anna", "Skip file b."))]
+        assert [text.split("\n")[0] for text in words] == ["Write to Anna", "Skip file b."]
+        assert said[0] == "(Earlier messages are left out here.)"
+        first = next(one for one in shown if isinstance(one, AssistantMessage))
+        begun.append(first.timestamp)
+        if first.timestamp > 0:
+            assert LEFT_OUT in words[0]
+        assert (LEFT_OUT in words[1]) == (first.timestamp > 6)
+    # Cut in steps: most requests begin as the one before.
+    assert 2 < len(set(begun)) < len(begun) / 2
+
+
+def test_a_steered_run_that_is_cut_in_its_history_says_so() -> None:
+    chat = Chat()
+    for number in range(4):
+        chat.say(f"fact {number} " + "word " * 120)
+    built = chat.say("Write to Anna")
+    run = [*built.messages, built.said, *batch(0, 20), UserMessage("Skip file b.", 0)]
+    run += [*batch(1, 20), UserMessage("And c.", 0), *batch(2, 20)]
+    for room in range(2_000, 100, -5):
+        shown = replace(built, room=room).convert(run)
+        said = [text_of(one) for one in shown if isinstance(one, UserMessage)]
+        if len(shown) < len(run):
+            break
+
+    assert said[0] == "(Earlier messages are left out here.)"
+    assert said[-4].startswith("fact 3")
+    assert said[-3:] == ["Write to Anna", "Skip file b.", "And c."]
+
+
+def test_long_words_of_a_steered_run_share_half_of_the_room() -> None:
+    built, run = steered("Write. " + "first " * 350, "Stop. " + "next " * 350, *["No."] * 3)
+    run += batch(99, 3_000, 3_000)
+    shown = built.convert(run)
+    said = [text_of(one) for one in shown if isinstance(one, UserMessage)]
+
+    assert tokens(built, shown) <= SMALL.total
+    assert said[0].startswith("Write. first")
+    assert text_of(shown[-1]) == text_of(shown[-2])
+    assert text_of(shown[-1]).startswith("word word")
+    assert [text.split("\n")[0] for text in said[-3:]] == ["No."] * 3
+
+    many, run = steered(*["Go on. " + "word " * 90] * 20, batches=1)
+    shown = many.convert([*run, *batch(99, 3_000)])
+    assert tokens(many, shown) <= SMALL.total
+    assert 4 < sum(text_of(one).startswith("Go on.") for one in shown) < 20
+    assert roles(shown).endswith("at")
+
+
 def test_a_batch_that_nobody_asked_for_is_shown_too() -> None:
     built = Chat().say("Look around")
 

@@ -39,7 +39,7 @@ from agent_core.content import plain_text
 from agent_core.journal import model_step_hash, tool_step_hash
 from agent_core.testing import SCRIPTED_MODEL, Reply, ScriptedModel, answer, call, calls, failure
 from shared.encoding import dumps, loads
-from tests.agent_core.agents import Scripted
+from tests.agent_core.agents import Scripted, text_of
 
 
 def agent_with(
@@ -87,6 +87,31 @@ async def test_steps_are_numbered_by_the_order_of_the_calls() -> None:
         14: ("model", "test/scripted"),
     }
     assert counter.keys == ["task:11", "task:13"]
+
+
+async def test_the_steps_of_further_runs_follow_on() -> None:
+    journal = MemoryJournal()
+    counter = Counter()
+    script: list[Reply] = [*SCRIPT, answer("again"), failure("broken"), answer("at last")]
+    agent, _, _ = agent_with(script, journal, counter.tool)
+    await agent.prompt(UserMessage("hi", timestamp=1))
+    await agent.prompt(UserMessage("and?", timestamp=2))
+    await agent.prompt(UserMessage("so?", timestamp=3))
+    await agent.prompt(UserMessage("well?", timestamp=4))
+    again, model, _ = agent_with([failure("broken")], journal, counter.tool)
+    for number, word in enumerate(["hi", "and?", "so?", "well?"], 1):
+        await again.prompt(UserMessage(word, timestamp=number))
+
+    assert sorted(journal.steps) == [0, 1, 3, 4, 5, 6, 7]
+    assert [text_of(one) for one in again.state.messages if one.role == "assistant"] == [
+        "",
+        "done",
+        "again",
+        "",
+        "at last",
+    ]
+    assert len(model.requests) == 1
+    assert counter.runs == 2
 
 
 async def test_a_recorded_run_is_replayed_without_calls() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from typing import Any
 
 import pytest
@@ -37,7 +37,9 @@ from agent_core import (
     agent_loop_continue,
     complete,
     convert_to_llm,
+    tool,
 )
+from agent_core.abort import CLEANUP_SECONDS
 from agent_core.testing import (
     SCRIPTED_MODEL,
     Reply,
@@ -49,6 +51,7 @@ from agent_core.testing import (
     streamed,
 )
 from tests.agent_core.agents import Scripted, hang, ok, text_of
+from tests.agent_core.clock import Leap
 
 CONFIG = AgentLoopConfig(SCRIPTED_MODEL)
 
@@ -424,6 +427,89 @@ async def test_a_hook_that_hangs_ends_with_abort(hook: str) -> None:
     assert scripted.agent.state.error == "Request was aborted"
     assert scripted.types()[-2:] == ["turn_end", "agent_end"]
     assert "never" not in scripted.texts()
+
+
+# What does not end
+
+DAY = 24 * 3600.0
+
+
+async def ends(run: Awaitable[None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the run end, with so much time as cleaning up may take."""
+    leap = Leap(monkeypatch)
+    task = asyncio.ensure_future(run)
+    for _ in range(5):
+        for _ in range(20):
+            await asyncio.sleep(0)
+        leap.seconds += CLEANUP_SECONDS
+    await asyncio.wait_for(task, 10)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+@pytest.mark.parametrize("hook", ["transform_context", "before_tool_call", "after_tool_call"])
+async def test_a_hook_whose_cleanup_hangs_ends_with_abort(
+    hook: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hanging(*_: object) -> Any:
+        scripted.agent.abort()
+        try:
+            await asyncio.sleep(DAY)
+        finally:
+            await asyncio.sleep(DAY)
+
+    options: dict[str, Any] = {hook: hanging}
+    scripted = Scripted([calls(call("c1", "ok")), "never"], ok, **options)
+    await ends(scripted.agent.prompt("hi"), monkeypatch)
+
+    assert scripted.agent.state.error == "Request was aborted"
+    assert scripted.types()[-2:] == ["turn_end", "agent_end"]
+    assert "never" not in scripted.texts()
+
+
+async def test_a_hook_that_is_asked_after_an_abort_has_no_longer_than_a_tool(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def hanging(*_: object) -> Any:
+        try:
+            await asyncio.sleep(DAY)
+        finally:
+            await asyncio.sleep(DAY)
+
+    @tool
+    async def stop() -> str:
+        """Stop the run."""
+        scripted.agent.abort()
+        return "stopped"
+
+    scripted = Scripted([calls(call("c1", "stop"))], stop, after_tool_call=hanging)
+    await ends(scripted.agent.prompt("hi"), monkeypatch)
+
+    assert scripted.results() == [("c1", True, "Operation aborted")]
+
+
+@pytest.mark.parametrize("answers", [False, True])
+async def test_a_stream_whose_cleanup_hangs_ends(
+    answers: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def stream_fn(_: Model, __: LlmContext, ___: StreamOptions) -> AsyncIterator[Any]:
+        try:
+            if answers:
+                yield StreamDone("stop", answer("Once"))
+            scripted.agent.abort()
+            await asyncio.sleep(DAY)
+        finally:
+            try:
+                await asyncio.sleep(DAY)
+            finally:
+                await asyncio.sleep(DAY)
+
+    scripted = Scripted([], stream_fn=stream_fn)
+    await ends(scripted.agent.prompt("hi"), monkeypatch)
+
+    assert scripted.types()[-2:] == ["turn_end", "agent_end"]
+    assert scripted.agent.state.error == (None if answers else "Request was aborted")
+    assert scripted.texts()[1:] == (["Once"] if answers else [""])
+    assert ("closing a model's stream failed" in caplog.text) == answers
 
 
 # Streams that misbehave

@@ -57,6 +57,14 @@ def test_public_models_are_known() -> None:
     assert get_model("nobody", "nothing") == Model("nothing", "nobody")
 
 
+def test_an_answer_leaves_room_for_its_request() -> None:
+    model = get_model("ollama", "llama3.1")  # may fill its whole window with an answer
+
+    assert (model.context_window, model.max_tokens) == (8_192, 2_048)
+    assert get_model("ollama", "llama3.1", max_tokens=8_000).max_tokens == 8_000
+    assert get_model("nobody", "nothing", context_window=2_000).max_tokens == 500
+
+
 def test_a_cache_without_a_price_of_its_own_is_not_free() -> None:
     model = get_model("fireworks_ai", "accounts/fireworks/models/deepseek-v3")
 

@@ -10,6 +10,7 @@ from agent_core import (
     AgentLoopConfig,
     ChainLink,
     DuplicateToolError,
+    MemoryJournal,
     PermissionDeniedError,
     ToolCall,
     ToolContext,
@@ -82,6 +83,19 @@ async def test_a_chain_feeds_results_on_and_ends_at_a_failure() -> None:
     assert outcome(results)[:2] == [(False, "3"), (False, "13")]
     assert len(results) == 3
     assert results[2].is_error
+
+
+async def test_an_executors_steps_are_counted_on() -> None:
+    journal = MemoryJournal()
+    config = AgentLoopConfig(None, journal=journal, first_step=5)
+    links = [ChainLink("add", {"a": 1, "b": 2}), ChainLink("add", {"a": 3, "b": 4})]
+    for _ in range(2):  # run, and replayed
+        executor = ToolExecutor(ToolRegistry([add]), config)
+        results = await executor.chain(links, WRITER)
+        results.append(await executor.execute(ToolCall("c1", "add", {"a": 5, "b": 6}), WRITER))
+
+        assert outcome(results) == [(False, "3"), (False, "7"), (False, "11")]
+        assert sorted(journal.outputs) == [5, 6, 7]
 
 
 async def test_an_executor_has_the_caps_of_a_run() -> None:

@@ -764,6 +764,22 @@ async def test_updates_are_told_with_details_as_they_are_then_and_as_json() -> N
     assert told == [{"1": []}, {"1": ["mill"]}]
 
 
+async def test_an_update_stays_what_it_was_when_its_text_grows() -> None:
+    async def execute(_: str, __: Any, ___: ToolContext, update: ToolUpdate) -> AgentToolResult:
+        block = TextContent("")
+        for digit in "012":
+            block.text += digit
+            update(AgentToolResult([block]))
+        return AgentToolResult.text("ok")
+
+    slow = AgentTool("slow", "slow", "slow", {"type": "object"}, execute)
+    scripted = Scripted(one_call("slow"), slow)
+    await scripted.agent.prompt("hi")
+
+    updates = [event for event in scripted.events if isinstance(event, ToolExecutionUpdate)]
+    assert [text_of(update.partial_result) for update in updates] == ["0", "01", "012"]
+
+
 async def test_a_batch_ends_the_run_only_if_all_its_calls_say_so() -> None:
     last = raw_tool("last", AgentToolResult([TextContent("bye")], terminate=True))
     scripted = Scripted([calls(call("c1", "last"), call("c2", "ok")), "end"], last, ok)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 from typing import Annotated, Any, Literal
@@ -201,9 +202,29 @@ async def unknown(x: Missing) -> str:  # type: ignore[name-defined]  # noqa: F82
     return str(x)
 
 
+async def private(_x: int) -> str:
+    return str(_x)
+
+
+async def configured(model_config: int) -> str:
+    return str(model_config)
+
+
+async def by_place(x: int, /) -> str:
+    return str(x)
+
+
+async def odd(x: asyncio.Event) -> str:
+    return str(x)
+
+
 @pytest.mark.parametrize(
     ("function", "problem"),
     [
+        (private, "no parameter that a model gives can be named '_x'"),
+        (configured, "no parameter that a model gives can be named 'model_config'"),
+        (by_place, "parameter 'x' can't be given by its name"),
+        (odd, "tool 'odd': Unable to generate pydantic-core schema"),
         (plain, "must be an async function"),
         (untyped, "parameter 'x' has no type"),
         (many, "must name each of its parameters"),
@@ -213,6 +234,16 @@ async def unknown(x: Missing) -> str:  # type: ignore[name-defined]  # noqa: F82
 def test_a_function_that_makes_no_tool(function: Any, problem: str) -> None:
     with pytest.raises(ToolDefinitionError, match=problem):
         tool(function)
+
+
+async def test_a_context_may_be_optional() -> None:
+    @tool
+    async def whose(ctx: ToolContext | None = None) -> str:
+        """Tell whose."""
+        return "nobody's" if ctx is None else str(ctx.data)
+
+    assert whose.schema["properties"] == {}
+    assert text_of(await run(whose, ToolContext(data="mine"))) == "mine"
 
 
 def test_a_tool_without_a_docstring_is_described_by_its_name() -> None:
@@ -247,6 +278,9 @@ SCHEMA: dict[str, Any] = {
             "patternProperties": {"^[a-z]+$": {"type": "integer"}, "^low": {"maximum": 3}},
             "additionalProperties": False,
         },
+        "same": {"$ref": "#/properties/either/anyOf/1"},
+        "none": {"$ref": "#/properties/either/anyOf/2"},
+        "old": {"type": "number", "minimum": 0, "exclusiveMinimum": True},
         "pair": {"type": "array", "prefixItems": [{"type": "string"}, {}], "items": False},
     },
     "additionalProperties": False,
@@ -257,6 +291,7 @@ SCHEMA: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("given", "fitted"),
     [
+        ({"same": "5", "none": "any", "old": 0.5}, {"same": 5, "none": "any", "old": 0.5}),
         ({"n": "5"}, {"n": 5}),
         ({"n": 5.0}, {"n": 5}),
         ({"far": "1" * 400}, {"far": int("1" * 400)}),
@@ -321,6 +356,8 @@ def test_values_are_fitted(given: Any, fitted: Any) -> None:
         ({"marks": {"A": 1}}, "marks.A: is not a known property"),
         ({"marks": {"a": "b"}}, "marks.a: must be integer"),
         ({"marks": {"low": 4}}, "marks.low: must be <= 3"),
+        ({"same": "many"}, "same: must be integer"),
+        ({"old": -1}, "old: must be >= 0"),
         ({"pair": ["a", "b", "c"]}, "pair[2]: is not allowed"),
     ],
 )
