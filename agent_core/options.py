@@ -44,7 +44,9 @@ class AgentOptions:
     through litellm or, where it says `api="openai"`, directly. `first_step` is the number that
     the journal's first step gets. `tool_context` holds the caller's own data and permissions.
     `get_steering_messages` and `get_follow_up_messages` are asked where the agent's own queue of
-    that kind has nothing: they bring what was said to this run elsewhere.
+    that kind has nothing: they bring what was said to this run elsewhere. `api_key` goes only to
+    the provider (or `base_url`) of the model that the run begins with, which of a `model_router`'s
+    is the one that it prefers; `get_api_key` is asked first, for any provider.
     """
 
     initial_state: InitialState = field(default_factory=InitialState)

@@ -311,6 +311,17 @@ async def test_calls_share_a_connection(api: Api) -> None:
     assert first == second
 
 
+async def test_no_cookie_comes_with_anothers_key(api: Api) -> None:
+    async with serving(said("one"), said("two"), cookie="session=of-the-first") as server:
+        server.url = server.url.replace("127.0.0.1", "localhost")  # no IP address has cookies
+        for key in ("key-of-the-first", "key-of-the-second"):
+            await events_of(server, api, options=StreamOptions(api_key=key))
+
+    first, second = server.headers
+    assert first["authorization"] != second["authorization"]
+    assert "cookie" not in second
+
+
 async def test_many_calls_run_at_once(api: Api) -> None:
     script: list[Piece] = [chunk({"content": "Once"}), Hang(), chunk(finish="stop"), DONE]
     async with serving(*[script] * 5) as server:

@@ -183,6 +183,76 @@ async def test_a_fallback_is_called_with_its_own_providers_key() -> None:
     assert called == [("a", "key of a"), ("b", "key of b")]
 
 
+async def keys_called_with(models: list[Model], **settings: Any) -> list[tuple[str, str | None]]:
+    """The models that a router falls back through, as all but the last fail, and their keys."""
+    router = ModelRouter()
+    called: list[tuple[str, str | None]] = []
+    for number, model in enumerate(models):
+        router.register(str(number), model)
+
+    async def stream(
+        model: Model, context: LlmContext, options: StreamOptions
+    ) -> AsyncIterator[AssistantMessageEvent]:
+        called.append((model.name, options.api_key))
+        reply = "fine" if len(called) == len(models) else failure("down")
+        return await ScriptedModel([reply])(model, context, options)
+
+    scripted = Scripted([], stream_fn=stream, model_router=router, **settings)
+    await scripted.agent.prompt("hi")
+
+    assert scripted.texts() == ["hi", "fine"]
+    return called
+
+
+@pytest.mark.parametrize("settings", [{}, {"get_api_key": lambda _: None}])
+async def test_another_provider_does_not_get_the_key_of_the_first(settings: dict[str, Any]) -> None:
+    gateway = "http://127.0.0.1:9"
+    models = [Model("m", "a", gateway), Model("n", "a"), Model("m", "b"), Model("m", "c", gateway)]
+
+    called = await keys_called_with(models, api_key="key of a", **settings)
+
+    assert called == [("a/m", "key of a"), ("a/n", "key of a"), ("b/m", None), ("c/m", "key of a")]
+
+
+async def test_a_key_stays_with_its_provider_while_that_is_left_out() -> None:
+    router = ModelRouter(trip_after=1)
+    first, second = Model("m", "a"), Model("m", "b")
+    router.register("first", first)
+    router.register("second", second)
+    router.report(first, StreamError("error", failure("down")))
+    model = ScriptedModel([failure("down"), "fine"])
+    scripted = Scripted([], stream_fn=model, model_router=router, api_key="key of a")
+
+    await scripted.agent.prompt("hi")
+
+    called = [(request.model.provider, request.options.api_key) for request in model.requests]
+    assert called == [("b", None), ("a", "key of a")]
+
+
+async def test_a_hooks_choice_of_another_provider_does_not_get_the_key() -> None:
+    scripted = Scripted(
+        [calls(call("c1", "ok")), "fine"],
+        ok,
+        prepare_next_turn=lambda _: NextTurn(Model("m", "other")),
+        api_key="key",
+    )
+
+    await scripted.agent.prompt("hi")
+
+    assert [request.options.api_key for request in scripted.model.requests] == ["key", None]
+
+
+async def test_a_routers_stream_alone_gives_another_provider_no_key() -> None:
+    router = ModelRouter()
+    router.register("first", Model("m", "a"))
+    router.register("second", Model("m", "b"))
+    model = ScriptedModel([failure("down"), "fine"])
+
+    await final(router.stream_fn(model), Model("m", "a"), api_key="key of a")
+
+    assert [request.options.api_key for request in model.requests] == ["key of a", None]
+
+
 async def test_a_model_that_has_begun_is_not_replaced() -> None:
     half = answer("half")
     small = ScriptedModel([[StreamStart(half), StreamError("error", failure("E1", text="half"))]])
