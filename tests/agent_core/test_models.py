@@ -562,6 +562,20 @@ def test_litellms_failures_are_told_in_our_terms() -> None:
     [
         "Incorrect API key provided: sk-proj-abcdefghijklmnop",
         "Bearer abcdefghijklmnop was refused",
+        "sk-abcdefgh0123456789abcdefgh",
+        "sk-ant-api03-abcdefgh-0123_456789",
+        "sk_live_abcdefgh01234567",
+        "pk_test_abcdefgh01234567",
+        "rk_live_abcdefgh01234567",
+        "gsk_abcdefgh0123456789abcdef",
+        "xai-abcdefgh0123456789abcdef",
+        "hf_abcdefghijklmnopqrstuvwxyzabcdefgh",
+        "hf_abcdefgh0123456789",
+        "ghp_abcdefgh0123456789abcdef",
+        "gho_abcdefgh0123456789abcdef",
+        "github_pat_11abcdefgh_0123456789abcdef",
+        "AKIAabcdefgh01234567",
+        "AIzaSyabcdefgh-0123456789_abcdef",
         "connect to postgres://user:pass-word@host failed",
         "my-own-secret",
     ],
@@ -575,5 +589,16 @@ def test_keys_are_hidden(text: str) -> None:
 
 
 def test_plain_words_are_not_hidden() -> None:
-    for text in ("task-force is risky", "no file https://example.org/a:b@c", "sk-1"):
+    for text in (
+        "task-force is risky",
+        "no file https://example.org/a:b@c",
+        "sk-1",
+        "no skill skill-writing-guide-2",
+        "skeleton-template.md",
+        "pkg-config-missing",
+        "no column sku_description_en or pk_column_constraint",
+        "hf_hub_download_1 and hfdownloads12345",
+        "xai-grok-4-fast-reasoning",
+        "skip_validation_flag_12",
+    ):
         assert redact(text, "no") == text
