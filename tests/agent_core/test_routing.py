@@ -373,6 +373,9 @@ async def test_what_is_sampled_is_cached_only_if_asked(
         {"api": "openai"},
         {"headers": {"X-Group": "b"}},
         {"extra": {"seed": 7}},
+        {"images": True},
+        {"reasoning": True},
+        {"thinking_levels": ("high",)},
     ],
 )
 async def test_another_place_or_form_is_another_request(changed: dict[str, Any]) -> None:
@@ -391,6 +394,67 @@ async def test_a_failure_is_not_cached() -> None:
 
     assert (await final(stream_fn, SCRIPTED_MODEL, use_cache=True)).type == "error"
     assert (await final(stream_fn, SCRIPTED_MODEL, use_cache=True)).type == "done"
+
+
+class BrokenCache:
+    """A cache that is away, or holds what is no answer."""
+
+    def __init__(self, kept: dict[str, Any] | None = None) -> None:
+        self._kept = kept
+
+    async def get(self, key: str) -> dict[str, Any] | None:
+        if self._kept is None:
+            raise OSError("the cache is away")
+        return self._kept
+
+    async def put(self, key: str, message: dict[str, Any], ttl: float) -> None:
+        raise OSError("the cache is away")
+
+
+@pytest.mark.parametrize("kept", [None, {}, {"role": "assistant", "content": 7}])
+async def test_a_cache_that_fails_costs_no_answer(
+    kept: dict[str, Any] | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    stream_fn = cached(ScriptedModel(["one"]), BrokenCache(kept))
+
+    last = await final(stream_fn, SCRIPTED_MODEL, use_cache=True)
+
+    assert isinstance(last, StreamDone)
+    assert last.message.text == "one"
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
+    assert "an answer was not kept in the response cache: the cache is away" in caplog.text
+
+
+async def test_who_changes_an_answer_changes_no_later_one() -> None:
+    stream_fn = cached(ScriptedModel([calls(call("c1", "roll", sides=6))]), MemoryCache())
+    given: list[object] = []
+    for _ in range(3):
+        last = await final(stream_fn, SCRIPTED_MODEL, use_cache=True)
+        assert isinstance(last, StreamDone)
+        arguments = last.message.tool_calls[0].arguments
+        given.append(dict(arguments))
+        arguments["sides"] = 99
+
+    assert given == [{"sides": 6}] * 3
+
+
+async def test_who_stands_in_for_a_model_does_not_answer_for_it_later() -> None:
+    router = ModelRouter()
+    spare = Model("spare", "other")
+    router.register("first", SCRIPTED_MODEL)
+    router.register("second", spare)
+    stand_in = replace(answer("from the spare"), model="spare", provider="other")
+    stream_fn = cached(
+        router.stream_fn(ScriptedModel([failure("down"), stand_in, "one"])), MemoryCache()
+    )
+
+    texts = []
+    for _ in range(3):
+        last = await final(stream_fn, SCRIPTED_MODEL, use_cache=True)
+        assert isinstance(last, StreamDone)
+        texts.append(last.message.text)
+
+    assert texts == ["from the spare", "one", "one"]
 
 
 async def test_a_full_cache_forgets_what_was_not_asked_for() -> None:
