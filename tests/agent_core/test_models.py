@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import subprocess
+import re
 import sys
 from datetime import UTC, datetime, timedelta
+from dataclasses import replace
 from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,7 @@ from agent_core import (
 )
 from agent_core.assembly import ChatChunk, StreamAssembler, ToolCallPiece
 from agent_core.attempts import retry_after_seconds, retry_delay
-from agent_core.chat_format import chat_messages, usage_of
+from agent_core.chat_format import chat_messages, tool_definitions, usage_of
 from agent_core.litellm_package import litellm
 from agent_core.litellm_stream import _provider_error, _request, preload
 from agent_core.openai_stream import _chunk, stream_openai
@@ -222,6 +224,55 @@ def test_what_a_model_cannot_use_is_left_out() -> None:
 
 
 @pytest.mark.parametrize("signed_thinking", [True, False])
+GEMINIS_ID = f"call_0123456789__thought__{'Q' * 200}=="
+
+
+@pytest.mark.parametrize(
+    ("model", "call_id", "kept"),
+    [
+        (Model("large", "mistral"), "Ab3dE6gH9", True),
+        (Model("large", "mistral"), "call_PTLP8xhu3uwZk4l3nlnrrJha", False),
+        (Model("large", "mistral"), GEMINIS_ID, False),
+        (Model("mistral/large", "gateway"), "c1", False),
+        (Model("gpt", "openai"), "call_PTLP8xhu3uwZk4l3nlnrrJha", True),
+        (Model("gpt", "openai"), "x" * 40, True),
+        (Model("gpt", "openai"), "x" * 41, False),
+        (Model("gpt", "openai"), GEMINIS_ID, False),
+        (Model("claude", "anthropic"), GEMINIS_ID, False),
+        (Model("flash", "gemini"), GEMINIS_ID, True),
+        (Model("gemini-3", "vertex_ai"), GEMINIS_ID, True),
+        (Model("gemini-3", "vertex_ai"), "x" * 41, False),
+    ],
+)
+def test_an_id_of_a_call_is_one_that_the_model_takes(
+    model: Model, call_id: str, kept: bool
+) -> None:
+    asked, result = calls(call(call_id, "t"), call("c2", "t")), ToolResultMessage(call_id, "t", [])
+    chat = chat_messages(model, LlmContext("", [asked, result]), signed_thinking=True)
+
+    (sent, other), answered = (each["id"] for each in chat[0]["tool_calls"]), chat[1]
+    assert answered["tool_call_id"] == sent != other
+    assert (sent == call_id) == kept
+    if model.name == "mistral/large" or model.id == "mistral/large":
+        assert re.fullmatch(r"[A-Za-z0-9]{9}", sent)
+    elif not kept:
+        assert re.fullmatch(r"[A-Za-z0-9_]{1,40}", sent)
+    assert (asked.tool_calls[0].id, result.tool_call_id) == (call_id, call_id)
+
+
+@pytest.mark.parametrize(
+    ("schema", "sent"),
+    [
+        ({"type": "object"}, {"type": "object", "properties": {}}),
+        ({"anyOf": []}, {"anyOf": []}),
+    ],
+)
+def test_a_tool_without_parameters_says_so(schema: dict[str, Any], sent: dict[str, Any]) -> None:
+    (definition,) = tool_definitions([replace(ok, parameters=schema)])
+
+    assert definition["function"]["parameters"] == sent
+
+
 def test_deepseek_gets_its_thinking_back_where_there_are_tools(signed_thinking: bool) -> None:
     asked = AssistantMessage(
         [ThinkingContent("A die, "), ThinkingContent("then."), ToolCall("c1", "ok")],
