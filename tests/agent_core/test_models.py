@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
-import subprocess
 import re
+import subprocess
 import sys
-from datetime import UTC, datetime, timedelta
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
@@ -223,7 +224,6 @@ def test_what_a_model_cannot_use_is_left_out() -> None:
     assert own[1]["thinking_blocks"][0]["thinking"] == "hm"
 
 
-@pytest.mark.parametrize("signed_thinking", [True, False])
 GEMINIS_ID = f"call_0123456789__thought__{'Q' * 200}=="
 
 
@@ -273,6 +273,7 @@ def test_a_tool_without_parameters_says_so(schema: dict[str, Any], sent: dict[st
     assert definition["function"]["parameters"] == sent
 
 
+@pytest.mark.parametrize("signed_thinking", [True, False])
 def test_deepseek_gets_its_thinking_back_where_there_are_tools(signed_thinking: bool) -> None:
     asked = AssistantMessage(
         [ThinkingContent("A die, "), ThinkingContent("then."), ToolCall("c1", "ok")],
@@ -430,6 +431,14 @@ def test_calls_without_an_index_are_told_apart_by_their_ids() -> None:
     assert assemble(piece("{}"), END).tool_calls == [ToolCall("", "t")]
 
 
+def test_a_name_may_come_after_the_first_piece_of_a_call() -> None:
+    for index in (0, None):
+        message = assemble(piece("", "c1", index, name=""), piece("{}", "", index, name="go"), END)
+        assert message.tool_calls == [ToolCall("c1", "go")]
+    late = assemble(piece("", "", 0, name=""), piece("{}", "c1", 0), END)
+    assert late.tool_calls == [ToolCall("c1", "t")]
+
+
 def test_text_thinking_and_signatures_make_blocks() -> None:
     message = assemble(
         ChatChunk(thinking="a"),
@@ -467,11 +476,22 @@ def test_an_empty_answer_is_one() -> None:
     [
         ([ChatChunk(text="x")], "broke off"),
         ([ChatChunk(finish_reason="content_filter")], "content filter"),
+        ([ChatChunk("x", finish_reason="content_filter: SAFETY")], "content filter"),
+        ([ChatChunk("x", finish_reason="SAFETY")], "content filter"),
+        ([ChatChunk("x", finish_reason="error")], r"broke its answer off \(error\)"),
+        ([ChatChunk("x", finish_reason="insufficient_system_resource")], "broke its answer off"),
     ],
 )
 def test_an_answer_that_is_none_is_a_failure(chunks: list[ChatChunk], problem: str) -> None:
-    with pytest.raises(ProviderError, match=problem):
+    with pytest.raises(ProviderError, match=problem) as failed:
         assemble(*chunks)
+
+    assert failed.value.retryable == ("filter" not in problem)
+
+
+@pytest.mark.parametrize("reason", ["length", "max_tokens", "model_length"])
+def test_an_answer_without_room_is_cut_by_its_length(reason: str) -> None:
+    assert assemble(ChatChunk("x", finish_reason=reason)).stop_reason == "length"
 
 
 @pytest.mark.parametrize(
@@ -511,6 +531,24 @@ def test_events_are_read_across_pieces() -> None:
         reader.feed(b"x" * (8 * 1024 * 1024 + 1))
 
 
+@pytest.mark.parametrize("rest", ["", "\n", "\r\n"])
+def test_the_last_event_needs_no_blank_line(rest: str) -> None:
+    reader = SseReader()
+
+    assert reader.feed(f"data: one\n\ndata: two{rest}".encode()) == ["one"]
+    assert reader.end() == ["two"]
+    assert reader.end() == []
+
+
+def test_a_body_of_json_is_one_event() -> None:
+    reader = SseReader()
+
+    assert [reader.feed(piece) for piece in (b" \n", b'{"a":\n\n', b" 1}\n")] == [[], [], []]
+    assert json.loads(*reader.end()) == {"a": 1}
+    with pytest.raises(ProviderError, match="8 MiB"):
+        SseReader().feed(b"{" * (8 * 1024 * 1024 + 1))
+
+
 def test_an_event_of_many_lines_has_an_end_too() -> None:
     reader = SseReader()
     line = b"data: " + b"x" * 1024 * 1024 + b"\n"
@@ -531,6 +569,8 @@ def test_an_event_of_many_lines_has_an_end_too() -> None:
         ('{"choices": [{"delta": {"tool_calls": [1]}}]}', "no chunk"),
         ('{"error": {"message": "busy", "code": 503}}', "busy"),
         ('{"error": "down"}', "down"),
+        ('{"object": "error", "message": "too long", "code": 400}', r"too long \(400\)"),
+        ('{"message": "overloaded", "type": "server_error"}', "overloaded"),
     ],
 )
 def test_what_is_no_chunk_is_a_failure(data: str, problem: str) -> None:
