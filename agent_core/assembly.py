@@ -29,9 +29,21 @@ from agent_core.streaming import (
 _STOP_REASONS: dict[str, StopReason] = {
     "length": "length",
     "max_tokens": "length",
+    "model_length": "length",
     "tool_calls": "tool_use",
     "function_call": "tool_use",
 }
+
+UNSPECIFIED = "finish_reason_unspecified"
+"""The finish reason of an answer that broke off where litellm cannot tell the provider's own."""
+
+BROKEN_OFF = frozenset(
+    {"abort", "error", "insufficient_system_resource", "network_error", UNSPECIFIED}
+)
+"""Finish reasons of answers that their provider did not bring to an end."""
+
+_WITHHELD = ("content_filter", "prohibited_content", "recitation", "refusal", "safety", "sensitive")
+"""How the finish reasons of answers begin that a provider does not give, in whatever case."""
 
 
 @dataclass(slots=True)
@@ -78,8 +90,8 @@ class StreamAssembler:
         self.began = False
         self._model = model
         self._open: TextContent | ThinkingContent | None = None
-        self._calls: list[_GrowingCall] = []
-        self._newest_at: dict[int, _GrowingCall] = {}
+        self._calls: list[GrowingCall] = []
+        self._newest_at: dict[int, GrowingCall] = {}
         self._finish_reason: str | None = None
 
     def take(self, chunk: ChatChunk) -> Iterator[PartialEvent]:
@@ -102,10 +114,12 @@ class StreamAssembler:
     def finish(self) -> Iterator[AssistantMessageEvent]:
         """End the message; raises ProviderError for an answer that is none."""
         reason = self._finish_reason
-        if reason == "content_filter":
-            raise ProviderError("The provider's content filter withheld the answer")
         if reason is None:
             raise ProviderError("The model's answer broke off", retryable=True)
+        if reason.lower().startswith(_WITHHELD):
+            raise ProviderError("The provider's content filter withheld the answer")
+        if reason.lower() in BROKEN_OFF:
+            raise ProviderError(f"The provider broke its answer off ({reason})", retryable=True)
         if not self.began:
             yield StreamStart(self.message)
         yield from self._close()
@@ -145,23 +159,24 @@ class StreamAssembler:
         call = self._call_of(piece)
         if call is None:
             yield from self._close()
-            call = _GrowingCall(ToolCall(piece.id, piece.name), len(self.message.content))
+            call = GrowingCall(ToolCall(piece.id, piece.name), len(self.message.content))
             self._calls.append(call)
             if piece.index is not None:
                 self._newest_at[piece.index] = call
             self.message.content.append(call.block)
             yield ToolCallStart(call.position, self.message)
+        call.block.id = call.block.id or piece.id
+        call.block.name = call.block.name or piece.name
         if piece.arguments:
             call.grow(piece.arguments)
             yield ToolCallDelta(call.position, piece.arguments, self.message)
 
-    def _call_of(self, piece: ToolCallPiece) -> _GrowingCall | None:
+    def _call_of(self, piece: ToolCallPiece) -> GrowingCall | None:
         """The call that a piece belongs to; None if it begins one."""
         if piece.index is not None:
             call = self._newest_at.get(piece.index)
             # Some providers give all calls of an answer the same index.
-            renamed = call is not None and piece.id and piece.name and piece.id != call.block.id
-            return None if renamed else call
+            return None if call is not None and _is_another(call.block, piece) else call
         # Some count no index: then a new id is a new call.
         if piece.id:
             return next((call for call in self._calls if call.block.id == piece.id), None)
@@ -179,7 +194,13 @@ class StreamAssembler:
         return len(self.message.content) - 1
 
 
-class _GrowingCall:
+def _is_another(call: ToolCall, piece: ToolCallPiece) -> bool:
+    """Whether a piece names another call than that which its index says."""
+    known = call.id or call.name
+    return bool(known and piece.id and piece.name and piece.id != call.id)
+
+
+class GrowingCall:
     """A tool call whose arguments are still coming."""
 
     __slots__ = ("_parse_at", "block", "position", "text")
@@ -191,6 +212,7 @@ class _GrowingCall:
         self._parse_at = 0
 
     def grow(self, delta: str) -> None:
+        """Add a piece of their text."""
         self.text += delta
         # Parsing after every piece would be quadratic; a tenth more text at a time is linear.
         if len(self.text) >= self._parse_at:

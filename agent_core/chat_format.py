@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +24,11 @@ from agent_core.tools import AgentTool
 
 _MOST_TOKENS = 2**31 - 1
 """No call has so many; who reports more has counted something else."""
+
+_LONGEST_CALL_ID = 40
+"""Characters that OpenAI takes."""
+
+_MISTRALS_CALL_ID = re.compile(r"[A-Za-z0-9]{9}")
 
 
 def chat_messages(
@@ -62,10 +69,10 @@ def _chat_message(
         text = plain_text(message.content)
         return {
             "role": "tool",
-            "tool_call_id": message.tool_call_id,
+            "tool_call_id": _call_id(model, message.tool_call_id),
             "content": text or "(see the image)" if message.content else "(no output)",
         }
-    chat = _assistant(message)
+    chat = _assistant(model, message)
     # A signature is worth something only to the model that gave it.
     if signed_thinking and (message.model, message.provider) == (model.id, model.provider):
         signed = _signed_thinking(message)
@@ -101,19 +108,32 @@ def _images_of_tools(model: Model, images: Sequence[ImageContent]) -> dict[str, 
     return {"role": "user", "content": parts + [_image(model, image) for image in images]}
 
 
-def _assistant(message: AssistantMessage) -> dict[str, Any]:
+def _assistant(model: Model, message: AssistantMessage) -> dict[str, Any]:
     calls = message.tool_calls
     chat: dict[str, Any] = {"role": "assistant", "content": message.text or (None if calls else "")}
     if calls:
         chat["tool_calls"] = [
             {
-                "id": call.id,
+                "id": _call_id(model, call.id),
                 "type": "function",
                 "function": {"name": call.name, "arguments": as_text(call.arguments)},
             }
             for call in calls
         ]
     return chat
+
+
+def _call_id(model: Model, call_id: str) -> str:
+    """The id of a call as this model takes it: another may have given it, in a form of its own.
+
+    It comes of the id alone, so that a call and its result have the same.
+    """
+    digest = hashlib.sha256(call_id.encode("utf-8", "replace")).hexdigest()
+    if model.provider == "mistral" or model.id.startswith("mistral/"):
+        return call_id if _MISTRALS_CALL_ID.fullmatch(call_id) else digest[:9]
+    # In ids of Gemini's calls litellm keeps the signatures that Gemini wants back.
+    signed = "__thought__" in call_id and (model.provider == "gemini" or "gemini" in model.id)
+    return call_id if signed or len(call_id) <= _LONGEST_CALL_ID else f"call_{digest[:24]}"
 
 
 def _signed_thinking(message: AssistantMessage) -> list[dict[str, Any]]:
@@ -147,11 +167,18 @@ def tool_definitions(tools: Sequence[AgentTool]) -> list[dict[str, Any]]:
             "function": {
                 "name": tool.name,
                 "description": tool.description,
-                "parameters": dict(tool.schema),
+                "parameters": _parameters(tool),
             },
         }
         for tool in tools
     ]
+
+
+def _parameters(tool: AgentTool) -> dict[str, Any]:
+    schema = dict(tool.schema)
+    if schema.get("type") == "object":
+        schema.setdefault("properties", {})  # OpenAI refuses an object without
+    return schema
 
 
 def sampling(model: Model, options: StreamOptions) -> dict[str, Any]:

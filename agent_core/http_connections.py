@@ -50,6 +50,8 @@ async def _life() -> AsyncGenerator[ClientSession, None]:
     session = aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300, keepalive_timeout=_KEEPALIVE),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT),
+        # All users' calls go over it: what a server set for one must not come with another's key.
+        cookie_jar=aiohttp.DummyCookieJar(),
     )
     try:
         yield session

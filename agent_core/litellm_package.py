@@ -17,6 +17,7 @@ from importlib import resources
 from types import MappingProxyType
 from typing import Any
 
+from agent_core.assembly import BROKEN_OFF, UNSPECIFIED
 from agent_core.later_names import LaterNames
 
 logger = logging.getLogger(__name__)
@@ -96,6 +97,9 @@ def _drop_what_is_not_used(package: Any) -> None:
     # The table of models as it was read, beside the one that is used.
     kept = package.litellm_core_utils.get_model_cost_map.GetModelCostMap
     kept._loaded_catalog = MappingProxyType(package.model_cost)  # noqa: SLF001 - 8 MB for nothing
+    # Answers that broke off are whole ones to it. This is what it can say that comes nearest.
+    reasons = package.litellm_core_utils.core_helpers._FINISH_REASON_MAP  # noqa: SLF001
+    reasons.update(dict.fromkeys(BROKEN_OFF, UNSPECIFIED), model_length="length")
 
 
 def _vocabulary_of_claude(_: str) -> str:

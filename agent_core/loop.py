@@ -155,6 +155,8 @@ class _Run:
         self._stream_fn = stream_fn
         self._model = config.model
         self._pinned = False  # a hook's choice of a model goes before the router's
+        # Whose the static key is; of a router's models, the one that it prefers at the first turn.
+        self._began_with = config.model if config.model_router is None else None
         self._thinking: ThinkingLevel = config.reasoning or "off"
         self._new: list[Message] = []
         self._step = config.first_step
@@ -274,7 +276,7 @@ class _Run:
         model = self._chosen_model(has_tools=bool(permitted))
         options = StreamOptions(
             signal=self._signal,
-            api_key=await self._api_key(model.provider),
+            api_key=await self._key_of(model),
             session_id=config.session_id,
             reasoning=None if self._thinking == "off" else self._thinking,
             thinking_budgets=config.thinking_budgets,
@@ -290,9 +292,11 @@ class _Run:
         config = self._config
         if config.model_router is not None and not self._pinned:
             try:
-                return config.model_router.get_model(
-                    has_tools, task=config.task, session_id=config.session_id
+                router = config.model_router
+                self._began_with = self._began_with or router.preferred(
+                    has_tools=has_tools, task=config.task
                 )
+                return router.get_model(has_tools, task=config.task, session_id=config.session_id)
             except UnknownModelError as error:
                 raise HookError(str(error)) from error
         if self._model is None:
@@ -309,9 +313,7 @@ class _Run:
         stream_fn, route = self._stream_fn, None
         router = self._config.model_router
         if router is not None and not self._pinned:
-            stream_fn = router.stream_fn(
-                stream_fn, task=self._config.task, get_api_key=self._api_key
-            )
+            stream_fn = router.stream_fn(stream_fn, task=self._config.task, key_of=self._key_of)
             route = f"route/{self._config.task}"
         events = stream_completion(
             model,
@@ -373,11 +375,14 @@ class _Run:
     async def _poll(self, name: str, queue: GetMessages | None) -> Sequence[Message]:
         return [] if queue is None else await self._ask(name, message_list_or_none, queue)
 
-    async def _api_key(self, provider: str) -> str | None:
-        hook, api_key = self._config.get_api_key, self._config.api_key
-        if hook is None:
-            return api_key
-        return await self._ask("get_api_key", key_or_none, hook, provider) or api_key
+    async def _key_of(self, model: Model) -> str | None:
+        hook, own = self._config.get_api_key, self._began_with
+        key = None
+        if hook is not None:
+            key = await self._ask("get_api_key", key_or_none, hook, model.provider)
+        if not key and own is not None and model.shares_keys_with(own):
+            key = self._config.api_key
+        return key
 
     def _usage(self) -> Usage:
         answers = (message for message in self._new if isinstance(message, AssistantMessage))

@@ -33,7 +33,9 @@ class AgentLoopConfig:
     Times are in seconds; None as a cap means none. `first_step` is the journal's number of the
     first model call. `has_steering_messages` is asked by the "skip" policy before each call.
     With `enable_credit_tracking` the run's summed usage comes with `agent_end`. A
-    `model_router` picks the model by `task`, with fallbacks; `model` is not used then.
+    `model_router` picks the model by `task`, with fallbacks; `model` is not used then. `api_key`
+    goes only to the provider (or `base_url`) of the model that the run begins with, which of a
+    router's is the one that it prefers; `get_api_key` is asked first, for any provider.
     """
 
     model: Model | None

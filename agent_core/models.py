@@ -76,6 +76,12 @@ class Model:
         """Provider and id, as routing and limits know the model."""
         return f"{self.provider}/{self.id}"
 
+    def shares_keys_with(self, other: Model) -> bool:
+        """Whether a key for the one is for the other, too: both are one provider's, or at one
+        `base_url`."""
+        same_place = self.base_url is not None and self.base_url == other.base_url
+        return same_place or self.provider == other.provider
+
     def price(self, usage: Usage) -> Usage:
         """Return the usage with its cost filled in."""
         cost = (

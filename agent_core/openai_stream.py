@@ -113,6 +113,8 @@ async def _chunks(
                         return
                     if began and response.connection is not None:
                         reading.rest(response.connection.transport)
+                for chunk in _joined(reader.end()):
+                    yield chunk
     except network_errors() as error:
         text = str(error) or type(error).__name__
         raise ProviderError(f"Connection failed: {text}", retryable=True) from error
@@ -184,6 +186,8 @@ def _chunk(data: str) -> ChatChunk:
         chunk = json.loads(data)
         if chunk.get("error"):
             raise _error_in_stream(chunk["error"])
+        if not chunk.get("choices") and isinstance(chunk.get("message"), str):
+            raise _error_in_stream(chunk)  # as vLLM and some gateways send errors
         return _read_chunk(chunk)
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise ProviderError(
@@ -208,7 +212,8 @@ def _read_chunk(chunk: Mapping[str, Any]) -> ChatChunk:
         return read
     choice = choices[0]
     read.finish_reason = _text(choice.get("finish_reason")) or None
-    delta = choice.get("delta") or {}
+    # Who does not stream sends a message; with a delta beside it it is what was said so far.
+    delta = choice.get("delta", choice.get("message")) or {}
     read.text, thinking = said_in(delta.get("content"))
     read.thinking = _text(delta.get("reasoning_content") or delta.get("reasoning")) or thinking
     for call in delta.get("tool_calls") or ():

@@ -47,7 +47,9 @@ class AgentOptions:
     permissions. `get_steering_messages` and `get_follow_up_messages` are asked where the agent's
     own queue of that kind has nothing: they bring what was said to this run elsewhere. The
     `steering_policy` "skip" sees the agent's own queue only: what is said elsewhere skips no call,
-    and is read after them.
+    and is read after them. `api_key` goes only to the provider (or `base_url`) of the model that
+    the run begins with, which of a `model_router`'s is the one that it prefers; `get_api_key` is
+    asked first, for any provider.
     """
 
     initial_state: InitialState = field(default_factory=InitialState)

@@ -14,6 +14,7 @@ from contextlib import aclosing, closing
 from typing import Any
 
 from agent_core.abort import CancelEvent
+from agent_core.assembly import GrowingCall
 from agent_core.attempts import is_retryable, next_in_time
 from agent_core.completion import stream_completion
 from agent_core.content import TextContent, ThinkingContent, ToolCall
@@ -36,7 +37,6 @@ from agent_core.messages import (
     message_from_dict,
 )
 from agent_core.models import Model
-from agent_core.partial_json import partial_arguments
 from agent_core.patience import Patience
 from agent_core.redaction import error_text
 from agent_core.results import AgentToolResult
@@ -93,6 +93,8 @@ async def _posted(
             async for piece in response.content.iter_any():
                 for data in reader.feed(piece):
                     yield data
+            for data in reader.end():
+                yield data
     except network_errors() as error:
         text = str(error) or type(error).__name__
         raise ProviderError(f"Connection failed: {text}", retryable=True) from error
@@ -103,14 +105,14 @@ class _GrowingMessage:
 
     def __init__(self, model: Model) -> None:
         self._message = AssistantMessage([], model.id, model.provider)
-        self._texts: dict[int, str] = {}
+        self._calls: dict[int, GrowingCall] = {}
 
     def take(self, data: str) -> AssistantMessageEvent:
         try:
             fields = json_object(json.loads(data), "an event")
             self._grow(fields)
             return stream_event_from_dict(fields, self._message)
-        except (ValueError, IndexError) as error:
+        except (ValueError, LookupError) as error:
             raise ProviderError("The proxy sent what is no event") from error
 
     def _grow(self, fields: JsonObject) -> None:
@@ -121,9 +123,9 @@ class _GrowingMessage:
         elif kind == "thinking_start":
             content.append(ThinkingContent(""))
         elif kind == "toolcall_start":
-            content.append(
-                ToolCall(optional(fields, "id", str, ""), optional(fields, "name", str, ""))
-            )
+            call = ToolCall(optional(fields, "id", str, ""), optional(fields, "name", str, ""))
+            self._calls[len(content)] = GrowingCall(call, len(content))
+            content.append(call)
         elif kind in {"text_delta", "thinking_delta", "toolcall_delta"}:
             index = require(fields, "content_index", int)
             self._add(index, require(fields, "delta", str))
@@ -132,8 +134,8 @@ class _GrowingMessage:
             if isinstance(block, ThinkingContent):
                 block.signature = maybe(fields, "signature", str)
         elif kind == "toolcall_end":
-            call = stream_event_from_dict(fields, self._message)
-            content[require(fields, "content_index", int)] = call.tool_call  # type: ignore[union-attr]
+            end = stream_event_from_dict(fields, self._message)
+            content[require(fields, "content_index", int)] = end.tool_call  # type: ignore[union-attr]
 
     def _add(self, index: int, delta: str) -> None:
         block = self._message.content[index]
@@ -142,8 +144,7 @@ class _GrowingMessage:
         elif isinstance(block, ThinkingContent):
             block.thinking += delta
         else:
-            self._texts[index] = self._texts.get(index, "") + delta
-            block.arguments = partial_arguments(self._texts[index])
+            self._calls[index].grow(delta)
 
 
 def _request(model: Model, context: LlmContext, options: StreamOptions) -> dict[str, Any]:

@@ -7,8 +7,12 @@ import re
 _HIDDEN = "[hidden]"
 
 # Shapes of credentials that providers and libraries put into their error messages.
+# Words and names may begin as they do, so what could be one is hidden only with a digit in it, or
+# where it is too long for a word. How far a digit is looked for is bounded: texts may be long.
 _KEYS = re.compile(
-    r"\b(?:sk|pk|rk|gsk|xai|ghp|gho|github_pat|AKIA|AIza|hf)[-_]?[A-Za-z0-9_\-]{12,}"
+    r"\b(?:AKIA|AIza|github_pat_|sk-proj-|sk-ant-)[A-Za-z0-9_\-]{12,}"
+    r"|\b(?:sk|pk|rk)[-_](?=[A-Za-z0-9_\-]{0,60}[0-9]|[A-Za-z]{22})[A-Za-z0-9_\-]{12,}"
+    r"|\b(?:gsk_|xai-|gh[oprsu]_|hf_)(?=[A-Za-z]{0,60}[0-9]|[A-Za-z]{22})[A-Za-z0-9]{12,}"
     r"|(?<=Bearer )[A-Za-z0-9._~+/=\-]{8,}"
     r"|(?<=://)[^\s/:@]+:[^\s/@]+(?=@)"
 )

@@ -85,17 +85,25 @@ class ModelRouter:
         self, *, has_tools: bool = False, task: Task = "simple", session_id: str | None = None
     ) -> list[Model]:
         """Return the models that fit, in the order to try them; those that cool down come last."""
+        fitting = self._fitting(has_tools=has_tools, task=task)
+        now = self._clock()
+        fitting.sort(key=lambda entry: entry.closed_until > now)
+        if self._sticky and session_id is not None:
+            self._stick(fitting, (session_id, task), now)
+        return [entry.model for entry in fitting]
+
+    def preferred(self, *, has_tools: bool = False, task: Task = "simple") -> Model:
+        """Return the model to try first if all are well; raises UnknownModelError if none fits."""
+        return self._fitting(has_tools=has_tools, task=task)[0].model
+
+    def _fitting(self, *, has_tools: bool, task: Task) -> list[_Entry]:
         capable = [entry for entry in self._entries.values() if entry.model.tools or not has_tools]
         fitting = [entry for entry in capable if task in entry.tasks]
         # A model for all tasks stands in for one of its own.
         fitting += [entry for entry in capable if not entry.tasks]
         if not fitting:
             raise UnknownModelError(f"no model is registered for {task}, has_tools={has_tools}")
-        now = self._clock()
-        fitting.sort(key=lambda entry: entry.closed_until > now)
-        if self._sticky and session_id is not None:
-            self._stick(fitting, (session_id, task), now)
-        return [entry.model for entry in fitting]
+        return fitting
 
     def _stick(self, fitting: list[_Entry], key: tuple[str, str], now: float) -> None:
         """Put the session's model first, or make the first one the session's."""
@@ -133,13 +141,14 @@ class ModelRouter:
         inner: StreamFn | None = None,
         *,
         task: Task = "simple",
-        get_api_key: Callable[[str], Awaitable[str | None]] | None = None,
+        key_of: Callable[[Model], Awaitable[str | None]] | None = None,
     ) -> StreamFn:
         """Return a stream function that falls back from model to model.
 
         The model it is called with is tried first, unless it is left out just now. A model that
-        has begun its answer is not replaced. With `get_api_key` a fallback of another provider is
-        called with that provider's key; otherwise all are called with the one of the options.
+        has begun its answer is not replaced. A fallback of another provider is called with what
+        `key_of` gives for it; without that, with the key of the options only at the same
+        `base_url`, else with none.
         """
 
         async def routed(
@@ -150,8 +159,10 @@ class ModelRouter:
                 fallback_left = candidate is not candidates[-1]
                 began = False
                 own = options
-                if get_api_key is not None and candidate.provider != model.provider:
-                    own = replace(options, api_key=await get_api_key(candidate.provider))
+                if candidate.provider != model.provider and key_of is not None:
+                    own = replace(options, api_key=await key_of(candidate))
+                elif not candidate.shares_keys_with(model):
+                    own = replace(options, api_key=None)
                 events = stream_completion(candidate, context, own, stream_fn=inner)
                 async with aclosing(events):
                     async for event in events:

@@ -48,6 +48,7 @@ class ChatServer:
         self.gone = asyncio.Event()
         self.release = asyncio.Event()
         self.url = ""
+        self.cookie = ""
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         entry = self.script[len(self.requests)]
@@ -58,6 +59,8 @@ class ChatServer:
         if isinstance(entry, Refusal):
             return await self._refuse(request, entry)
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        if self.cookie:
+            response.headers["Set-Cookie"] = self.cookie
         await response.prepare(request)
         try:
             for piece in entry:
@@ -94,8 +97,11 @@ class ChatServer:
 
 
 @asynccontextmanager
-async def serving(*script: Sequence[Piece] | Refusal) -> AsyncIterator[ChatServer]:
+async def serving(
+    *script: Sequence[Piece] | Refusal, cookie: str = ""
+) -> AsyncIterator[ChatServer]:
     server = ChatServer(script)
+    server.cookie = cookie
     app = web.Application()
     app.router.add_post("/v1/chat/completions", server.answer)
     async with served(app, handler_cancellation=True) as url:

@@ -45,7 +45,8 @@ def model_at(server: ChatServer, api: Api, **changes: Any) -> Model:
         "retry_delay": 0.001,
         "first_token_timeout": 20.0,
     }
-    return Model("m", "local", base_url=server.url, api=api, **(settings | changes))
+    provider = changes.pop("provider", "local")
+    return Model("m", provider, base_url=server.url, api=api, **(settings | changes))
 
 
 async def events_of(
@@ -145,6 +146,35 @@ async def test_calls_that_share_an_index_are_told_apart(api: Api) -> None:
         (1, "c2"),
         (2, "c3"),
     ]
+
+
+async def test_a_name_may_come_after_the_first_piece_of_a_call(api: Api) -> None:
+    script: list[Piece] = [
+        call_piece(0, "c1", None, ""),
+        call_piece(0, None, "look", '{"at": "door"}'),
+        chunk(finish="tool_calls"),
+        DONE,
+    ]
+    async with serving(script) as server:
+        final = (await events_of(server, api))[-1]
+
+    assert final.type == "done", final
+    assert final.message.tool_calls == [ToolCall("c1", "look", {"at": "door"})]
+
+
+@pytest.mark.parametrize("provider", ["local", "deepseek", "mistral"])
+@pytest.mark.parametrize("reason", ["error", "insufficient_system_resource"])
+async def test_half_an_answer_is_not_taken_for_a_whole_one(
+    api: Api, provider: str, reason: str
+) -> None:
+    async with serving(
+        [chunk({"content": "The answer is forty-"}), chunk(finish=reason)]
+    ) as server:
+        final = (await events_of(server, api, provider=provider))[-1]
+
+    assert final.type == "error"
+    assert final.error.text == "The answer is forty-"
+    assert final.retryable
 
 
 async def test_thinking_comes_before_the_text(api: Api) -> None:
@@ -309,6 +339,17 @@ async def test_calls_share_a_connection(api: Api) -> None:
 
     first, second = server.peers
     assert first == second
+
+
+async def test_no_cookie_comes_with_anothers_key(api: Api) -> None:
+    async with serving(said("one"), said("two"), cookie="session=of-the-first") as server:
+        server.url = server.url.replace("127.0.0.1", "localhost")  # no IP address has cookies
+        for key in ("key-of-the-first", "key-of-the-second"):
+            await events_of(server, api, options=StreamOptions(api_key=key))
+
+    first, second = server.headers
+    assert first["authorization"] != second["authorization"]
+    assert "cookie" not in second
 
 
 async def test_many_calls_run_at_once(api: Api) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -32,7 +35,7 @@ from agent_core import (
 )
 from agent_core.assembly import ChatChunk, StreamAssembler, ToolCallPiece
 from agent_core.attempts import retry_after_seconds, retry_delay
-from agent_core.chat_format import chat_messages, usage_of
+from agent_core.chat_format import chat_messages, tool_definitions, usage_of
 from agent_core.litellm_package import litellm
 from agent_core.litellm_stream import _provider_error, _request, preload
 from agent_core.openai_stream import _chunk, stream_openai
@@ -229,6 +232,55 @@ def test_what_a_model_cannot_use_is_left_out() -> None:
     assert own[1]["thinking_blocks"][0]["thinking"] == "hm"
 
 
+GEMINIS_ID = f"call_0123456789__thought__{'Q' * 200}=="
+
+
+@pytest.mark.parametrize(
+    ("model", "call_id", "kept"),
+    [
+        (Model("large", "mistral"), "Ab3dE6gH9", True),
+        (Model("large", "mistral"), "call_PTLP8xhu3uwZk4l3nlnrrJha", False),
+        (Model("large", "mistral"), GEMINIS_ID, False),
+        (Model("mistral/large", "gateway"), "c1", False),
+        (Model("gpt", "openai"), "call_PTLP8xhu3uwZk4l3nlnrrJha", True),
+        (Model("gpt", "openai"), "x" * 40, True),
+        (Model("gpt", "openai"), "x" * 41, False),
+        (Model("gpt", "openai"), GEMINIS_ID, False),
+        (Model("claude", "anthropic"), GEMINIS_ID, False),
+        (Model("flash", "gemini"), GEMINIS_ID, True),
+        (Model("gemini-3", "vertex_ai"), GEMINIS_ID, True),
+        (Model("gemini-3", "vertex_ai"), "x" * 41, False),
+    ],
+)
+def test_an_id_of_a_call_is_one_that_the_model_takes(
+    model: Model, call_id: str, kept: bool
+) -> None:
+    asked, result = calls(call(call_id, "t"), call("c2", "t")), ToolResultMessage(call_id, "t", [])
+    chat = chat_messages(model, LlmContext("", [asked, result]), signed_thinking=True)
+
+    (sent, other), answered = (each["id"] for each in chat[0]["tool_calls"]), chat[1]
+    assert answered["tool_call_id"] == sent != other
+    assert (sent == call_id) == kept
+    if model.name == "mistral/large" or model.id == "mistral/large":
+        assert re.fullmatch(r"[A-Za-z0-9]{9}", sent)
+    elif not kept:
+        assert re.fullmatch(r"[A-Za-z0-9_]{1,40}", sent)
+    assert (asked.tool_calls[0].id, result.tool_call_id) == (call_id, call_id)
+
+
+@pytest.mark.parametrize(
+    ("schema", "sent"),
+    [
+        ({"type": "object"}, {"type": "object", "properties": {}}),
+        ({"anyOf": []}, {"anyOf": []}),
+    ],
+)
+def test_a_tool_without_parameters_says_so(schema: dict[str, Any], sent: dict[str, Any]) -> None:
+    (definition,) = tool_definitions([replace(ok, parameters=schema)])
+
+    assert definition["function"]["parameters"] == sent
+
+
 @pytest.mark.parametrize("signed_thinking", [True, False])
 def test_deepseek_gets_its_thinking_back_where_there_are_tools(signed_thinking: bool) -> None:
     asked = AssistantMessage(
@@ -387,6 +439,14 @@ def test_calls_without_an_index_are_told_apart_by_their_ids() -> None:
     assert assemble(piece("{}"), END).tool_calls == [ToolCall("", "t")]
 
 
+def test_a_name_may_come_after_the_first_piece_of_a_call() -> None:
+    for index in (0, None):
+        message = assemble(piece("", "c1", index, name=""), piece("{}", "", index, name="go"), END)
+        assert message.tool_calls == [ToolCall("c1", "go")]
+    late = assemble(piece("", "", 0, name=""), piece("{}", "c1", 0), END)
+    assert late.tool_calls == [ToolCall("c1", "t")]
+
+
 def test_text_thinking_and_signatures_make_blocks() -> None:
     message = assemble(
         ChatChunk(thinking="a"),
@@ -424,11 +484,22 @@ def test_an_empty_answer_is_one() -> None:
     [
         ([ChatChunk(text="x")], "broke off"),
         ([ChatChunk(finish_reason="content_filter")], "content filter"),
+        ([ChatChunk("x", finish_reason="content_filter: SAFETY")], "content filter"),
+        ([ChatChunk("x", finish_reason="SAFETY")], "content filter"),
+        ([ChatChunk("x", finish_reason="error")], r"broke its answer off \(error\)"),
+        ([ChatChunk("x", finish_reason="insufficient_system_resource")], "broke its answer off"),
     ],
 )
 def test_an_answer_that_is_none_is_a_failure(chunks: list[ChatChunk], problem: str) -> None:
-    with pytest.raises(ProviderError, match=problem):
+    with pytest.raises(ProviderError, match=problem) as failed:
         assemble(*chunks)
+
+    assert failed.value.retryable == ("filter" not in problem)
+
+
+@pytest.mark.parametrize("reason", ["length", "max_tokens", "model_length"])
+def test_an_answer_without_room_is_cut_by_its_length(reason: str) -> None:
+    assert assemble(ChatChunk("x", finish_reason=reason)).stop_reason == "length"
 
 
 @pytest.mark.parametrize(
@@ -468,6 +539,24 @@ def test_events_are_read_across_pieces() -> None:
         reader.feed(b"x" * (8 * 1024 * 1024 + 1))
 
 
+@pytest.mark.parametrize("rest", ["", "\n", "\r\n"])
+def test_the_last_event_needs_no_blank_line(rest: str) -> None:
+    reader = SseReader()
+
+    assert reader.feed(f"data: one\n\ndata: two{rest}".encode()) == ["one"]
+    assert reader.end() == ["two"]
+    assert reader.end() == []
+
+
+def test_a_body_of_json_is_one_event() -> None:
+    reader = SseReader()
+
+    assert [reader.feed(piece) for piece in (b" \n", b'{"a":\n\n', b" 1}\n")] == [[], [], []]
+    assert json.loads(*reader.end()) == {"a": 1}
+    with pytest.raises(ProviderError, match="8 MiB"):
+        SseReader().feed(b"{" * (8 * 1024 * 1024 + 1))
+
+
 def test_an_event_of_many_lines_has_an_end_too() -> None:
     reader = SseReader()
     line = b"data: " + b"x" * 1024 * 1024 + b"\n"
@@ -488,6 +577,8 @@ def test_an_event_of_many_lines_has_an_end_too() -> None:
         ('{"choices": [{"delta": {"tool_calls": [1]}}]}', "no chunk"),
         ('{"error": {"message": "busy", "code": 503}}', "busy"),
         ('{"error": "down"}', "down"),
+        ('{"object": "error", "message": "too long", "code": 400}', r"too long \(400\)"),
+        ('{"message": "overloaded", "type": "server_error"}', "overloaded"),
     ],
 )
 def test_what_is_no_chunk_is_a_failure(data: str, problem: str) -> None:
@@ -583,6 +674,20 @@ def test_a_missing_key_is_not_tried_again() -> None:
     [
         "Incorrect API key provided: sk-proj-abcdefghijklmnop",
         "Bearer abcdefghijklmnop was refused",
+        "sk-abcdefgh0123456789abcdefgh",
+        "sk-ant-api03-abcdefgh-0123_456789",
+        "sk_live_abcdefgh01234567",
+        "pk_test_abcdefgh01234567",
+        "rk_live_abcdefgh01234567",
+        "gsk_abcdefgh0123456789abcdef",
+        "xai-abcdefgh0123456789abcdef",
+        "hf_abcdefghijklmnopqrstuvwxyzabcdefgh",
+        "hf_abcdefgh0123456789",
+        "ghp_abcdefgh0123456789abcdef",
+        "gho_abcdefgh0123456789abcdef",
+        "github_pat_11abcdefgh_0123456789abcdef",
+        "AKIAabcdefgh01234567",
+        "AIzaSyabcdefgh-0123456789_abcdef",
         "connect to postgres://user:pass-word@host failed",
         "my-own-secret",
     ],
@@ -596,5 +701,16 @@ def test_keys_are_hidden(text: str) -> None:
 
 
 def test_plain_words_are_not_hidden() -> None:
-    for text in ("task-force is risky", "no file https://example.org/a:b@c", "sk-1"):
+    for text in (
+        "task-force is risky",
+        "no file https://example.org/a:b@c",
+        "sk-1",
+        "no skill skill-writing-guide-2",
+        "skeleton-template.md",
+        "pkg-config-missing",
+        "no column sku_description_en or pk_column_constraint",
+        "hf_hub_download_1 and hfdownloads12345",
+        "xai-grok-4-fast-reasoning",
+        "skip_validation_flag_12",
+    ):
         assert redact(text, "no") == text

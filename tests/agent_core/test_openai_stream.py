@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -143,6 +144,72 @@ async def test_what_is_no_stream_is_a_failure() -> None:
     assert isinstance(second, StreamError)
     assert "no chunk of an answer" in str(first.error.error_message)
     assert "broke off" in str(second.error.error_message)
+
+
+WHOLE = {
+    "choices": [
+        {
+            "index": 0,
+            "message": {
+                "role": "assistant",
+                "content": "It is open.",
+                "tool_calls": [{"id": "c1", "function": {"name": "look", "arguments": "{}"}}],
+            },
+            "finish_reason": "tool_calls",
+        }
+    ],
+    "usage": {"prompt_tokens": 3, "completion_tokens": 4},
+}
+
+
+async def ended(*script: Piece) -> AssistantMessageEvent:
+    """How an answer ends whose body is this and no more; the server is asked once."""
+    async with serving(script) as server:
+        model = Model("m", "local", base_url=server.url, api="openai")
+        return await _last(stream_model(model, CONTEXT, StreamOptions()))
+
+
+async def test_an_answer_may_come_whole() -> None:
+    done = await ended(json.dumps(WHOLE, indent=1))
+
+    assert isinstance(done, StreamDone)
+    assert done.message.content == [TextContent("It is open."), ToolCall("c1", "look", {})]
+    assert done.message.usage == Usage(3, 4, 0, 0, 7)
+
+
+async def test_what_was_said_so_far_is_not_said_again() -> None:
+    # As Perplexity sends it beside each delta.
+    last = chunk(finish="stop")
+    last["choices"][0]["message"] = {"content": "Hi"}
+    done = await ended(chunk({"content": "Hi"}), last, DONE)
+
+    assert isinstance(done, StreamDone)
+    assert done.message.text == "Hi"
+
+
+@pytest.mark.parametrize("rest", ["", "\n"])
+async def test_the_last_event_of_an_answer_needs_no_blank_line(rest: str) -> None:
+    done = await ended(chunk({"content": "Hi"}), f"data: {json.dumps(chunk(finish='stop'))}{rest}")
+
+    assert isinstance(done, StreamDone)
+    assert done.message.text == "Hi"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        'data: {"object": "error", "message": "context too long", "code": 400}\n\n',
+        'event: error\ndata: {"message": "context too long", "code": 400}\n\n',
+        '{"error": {"message": "context too long", "code": 400}}',
+        '{"object": "error", "message": "context too long", "code": 400}',
+    ],
+)
+async def test_an_error_is_told_whatever_its_form(body: str) -> None:
+    failed = await ended(body)
+
+    assert isinstance(failed, StreamError)
+    assert failed.error.error_message == "context too long (400)"
+    assert not failed.retryable
 
 
 def text_part(text: str) -> dict[str, str]:

@@ -31,6 +31,9 @@ from agent_core import (
     stream_completion,
     stream_proxy,
 )
+from agent_core.assembly import ChatChunk, StreamAssembler, ToolCallPiece
+from agent_core.proxy_stream import _GrowingMessage
+from agent_core.streaming import PARTIAL_EVENTS
 from agent_core.testing import SCRIPTED_MODEL, ScriptedModel, failure, streamed
 from tests.agent_core.agents import Scripted, ok
 from tests.agent_core.chat_server import ChatServer, Hang, Piece, serving
@@ -128,6 +131,24 @@ async def test_an_answer_comes_through_as_it_is() -> None:
     assert request.options.api_key == "hidden"
     assert (request.options.reasoning, request.options.temperature) == ("low", 0.5)
     assert request.options.thinking_budgets == {"low": 5}
+
+
+def test_arguments_grow_as_they_do_without_a_proxy() -> None:
+    """They are not read anew with each piece, which for long ones takes up the loop."""
+    assembler, growing = StreamAssembler(SCRIPTED_MODEL), _GrowingMessage(SCRIPTED_MODEL)
+    text = '{"text": "' + "once upon a time " * 40
+    piece = ToolCallPiece(0, "c1", "write")
+    seen = []
+    for delta in ("", *(text[at : at + 8] for at in range(0, len(text), 8))):
+        piece.arguments = delta
+        for event in assembler.take(ChatChunk(tool_calls=[piece])):
+            told = growing.take(json.dumps(event.to_dict()))
+        assert isinstance(told, PARTIAL_EVENTS)
+        own, through = assembler.message.tool_calls, told.partial.tool_calls
+        seen.append((own[0].arguments, through[0].arguments))
+
+    assert [through for _, through in seen] == [own for own, _ in seen]
+    assert seen[-1][1]["text"].startswith("once upon")
 
 
 async def test_an_agent_talks_through_a_proxy() -> None:

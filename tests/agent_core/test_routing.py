@@ -183,6 +183,76 @@ async def test_a_fallback_is_called_with_its_own_providers_key() -> None:
     assert called == [("a", "key of a"), ("b", "key of b")]
 
 
+async def keys_called_with(models: list[Model], **settings: Any) -> list[tuple[str, str | None]]:
+    """The models that a router falls back through, as all but the last fail, and their keys."""
+    router = ModelRouter()
+    called: list[tuple[str, str | None]] = []
+    for number, model in enumerate(models):
+        router.register(str(number), model)
+
+    async def stream(
+        model: Model, context: LlmContext, options: StreamOptions
+    ) -> AsyncIterator[AssistantMessageEvent]:
+        called.append((model.name, options.api_key))
+        reply = "fine" if len(called) == len(models) else failure("down")
+        return await ScriptedModel([reply])(model, context, options)
+
+    scripted = Scripted([], stream_fn=stream, model_router=router, **settings)
+    await scripted.agent.prompt("hi")
+
+    assert scripted.texts() == ["hi", "fine"]
+    return called
+
+
+@pytest.mark.parametrize("settings", [{}, {"get_api_key": lambda _: None}])
+async def test_another_provider_does_not_get_the_key_of_the_first(settings: dict[str, Any]) -> None:
+    gateway = "http://127.0.0.1:9"
+    models = [Model("m", "a", gateway), Model("n", "a"), Model("m", "b"), Model("m", "c", gateway)]
+
+    called = await keys_called_with(models, api_key="key of a", **settings)
+
+    assert called == [("a/m", "key of a"), ("a/n", "key of a"), ("b/m", None), ("c/m", "key of a")]
+
+
+async def test_a_key_stays_with_its_provider_while_that_is_left_out() -> None:
+    router = ModelRouter(trip_after=1)
+    first, second = Model("m", "a"), Model("m", "b")
+    router.register("first", first)
+    router.register("second", second)
+    router.report(first, StreamError("error", failure("down")))
+    model = ScriptedModel([failure("down"), "fine"])
+    scripted = Scripted([], stream_fn=model, model_router=router, api_key="key of a")
+
+    await scripted.agent.prompt("hi")
+
+    called = [(request.model.provider, request.options.api_key) for request in model.requests]
+    assert called == [("b", None), ("a", "key of a")]
+
+
+async def test_a_hooks_choice_of_another_provider_does_not_get_the_key() -> None:
+    scripted = Scripted(
+        [calls(call("c1", "ok")), "fine"],
+        ok,
+        prepare_next_turn=lambda _: NextTurn(Model("m", "other")),
+        api_key="key",
+    )
+
+    await scripted.agent.prompt("hi")
+
+    assert [request.options.api_key for request in scripted.model.requests] == ["key", None]
+
+
+async def test_a_routers_stream_alone_gives_another_provider_no_key() -> None:
+    router = ModelRouter()
+    router.register("first", Model("m", "a"))
+    router.register("second", Model("m", "b"))
+    model = ScriptedModel([failure("down"), "fine"])
+
+    await final(router.stream_fn(model), Model("m", "a"), api_key="key of a")
+
+    assert [request.options.api_key for request in model.requests] == ["key of a", None]
+
+
 async def test_a_model_that_has_begun_is_not_replaced() -> None:
     half = answer("half")
     small = ScriptedModel([[StreamStart(half), StreamError("error", failure("E1", text="half"))]])
@@ -303,6 +373,9 @@ async def test_what_is_sampled_is_cached_only_if_asked(
         {"api": "openai"},
         {"headers": {"X-Group": "b"}},
         {"extra": {"seed": 7}},
+        {"images": True},
+        {"reasoning": True},
+        {"thinking_levels": ("high",)},
     ],
 )
 async def test_another_place_or_form_is_another_request(changed: dict[str, Any]) -> None:
@@ -321,6 +394,67 @@ async def test_a_failure_is_not_cached() -> None:
 
     assert (await final(stream_fn, SCRIPTED_MODEL, use_cache=True)).type == "error"
     assert (await final(stream_fn, SCRIPTED_MODEL, use_cache=True)).type == "done"
+
+
+class BrokenCache:
+    """A cache that is away, or holds what is no answer."""
+
+    def __init__(self, kept: dict[str, Any] | None = None) -> None:
+        self._kept = kept
+
+    async def get(self, key: str) -> dict[str, Any] | None:
+        if self._kept is None:
+            raise OSError("the cache is away")
+        return self._kept
+
+    async def put(self, key: str, message: dict[str, Any], ttl: float) -> None:
+        raise OSError("the cache is away")
+
+
+@pytest.mark.parametrize("kept", [None, {}, {"role": "assistant", "content": 7}])
+async def test_a_cache_that_fails_costs_no_answer(
+    kept: dict[str, Any] | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    stream_fn = cached(ScriptedModel(["one"]), BrokenCache(kept))
+
+    last = await final(stream_fn, SCRIPTED_MODEL, use_cache=True)
+
+    assert isinstance(last, StreamDone)
+    assert last.message.text == "one"
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
+    assert "an answer was not kept in the response cache: the cache is away" in caplog.text
+
+
+async def test_who_changes_an_answer_changes_no_later_one() -> None:
+    stream_fn = cached(ScriptedModel([calls(call("c1", "roll", sides=6))]), MemoryCache())
+    given: list[object] = []
+    for _ in range(3):
+        last = await final(stream_fn, SCRIPTED_MODEL, use_cache=True)
+        assert isinstance(last, StreamDone)
+        arguments = last.message.tool_calls[0].arguments
+        given.append(dict(arguments))
+        arguments["sides"] = 99
+
+    assert given == [{"sides": 6}] * 3
+
+
+async def test_who_stands_in_for_a_model_does_not_answer_for_it_later() -> None:
+    router = ModelRouter()
+    spare = Model("spare", "other")
+    router.register("first", SCRIPTED_MODEL)
+    router.register("second", spare)
+    stand_in = replace(answer("from the spare"), model="spare", provider="other")
+    stream_fn = cached(
+        router.stream_fn(ScriptedModel([failure("down"), stand_in, "one"])), MemoryCache()
+    )
+
+    texts = []
+    for _ in range(3):
+        last = await final(stream_fn, SCRIPTED_MODEL, use_cache=True)
+        assert isinstance(last, StreamDone)
+        texts.append(last.message.text)
+
+    assert texts == ["from the spare", "one", "one"]
 
 
 async def test_a_full_cache_forgets_what_was_not_asked_for() -> None:
