@@ -112,6 +112,11 @@ def session_body(session: Session) -> JsonObject:
 )
 async def post_session(body: SessionRequest, parts: Parts, user: User, key_id: KeyId) -> Response:
     """Make a session; its opening task gives the first text."""
+    if body.key is not None:
+        # Before anything else is looked at: what was on offer when it was made may be so no more.
+        before = await sessions.made_before(parts.db, user, body.key)
+        if before is not None:
+            return _created(*before, fresh=False)
     choice = await parts.catalog.choose(body.agent, body.story)
     session, task_id, fresh = await create(
         parts,
@@ -124,6 +129,10 @@ async def post_session(body: SessionRequest, parts: Parts, user: User, key_id: K
         metadata=body.metadata,
         priority=body.priority,
     )
+    return _created(session, task_id, fresh=fresh)
+
+
+def _created(session: Session, task_id: UUID, *, fresh: bool) -> Response:
     content = {**session_body(session), "task_id": task_id}
     return replies.created(content, f"/v1/sessions/{session.id}", fresh=fresh)
 

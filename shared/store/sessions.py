@@ -77,9 +77,11 @@ _CHARACTER_EXISTS = text(
     """
 )
 
-_OPENING_TASK = text(
-    """/* session opening task */
-    select id from tasks where session_id = :session and user_id = :user and seq = 1
+_MADE_BEFORE = text(
+    f"""/* session made before */
+    select {_COLUMNS}, o.id as opening_task
+    from sessions s join tasks o on o.session_id = s.id and o.seq = 1
+    where s.key = :key and s.user_id = :user and s.priority < {CHORE}
     """
 )
 
@@ -202,11 +204,22 @@ async def _create(
             start = replace(START, key_id=new.key_id)
             accepted = await accept_within(connection, user_id, made, start, most=most, rules=rules)
             return await _get(connection, user_id, made), accepted.task_id, accepted
+        if (row := (await connection.execute(_MADE_BEFORE, parameters)).first()) is not None:
+            return *_made_before(row), None
         if (await connection.execute(_CHARACTER_EXISTS, parameters)).first() is None:
             raise InvalidRequest("character_id: no such character of this agent")
-        row = (await connection.execute(_BY_KEY, parameters)).one()
-        opening = await connection.execute(_OPENING_TASK, {"session": row.id, "user": user_id})
-        return _session(row), opening.scalar_one(), None
+        raise NoResultFound("the session of this key was deleted meanwhile")
+
+
+async def made_before(db: Database, user_id: str, key: str) -> tuple[Session, UUID] | None:
+    """The session that a key made, and its opening task; None where it made none yet."""
+    row = await db.row(_MADE_BEFORE, {"key": key, "user": user_id})
+    return None if row is None else _made_before(row)
+
+
+def _made_before(row: AnyRow) -> tuple[Session, UUID]:
+    *session, opening_task = row
+    return Session(*session), opening_task
 
 
 async def _get(connection: AsyncConnection, user_id: str, session_id: UUID) -> Session:

@@ -1,5 +1,6 @@
 """Sessions, transcripts, characters and the list of agents over HTTP."""
 
+import asyncio
 import json
 from typing import Any
 from uuid import uuid4
@@ -105,6 +106,28 @@ async def test_the_same_key_gives_the_same_session(client: Client) -> None:
 
     assert (first.status_code, second.status_code) == (201, 200)
     assert first.json() == second.json()
+
+
+async def test_a_known_key_gives_its_session_whatever_is_on_offer_now(
+    client: Client, db: Database
+) -> None:
+    made = await client.session(agent="story", story="cave", key="home")
+    await db.run(text("delete from catalog where kind = 'story'"))
+    await asyncio.sleep(1.1)  # for so long the gateway keeps what it has read
+    others: list[dict[str, Any]] = [
+        {"agent": "story", "story": "cave"},
+        {"agent": "story", "story": "nowhere"},
+        {"agent": "nobody"},
+        {"agent": "story", "character_id": str(uuid4())},
+        {"agent": "companion"},
+    ]
+    again = [
+        await client.http.post("/v1/sessions", json={**other, "key": "home"}) for other in others
+    ]
+    characters = (await client.http.get("/v1/characters")).json()["characters"]
+
+    assert [(one.status_code, one.json()) for one in again] == [(200, made)] * len(others)
+    assert [one["agent"] for one in characters] == ["story"]
 
 
 async def test_state_and_choices_are_the_last_tasks(client: Client, worker: FakeWorker) -> None:
