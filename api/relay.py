@@ -26,8 +26,8 @@ IDLE: Sequence[Line] = ()
 async def relay(
     parts: Gateway, caller: Caller, session_id: UUID, after: int | None
 ) -> AsyncGenerator[Sequence[Line], None]:
-    """The lines for one client, until the process stops or the client's API key is no more; `IDLE`
-    after a while without any.
+    """The lines for one client, until the process stops or the client's API key or token is no
+    more; `IDLE` after a while without any.
 
     The first lines, perhaps none, come as soon as the client's place in the log is found.
 
@@ -48,7 +48,7 @@ async def relay(
             subscription.mark_stale()  # it may wait for news
 
         view = View(parts, caller.user_id, session_id, subscription)
-        with parts.keyed.one(caller.key_id, end):
+        with parts.keyed.one(caller, end):
             yield await view.join(after)
             while not (parts.stopping or key_is_gone.is_set()):
                 if lines := await view.next_lines():
