@@ -316,9 +316,10 @@ class MessageBody(BaseModel):
 
 
 class MessagesBody(BaseModel):
-    """The newest messages of the current branch, oldest first."""
+    """Messages of the current branch, oldest first; `next` is the `before` of what was earlier."""
 
     messages: list[MessageBody]
+    next: int | None
 
 
 class CharacterBody(BaseModel):

@@ -27,6 +27,9 @@ from shared.store import sessions
 
 router = APIRouter(tags=["Sessions"])
 
+_MAX_NO = 2**53
+"""The largest number that every client can count to."""
+
 
 async def create(
     parts: Gateway,
@@ -186,10 +189,14 @@ async def list_messages(
     parts: Parts,
     user: User,
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
+    before: Annotated[int | None, Query(ge=1, le=_MAX_NO)] = None,
 ) -> Response:
-    """The newest messages of the current branch, oldest first."""
+    """The newest messages of the current branch, or the newest before one of them, oldest first.
+
+    `next` is the `before` of the page with what was said earlier.
+    """
     await sessions.get(parts.db, user, session_id)
-    found = await sessions.messages(parts.db, user, session_id, limit=limit)
+    found = await sessions.messages(parts.db, user, session_id, limit=limit, before=before)
     content = [
         {
             "id": one.no,
@@ -200,4 +207,5 @@ async def list_messages(
         }
         for one in found
     ]
-    return replies.ok({"messages": content})
+    following = found[0].no if found and found[0].parent is not None else None
+    return replies.ok({"messages": content, "next": following})

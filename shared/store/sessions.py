@@ -1,6 +1,6 @@
 """Sessions as their owner sees them: making, listing, reading, deleting; events and messages."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from uuid import UUID
 
@@ -124,7 +124,10 @@ _MESSAGES = text(
     """/* session messages */
     with recursive path as (
         select m.no, m.parent, m.task_id, m.message, m.created_at, 1 as depth
-        from sessions s join messages m on m.session_id = s.id and m.no = s.head_message
+        from sessions s join messages m on m.session_id = s.id and m.no =
+            case when cast(:before as bigint) is null then s.head_message
+                 else (select b.parent from messages b
+                       where b.session_id = s.id and b.no = :before) end
         where s.id = :session and s.user_id = :user
         union all
         select m.no, m.parent, m.task_id, m.message, m.created_at, p.depth + 1
@@ -132,6 +135,13 @@ _MESSAGES = text(
         where p.depth < :limit
     )
     select no, parent, task_id, message, created_at from path order by no
+    """
+)
+
+_MESSAGE_EXISTS = text(
+    """/* session message exists */
+    select 1 from sessions s join messages m on m.session_id = s.id
+    where s.id = :session and s.user_id = :user and m.no = :before
     """
 )
 
@@ -289,10 +299,24 @@ async def running_task(db: Database, user_id: str, session_id: UUID) -> tuple[UU
     return None if row is None else (row.id, row.claims)
 
 
-async def messages(db: Database, user_id: str, session_id: UUID, *, limit: int) -> list[Message]:
-    """The newest `limit` messages of the current branch, oldest first."""
-    rows = await db.rows(_MESSAGES, {"session": session_id, "user": user_id, "limit": limit})
+async def messages(
+    db: Database, user_id: str, session_id: UUID, *, limit: int, before: int | None = None
+) -> list[Message]:
+    """The newest `limit` messages of the current branch, or of those before one; oldest first.
+
+    Raises:
+        InvalidRequest: there is no message `before`.
+    """
+    parameters = {"session": session_id, "user": user_id, "limit": limit, "before": before}
+    rows = await db.rows(_MESSAGES, parameters)
+    if not rows and before is not None:
+        await check_before(_message_exists(db, parameters), "message")
     return [Message(*row) for row in rows]
+
+
+async def _message_exists(db: Database, parameters: Mapping[str, object]) -> None:
+    if await db.row(_MESSAGE_EXISTS, parameters) is None:
+        raise NotFound("no such message")
 
 
 async def heads(db: Database, session_ids: Sequence[UUID]) -> dict[UUID, int]:

@@ -193,6 +193,33 @@ async def test_the_transcript_has_what_tasks_wrote(client: Client, worker: FakeW
     assert newest == messages[1:]
 
 
+async def test_the_transcript_is_read_in_pages(client: Client, worker: FakeWorker) -> None:
+    session, other = await client.session(), await client.session()
+    claim = await worker.start(session["id"])
+    await worker.end(claim, messages=[{"n": number} for number in range(5)])
+    path = f"/v1/sessions/{session['id']}/messages"
+    pages: list[list[int]] = []
+    before: dict[str, int] = {}
+    while True:
+        page = (await client.http.get(path, params={"limit": 2, **before})).json()
+        pages.append([one["id"] for one in page["messages"]])
+        if page["next"] is None:
+            break
+        before = {"before": page["next"]}
+    first = await client.http.get(path, params={"before": 1})
+    refused = [
+        await client.http.get(path, params={"before": 6}),
+        await client.http.get(f"/v1/sessions/{other['id']}/messages", params={"before": 2}),
+        await client.http.get(path, params={"before": 2**60}),
+        await client.http.get(path, params={"before": "x"}),
+    ]
+
+    assert pages == [[4, 5], [2, 3], [1]]
+    assert first.json() == {"messages": [], "next": None}
+    assert [(one.status_code, one.json()["code"]) for one in refused] == [REFUSED] * 4
+    assert refused[0].json()["detail"] == "before: there is no such message any more; begin again"
+
+
 async def test_characters_have_versions_of_their_soul(client: Client) -> None:
     body = {"agent": "companion", "name": "Momo", "soul": "Curious."}
     response = await client.http.post("/v1/characters", json=body)
