@@ -376,6 +376,8 @@ async def test_the_servers_own_sessions_are_nobodys_to_act_on(
         say = {"type": "say", "text": "Hi", "on_busy": on_busy}
         answers = [
             await http.get(path),
+            await http.get(f"/v1/tasks/{made['task_id']}"),
+            await http.get(f"/api/story/status/{made['task_id']}"),
             await http.post(f"{path}/actions", json=say),
             await http.post(f"{path}/actions", json=say | {"client_action_id": "known"}),
             await http.post(f"{path}/cancel", json={"client_action_id": "known"}),
