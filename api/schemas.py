@@ -124,7 +124,7 @@ PRIORITIES: tuple[Priority, ...] = get_args(Priority)
 SessionKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,128}$")]
 STORY_KEY = r"^[A-Za-z0-9_-]{1,64}$"
 StoryKey = Annotated[str, Field(pattern=STORY_KEY)]
-Name = Annotated[str, Field(min_length=1, max_length=100), CHECKED]
+Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"\S"), CHECKED]
 Title = Annotated[str, Field(max_length=200), CHECKED]
 SoulText = Annotated[Text, not_beyond(MAX_SOUL)]
 

@@ -358,6 +358,7 @@ NO_CHARACTERS: list[Any] = [
     {"agent": "companion"},
     {"agent": "nobody", "name": "Momo"},
     {"agent": "companion", "name": ""},
+    {"agent": "companion", "name": " \t\u3000"},
     {"agent": "companion", "name": "x" * 101},
     {"agent": "companion", "name": "Mo\0mo"},
     {"agent": "companion", "name": "Momo", "soul": 5},
