@@ -97,5 +97,12 @@ async def key_of(request: Request) -> str:
     return caller.key_id
 
 
+async def caller_of(request: Request) -> Caller:
+    """Who the gate found."""
+    caller: Caller = request.state.caller
+    return caller
+
+
 User = Annotated[str, Depends(user_of)]
 KeyId = Annotated[str, Depends(key_of)]
+WhoCalls = Annotated[Caller, Depends(caller_of)]

@@ -15,7 +15,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from api import problems, replies
-from api.access import KeyId, User
+from api.access import WhoCalls
 from api.gateway import Gateway, Parts
 from api.identity import Caller
 from api.problems import Problem
@@ -86,7 +86,7 @@ async def _stream(
     parts: Gateway, caller: Caller, session_id: UUID, after: int
 ) -> AsyncIterator[bytes]:
     """The bytes of a stream; it ends where the session, the server or its database goes, or the
-    caller's key."""
+    caller's key or token."""
     try:
         with parts.slots.one(), parts.slots.one_of(caller.user_id):
             yield b"retry: 1000\n\n"
@@ -120,20 +120,21 @@ async def get_events(
     request: Request,
     session_id: UUID,
     parts: Parts,
-    user: User,
-    key_id: KeyId,
+    caller: WhoCalls,
     after: Seq = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
     last_event_id: Annotated[int | None, Header(ge=0, le=_MAX_SEQ)] = None,
 ) -> Response:
     """The events after `after`, oldest first; as a stream they go on as they happen."""
-    session = await sessions.get(parts.db, user, session_id)
+    session = await sessions.get(parts.db, caller.user_id, session_id)
     if STREAM in request.headers.get("accept", ""):
         start = after if last_event_id is None else last_event_id
-        parts.slots.check(user)
-        stream = _stream(parts, Caller(user, key_id), session_id, start)
+        parts.slots.check(caller.user_id)
+        stream = _stream(parts, caller, session_id, start)
         return EventStream(stream, parts.settings.send_seconds)
-    events = await sessions.events_after(parts.db, user, session_id, after=after, limit=limit)
+    events = await sessions.events_after(
+        parts.db, caller.user_id, session_id, after=after, limit=limit
+    )
     # The head was read first: what a page that is not full leaves out up to there is a hole.
     numbers = [event.seq for event in events]
     end = session.head_seq if len(events) < limit else 0

@@ -24,6 +24,7 @@ router = APIRouter(tags=["Health"])
 _CHECK_SECONDS = 3.0
 
 
+@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz", response_model=HealthBody)
 async def healthz() -> Response:
     """The process answers."""
@@ -40,6 +41,7 @@ For = Annotated[
 ]
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get(
     "/readyz",
     response_model=HealthBody,

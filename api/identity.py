@@ -36,10 +36,12 @@ def check_user_id(user_id: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who calls; `key_id` is that of the API key, '' for those who come without one."""
+    """Who calls; `key_id` is that of the API key, '' for those who come without one, and `until`
+    when a JWT has run out, in seconds since 1970."""
 
     user_id: str
     key_id: str = ""
+    until: int | None = None
 
 
 class Identity:
@@ -63,8 +65,7 @@ class Identity:
         if token.startswith(api_keys.PREFIX):
             caller = await self._owner(token)
         else:
-            subject = await self._subject(token)
-            caller = None if subject is None else Caller(subject)
+            caller = await self._subject(token)
         if caller is None:
             raise Problem("unauthorized", "The token is not valid.")
         return caller
@@ -86,7 +87,7 @@ class Identity:
         self._owners[digest] = (owner, monotonic() + known_for)
         return owner
 
-    async def _subject(self, token: str) -> str | None:
+    async def _subject(self, token: str) -> Caller | None:
         """The `sub` of a JWT that is ours to trust.
 
         The algorithm is one of the operator's list and fits the key: neither `none` nor a public
@@ -107,6 +108,7 @@ class Identity:
                 leeway=_CLOCK_SKEW_SECONDS,
                 options={"require": ["exp", "iss", "aud", "sub"]},
             )
-            return check_user_id(claims["sub"])
+            until = int(claims["exp"]) + _CLOCK_SKEW_SECONDS
+            return Caller(check_user_id(claims["sub"]), until=until)
         except (jwt.InvalidTokenError, jwt.InvalidKeyError, ValueError):
             return None

@@ -1,10 +1,13 @@
-"""Streams that were opened with an API key, which end soon after the key was taken back."""
+"""Streams that were opened with an API key, which end soon after the key was taken back, or with a
+JWT, which end when it runs out."""
 
 import asyncio
+import time
 from collections.abc import Callable
 
 import structlog
 
+from api.identity import Caller
 from shared.errors import FiresideError
 from shared.store import api_keys
 from shared.store.database import Database
@@ -22,14 +25,15 @@ class KeyedStreams:
     def __init__(self) -> None:
         self._by_key: dict[str, set[Callable[[], None]]] = {}
 
-    def one(self, key_id: str, on_gone: Callable[[], None]) -> "Keyed":
+    def one(self, caller: Caller, on_gone: Callable[[], None]) -> "Keyed":
         """A stream, kept by a `with` for as long as it is open.
 
         Args:
-            key_id: '' for one that was opened without a key, and is not kept.
-            on_gone: ends the stream; it is called in each round that finds it open still.
+            caller: who opened it; without a key it is not kept.
+            on_gone: ends the stream; it is called in each round that finds it open still, and
+                once where a token runs out.
         """
-        return Keyed(self, key_id, on_gone)
+        return Keyed(self, caller, on_gone)
 
     def add(self, key_id: str, on_gone: Callable[[], None]) -> None:
         """Keep a stream."""
@@ -72,17 +76,23 @@ class KeyedStreams:
 class Keyed:
     """One stream's place among them; as small as can be, for thousands are held at once."""
 
-    __slots__ = ("_key_id", "_on_gone", "_streams")
+    __slots__ = ("_caller", "_on_gone", "_running_out", "_streams")
 
-    def __init__(self, streams: KeyedStreams, key_id: str, on_gone: Callable[[], None]) -> None:
+    def __init__(self, streams: KeyedStreams, caller: Caller, on_gone: Callable[[], None]) -> None:
         self._streams = streams
-        self._key_id = key_id
+        self._caller = caller
         self._on_gone = on_gone
+        self._running_out: asyncio.TimerHandle | None = None
 
     def __enter__(self) -> None:
-        if self._key_id:
-            self._streams.add(self._key_id, self._on_gone)
+        if self._caller.key_id:
+            self._streams.add(self._caller.key_id, self._on_gone)
+        if self._caller.until is not None:
+            left = self._caller.until - time.time()
+            self._running_out = asyncio.get_running_loop().call_later(left, self._on_gone)
 
     def __exit__(self, *_: object) -> None:
-        if self._key_id:
-            self._streams.remove(self._key_id, self._on_gone)
+        if self._caller.key_id:
+            self._streams.remove(self._caller.key_id, self._on_gone)
+        if self._running_out is not None:
+            self._running_out.cancel()

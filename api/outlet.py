@@ -168,8 +168,8 @@ class Outlet:
             self._pumping = None
 
     def on_key_gone(self) -> None:
-        """End the connection: the API key that it was opened with is no more."""
-        self._end_serving(Closing(UNAUTHENTICATED, "the API key is no more"))
+        """End the connection: the API key or the token that it was opened with is no more."""
+        self._end_serving(Closing(UNAUTHENTICATED, "the API key or token is no more"))
 
     def _end_serving(self, closing: Closing) -> None:
         # Once: a second cancellation would be taken for the server's own.

@@ -47,6 +47,7 @@ def serve_pages(app: FastAPI, page: Path = PAGE) -> None:
         return
     headers = {"Content-Security-Policy": _PAGE_CSP, "Cache-Control": "no-cache"}
 
+    @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)
     async def index() -> Response:
         return FileResponse(page / "index.html", headers=headers)

@@ -14,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match, Mount
 
 from shared.encoding import JsonObject, dumps
 from shared.errors import FiresideError, QueueUnavailable, Refused, StoreUnavailable
@@ -182,8 +183,21 @@ def responses(*codes: str) -> dict[int | str, dict[str, Any]]:
 def handle_problems(app: FastAPI) -> None:
     """Answer every error that routes raise."""
 
-    async def handle(_request: Request, error: Exception) -> Response:
-        return answer(error)
+    async def handle(request: Request, error: Exception) -> Response:
+        response = answer(error)
+        if response.status_code == HTTPStatus.METHOD_NOT_ALLOWED and (known := _methods(request)):
+            response.headers["Allow"] = ", ".join(known)
+        return response
 
     for kind in (FiresideError, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, handle)
+
+
+def _methods(request: Request) -> list[str]:
+    """What a path may be asked with: each of its methods has a route of its own."""
+    routes = [one for one in request.app.routes if not isinstance(one, Mount)]
+    return [
+        method
+        for method in ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
+        if any(one.matches({**request.scope, "method": method})[0] is Match.FULL for one in routes)
+    ]

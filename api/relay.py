@@ -9,7 +9,7 @@ from api.gateway import Gateway
 from api.identity import Caller
 from shared.encoding import dumps
 from shared.errors import QueueUnavailable
-from shared.events import Line, event_frame, text_so_far
+from shared.events import Delta, Line, decode_delta, delta_frame, event_frame, text_so_far
 from shared.follow import Subscription
 from shared.records import Event
 from shared.store import sessions
@@ -26,8 +26,8 @@ IDLE: Sequence[Line] = ()
 async def relay(
     parts: Gateway, caller: Caller, session_id: UUID, after: int | None
 ) -> AsyncGenerator[Sequence[Line], None]:
-    """The lines for one client, until the process stops or the client's API key is no more; `IDLE`
-    after a while without any.
+    """The lines for one client, until the process stops or the client's API key or token is no
+    more; `IDLE` after a while without any.
 
     The first lines, perhaps none, come as soon as the client's place in the log is found.
 
@@ -48,7 +48,7 @@ async def relay(
             subscription.mark_stale()  # it may wait for news
 
         view = View(parts, caller.user_id, session_id, subscription)
-        with parts.keyed.one(caller.key_id, end):
+        with parts.keyed.one(caller, end):
             yield await view.join(after)
             while not (parts.stopping or key_is_gone.is_set()):
                 if lines := await view.next_lines():
@@ -66,6 +66,7 @@ class View:
     __slots__ = (
         "_attempts",
         "_behind",
+        "_has_joined_text",
         "_head",
         "_missed",
         "_parts",
@@ -74,6 +75,7 @@ class View:
         "_session_id",
         "_subscription",
         "_text_is_due",
+        "_told",
         "_user_id",
     )
 
@@ -90,6 +92,8 @@ class View:
         self._published: list[Line] = []
         self._attempts: dict[str, int] = {}
         self._text_is_due = False
+        self._told: Line | None = None
+        self._has_joined_text = False
         self._missed = 0
 
     def has_to_ask(self) -> bool:
@@ -122,6 +126,7 @@ class View:
         self._see(session.head_seq if after is None else min(after, session.head_seq))
         gap = self._gap_before(session.first_seq)
         self._text_is_due = session.status == "running"
+        self._has_joined_text = False
         self._behind = session.head_seq > self._seen
         return gap
 
@@ -164,7 +169,12 @@ class View:
 
     def _is_new(self, line: Line) -> bool:
         if line.seq is None:
-            return line.attempt >= self._attempts.get(line.task_id, 0)
+            if line.attempt < self._attempts.get(line.task_id, 0):
+                return False
+            if not (self._has_joined_text or self._joins_text(line)):
+                return False
+            self._told = line
+            return True
         if line.seq != self._seen + 1:
             return False
         self._see(line.seq)
@@ -185,19 +195,59 @@ class View:
         self._see(first - 1)
         return [Line(None, "", 0, frame)]
 
+    def _joins_text(self, line: Line) -> bool:
+        """Whether a delta goes on where the client's text ends; from it on all do, in their order.
+
+        Others were in the text so far already, or there was none, and the message's end has it.
+        """
+        delta = decode_delta(line.frame)
+        if delta is None or delta.offset != self._end_of_text(line, delta.message):
+            return False
+        self._has_joined_text = True
+        return True
+
+    def _end_of_text(self, line: Line, message: int) -> int:
+        """How much the client has of a message of the line's attempt, in code points."""
+        told = self._told
+        if told is None or (told.task_id, told.attempt) != (line.task_id, line.attempt):
+            return 0
+        last = decode_delta(told.frame)
+        return last.offset + len(last.text) if last and last.message == message else 0
+
     async def _unfinished_text(self) -> Sequence[Line]:
-        """The text so far of the message that streams now, where there is one."""
-        self._text_is_due = False
+        """What the client does not have of the message that streams now, where there is one."""
         running = await sessions.running_task(self._parts.db, self._user_id, self._session_id)
-        if running is None:
+        self._text_is_due = False
+        text = None if running is None else await self._text_so_far(*running)
+        if text is None or await self._is_to_begin():
             return []
-        task_id, attempt = running
+        return self._rest_of(text)
+
+    async def _is_to_begin(self) -> bool:
+        """Whether a message began behind what the client has seen: then all of it is to come."""
+        events = await sessions.events_after(
+            self._parts.db, self._user_id, self._session_id, after=self._seen, limit=_PAGE
+        )
+        return any(event.type == "message_start" for event in events)
+
+    async def _text_so_far(self, task_id: UUID, attempt: int) -> Line | None:
         self._note_attempt(str(task_id), attempt)
         with contextlib.suppress(QueueUnavailable, TimeoutError):
             async with asyncio.timeout(_TEXT_SECONDS):
-                text = await text_so_far(self._parts.redis, task_id, attempt)
-            return [text] if text else []
-        return []
+                return await text_so_far(self._parts.redis, task_id, attempt)
+        return None
+
+    def _rest_of(self, text: Line) -> Sequence[Line]:
+        """A text so far without what the client has of it."""
+        whole = decode_delta(text.frame)
+        if whole is None or (had := self._end_of_text(text, whole.message)) >= len(whole.text):
+            return []
+        if had:
+            rest = Delta(whole.message, had, whole.text[had:])
+            frame = delta_frame(UUID(text.task_id), text.attempt, rest)
+            text = Line(None, text.task_id, text.attempt, frame)
+        self._told = text
+        return [text]
 
     def _see(self, seq: int) -> None:
         self._seen = seq

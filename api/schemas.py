@@ -124,7 +124,7 @@ PRIORITIES: tuple[Priority, ...] = get_args(Priority)
 SessionKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,128}$")]
 STORY_KEY = r"^[A-Za-z0-9_-]{1,64}$"
 StoryKey = Annotated[str, Field(pattern=STORY_KEY)]
-Name = Annotated[str, Field(min_length=1, max_length=100), CHECKED]
+Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"\S"), CHECKED]
 Title = Annotated[str, Field(max_length=200), CHECKED]
 SoulText = Annotated[Text, not_beyond(MAX_SOUL)]
 
@@ -316,9 +316,10 @@ class MessageBody(BaseModel):
 
 
 class MessagesBody(BaseModel):
-    """The newest messages of the current branch, oldest first."""
+    """Messages of the current branch, oldest first; `next` is the `before` of what was earlier."""
 
     messages: list[MessageBody]
+    next: int | None
 
 
 class CharacterBody(BaseModel):

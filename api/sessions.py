@@ -27,6 +27,9 @@ from shared.store import sessions
 
 router = APIRouter(tags=["Sessions"])
 
+_MAX_NO = 2**53
+"""The largest number that every client can count to."""
+
 
 async def create(
     parts: Gateway,
@@ -112,6 +115,11 @@ def session_body(session: Session) -> JsonObject:
 )
 async def post_session(body: SessionRequest, parts: Parts, user: User, key_id: KeyId) -> Response:
     """Make a session; its opening task gives the first text."""
+    if body.key is not None:
+        # Before anything else is looked at: what was on offer when it was made may be so no more.
+        before = await sessions.made_before(parts.db, user, body.key)
+        if before is not None:
+            return _created(*before, fresh=False)
     choice = await parts.catalog.choose(body.agent, body.story)
     session, task_id, fresh = await create(
         parts,
@@ -124,6 +132,10 @@ async def post_session(body: SessionRequest, parts: Parts, user: User, key_id: K
         metadata=body.metadata,
         priority=body.priority,
     )
+    return _created(session, task_id, fresh=fresh)
+
+
+def _created(session: Session, task_id: UUID, *, fresh: bool) -> Response:
     content = {**session_body(session), "task_id": task_id}
     return replies.created(content, f"/v1/sessions/{session.id}", fresh=fresh)
 
@@ -177,10 +189,14 @@ async def list_messages(
     parts: Parts,
     user: User,
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
+    before: Annotated[int | None, Query(ge=1, le=_MAX_NO)] = None,
 ) -> Response:
-    """The newest messages of the current branch, oldest first."""
+    """The newest messages of the current branch, or the newest before one of them, oldest first.
+
+    `next` is the `before` of the page with what was said earlier.
+    """
     await sessions.get(parts.db, user, session_id)
-    found = await sessions.messages(parts.db, user, session_id, limit=limit)
+    found = await sessions.messages(parts.db, user, session_id, limit=limit, before=before)
     content = [
         {
             "id": one.no,
@@ -191,4 +207,5 @@ async def list_messages(
         }
         for one in found
     ]
-    return replies.ok({"messages": content})
+    following = found[0].no if found and found[0].parent is not None else None
+    return replies.ok({"messages": content, "next": following})

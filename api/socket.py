@@ -24,6 +24,7 @@ from api.closings import (
     closing_of,
 )
 from api.gateway import Gateway
+from api.identity import Caller
 from api.origins import Origins
 from api.outlet import Outlet, StoryOutlet
 from api.problems import Problem
@@ -48,6 +49,7 @@ MAX_FRAME = 64 * 1024
 """Bytes of a client's frame."""
 
 _AUTH_SECONDS = 10.0
+_LOCAL = Caller(LOCAL_USER)
 
 _MAX_SEQ_DIGITS = 16
 _MAX_ID = 200
@@ -111,7 +113,7 @@ class _Socket:
     that the connection has to end raises Closing; from the outlet's own task it ends the reading.
     """
 
-    __slots__ = ("_key_id", "_opening", "_outlet", "_parts", "_receive_message")
+    __slots__ = ("_caller", "_opening", "_outlet", "_parts", "_receive_message")
     _writes: ClassVar[type[Outlet]] = Outlet
 
     def __init__(
@@ -121,7 +123,7 @@ class _Socket:
         self._opening = opening
         self._receive_message = receive
         self._outlet = self._writes(parts, send, wire)
-        self._key_id = ""
+        self._caller = _LOCAL
 
     async def serve(self, origins: Origins) -> None:
         """Serve the client until one side ends it."""
@@ -133,7 +135,8 @@ class _Socket:
             self._check_origin(origins)
             slots = self._parts.slots
             with slots.one():
-                user_id = await self._authenticate()
+                self._caller = await self._authenticate()
+                user_id = self._caller.user_id
                 with slots.one_of(user_id):
                     return await self._exchange(user_id, await self._find_session(user_id))
         except Closing as closing:
@@ -148,7 +151,7 @@ class _Socket:
         reading = asyncio.current_task()
         try:
             await follower.begin(session_id, subscription)
-            with self._parts.keyed.one(self._key_id, outlet.on_key_gone):
+            with self._parts.keyed.one(self._caller, outlet.on_key_gone):
                 view = View(self._parts, user_id, session_id, subscription)
                 await outlet.begin(view, after, reading)
                 # What this client does first happens after it has joined, or it might miss the
@@ -173,9 +176,9 @@ class _Socket:
         if self._parts.identity is None and not self._opening.from_here:
             raise Closing(WRONG_ORIGIN, "loopback only")
 
-    async def _authenticate(self) -> str:
+    async def _authenticate(self) -> Caller:
         if self._parts.identity is None:
-            return LOCAL_USER
+            return _LOCAL
         try:
             async with asyncio.timeout(_AUTH_SECONDS):
                 frame = _decode(await self._receive())
@@ -191,8 +194,7 @@ class _Socket:
             raise Closing(RESTART, "tickets can't be checked just now") from error
         if caller is None:
             raise Closing(UNAUTHENTICATED, "the ticket is not valid")
-        self._key_id = caller.key_id
-        return caller.user_id
+        return caller
 
     async def _find_session(self, _user_id: str) -> UUID:
         try:
@@ -243,7 +245,7 @@ class _Socket:
         match frame:
             case ActionFrame():
                 key = one_key(frame.id, frame.action.client_action_id)
-                action = new_action(frame.action, key, self._key_id)
+                action = new_action(frame.action, key, self._caller.key_id)
                 accepted = await accept(self._parts, user_id, session_id, action)
                 await self._outlet.send(_ack(frame.id, accepted))
             case CancelFrame(task_id=UUID() as task_id, client_action_id=None):

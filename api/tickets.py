@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 from starlette.responses import Response
 
 from api import problems, replies
-from api.access import KeyId, User
+from api.access import WhoCalls
 from api.gateway import Parts
 from api.identity import Caller
 from api.schemas import TicketBody
@@ -23,8 +23,8 @@ router = APIRouter(tags=["WebSocket"])
 async def issue(redis: Redis, caller: Caller, seconds: int) -> str:
     """A new ticket of 256 random bits; only its hash is kept.
 
-    The API key's id stands beside the user's, under a name of its own: gateways of the release
-    before know only the user.
+    The API key's id and when a JWT runs out stand beside the user's, under names of their own:
+    gateways of the release before know only the user.
 
     Raises:
         QueueUnavailable: Redis did not answer.
@@ -35,6 +35,8 @@ async def issue(redis: Redis, caller: Caller, seconds: int) -> str:
             pipeline.set(_key(ticket), caller.user_id, ex=seconds)
             if caller.key_id:
                 pipeline.set(_key(ticket, "key"), caller.key_id, ex=seconds)
+            if caller.until is not None:
+                pipeline.set(_key(ticket, "until"), caller.until, ex=seconds)
             await pipeline.execute()
     except (RedisError, OSError) as error:
         raise QueueUnavailable(redis_said(error)) from error
@@ -51,10 +53,13 @@ async def redeem(redis: Redis, ticket: str) -> Caller | None:
         async with redis.pipeline() as pipeline:
             pipeline.getdel(_key(ticket))
             pipeline.getdel(_key(ticket, "key"))
-            user_id, key_id = cast("list[bytes | None]", await pipeline.execute())
+            pipeline.getdel(_key(ticket, "until"))
+            user_id, key_id, until = cast("list[bytes | None]", await pipeline.execute())
     except (RedisError, OSError) as error:
         raise QueueUnavailable(redis_said(error)) from error
-    return None if user_id is None else Caller(user_id.decode(), (key_id or b"").decode())
+    if user_id is None:
+        return None
+    return Caller(user_id.decode(), (key_id or b"").decode(), int(until) if until else None)
 
 
 def _key(ticket: str, part: str = "") -> str:
@@ -67,8 +72,8 @@ def _key(ticket: str, part: str = "") -> str:
     response_model=TicketBody,
     responses=problems.responses("unauthorized", "forbidden_origin", "unavailable"),
 )
-async def make_ticket(parts: Parts, user: User, key_id: KeyId) -> Response:
+async def make_ticket(parts: Parts, caller: WhoCalls) -> Response:
     """A ticket for the first frame of a WebSocket; good once, for `expires_in` seconds."""
     seconds = parts.settings.ticket_seconds
-    ticket = await issue(parts.redis, Caller(user, key_id), seconds)
+    ticket = await issue(parts.redis, caller, seconds)
     return replies.ok({"ticket": ticket, "expires_in": seconds})

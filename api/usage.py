@@ -111,7 +111,7 @@ def _zone(name: str) -> ZoneInfo:
 
 @cache
 def _zones() -> frozenset[str]:
-    return frozenset(available_timezones())
+    return frozenset(available_timezones()) - {"localtime"}  # a machine's own, not Postgres's
 
 
 def _begin_of(day: date, zone: ZoneInfo) -> datetime:

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 from redis.exceptions import RedisError
 
-from shared.encoding import dumps, well_formed
+from shared.encoding import dumps, loads, well_formed
 from shared.errors import QueueUnavailable
 from shared.records import TERMINAL_EVENTS, Event
 from shared.redis_pool import redis_said
@@ -119,6 +119,15 @@ def delta_frame(task_id: UUID, attempt: int, delta: Delta) -> bytes:
             "delta": delta.text,
         }
     )
+
+
+def decode_delta(frame: bytes) -> Delta | None:
+    """What `delta_frame` made; None where it is something else, for anyone may publish."""
+    try:
+        content = loads(frame)
+        return Delta(int(content["message"]), int(content["offset"]), str(content["delta"]))
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def encode_lines(lines: Iterable[Line]) -> bytes:

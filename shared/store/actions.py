@@ -59,6 +59,11 @@ _SPENT = f"""
     where empty and not exists (select from known)
         and exists (select from sessions where {_OWN_SESSION})"""
 
+# Another interrupt that arrives at the same instant is not seen.
+_BEFORE_INTERRUPT = """least(open_tasks - 1, (select count(*)::int from tasks
+                where session_id = :session and (
+                    status = 'running' or (status = 'queued' and on_busy = 'interrupt'))))"""
+
 
 # The counters of the session's row are read from the row as it is once its lock is held
 # (`returning`), never from the statement's snapshot: two actions that arrive at once get
@@ -93,7 +98,8 @@ def _accept_statement(*, budgeted: bool, refuses: bool = True) -> TextClause:
             and (early_cancels = 0 or not :alone)
             {paid}
         returning next_task - 1 as task_seq, next_event - 1 as event_seq,
-            open_tasks - 1 as position, early_cancels, priority
+            case when :on_busy = 'interrupt' then {_BEFORE_INTERRUPT} else open_tasks - 1 end
+                as position, early_cancels, priority
     ), task as (
         insert into tasks (session_id, seq, user_id, client_action_id, action, body_hash,
             on_busy, queued_seq, position, priority, key_id, reserved)
@@ -146,11 +152,11 @@ _INTERRUPT = text(
 )
 
 _TASK = kept(
-    """/* task */
+    f"""/* task */
     select t.id, t.session_id, t.status, t.claims, t.result, t.error, t.usage, t.created_at,
         t.started_at, t.finished_at, coalesce(s.lease_until > clock_timestamp(), false)
     from tasks t join sessions s on s.id = t.session_id
-    where t.id = :task and t.user_id = :user
+    where t.id = :task and t.user_id = :user and s.priority < {CHORE}
     """
 )
 

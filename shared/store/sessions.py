@@ -1,6 +1,6 @@
 """Sessions as their owner sees them: making, listing, reading, deleting; events and messages."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from uuid import UUID
 
@@ -77,9 +77,11 @@ _CHARACTER_EXISTS = text(
     """
 )
 
-_OPENING_TASK = text(
-    """/* session opening task */
-    select id from tasks where session_id = :session and user_id = :user and seq = 1
+_MADE_BEFORE = text(
+    f"""/* session made before */
+    select {_COLUMNS}, o.id as opening_task
+    from sessions s join tasks o on o.session_id = s.id and o.seq = 1
+    where s.key = :key and s.user_id = :user and s.priority < {CHORE}
     """
 )
 
@@ -122,7 +124,10 @@ _MESSAGES = text(
     """/* session messages */
     with recursive path as (
         select m.no, m.parent, m.task_id, m.message, m.created_at, 1 as depth
-        from sessions s join messages m on m.session_id = s.id and m.no = s.head_message
+        from sessions s join messages m on m.session_id = s.id and m.no =
+            case when cast(:before as bigint) is null then s.head_message
+                 else (select b.parent from messages b
+                       where b.session_id = s.id and b.no = :before) end
         where s.id = :session and s.user_id = :user
         union all
         select m.no, m.parent, m.task_id, m.message, m.created_at, p.depth + 1
@@ -130,6 +135,13 @@ _MESSAGES = text(
         where p.depth < :limit
     )
     select no, parent, task_id, message, created_at from path order by no
+    """
+)
+
+_MESSAGE_EXISTS = text(
+    """/* session message exists */
+    select 1 from sessions s join messages m on m.session_id = s.id
+    where s.id = :session and s.user_id = :user and m.no = :before
     """
 )
 
@@ -202,11 +214,22 @@ async def _create(
             start = replace(START, key_id=new.key_id)
             accepted = await accept_within(connection, user_id, made, start, most=most, rules=rules)
             return await _get(connection, user_id, made), accepted.task_id, accepted
+        if (row := (await connection.execute(_MADE_BEFORE, parameters)).first()) is not None:
+            return *_made_before(row), None
         if (await connection.execute(_CHARACTER_EXISTS, parameters)).first() is None:
             raise InvalidRequest("character_id: no such character of this agent")
-        row = (await connection.execute(_BY_KEY, parameters)).one()
-        opening = await connection.execute(_OPENING_TASK, {"session": row.id, "user": user_id})
-        return _session(row), opening.scalar_one(), None
+        raise NoResultFound("the session of this key was deleted meanwhile")
+
+
+async def made_before(db: Database, user_id: str, key: str) -> tuple[Session, UUID] | None:
+    """The session that a key made, and its opening task; None where it made none yet."""
+    row = await db.row(_MADE_BEFORE, {"key": key, "user": user_id})
+    return None if row is None else _made_before(row)
+
+
+def _made_before(row: AnyRow) -> tuple[Session, UUID]:
+    *session, opening_task = row
+    return Session(*session), opening_task
 
 
 async def _get(connection: AsyncConnection, user_id: str, session_id: UUID) -> Session:
@@ -276,10 +299,24 @@ async def running_task(db: Database, user_id: str, session_id: UUID) -> tuple[UU
     return None if row is None else (row.id, row.claims)
 
 
-async def messages(db: Database, user_id: str, session_id: UUID, *, limit: int) -> list[Message]:
-    """The newest `limit` messages of the current branch, oldest first."""
-    rows = await db.rows(_MESSAGES, {"session": session_id, "user": user_id, "limit": limit})
+async def messages(
+    db: Database, user_id: str, session_id: UUID, *, limit: int, before: int | None = None
+) -> list[Message]:
+    """The newest `limit` messages of the current branch, or of those before one; oldest first.
+
+    Raises:
+        InvalidRequest: there is no message `before`.
+    """
+    parameters = {"session": session_id, "user": user_id, "limit": limit, "before": before}
+    rows = await db.rows(_MESSAGES, parameters)
+    if not rows and before is not None:
+        await check_before(_message_exists(db, parameters), "message")
     return [Message(*row) for row in rows]
+
+
+async def _message_exists(db: Database, parameters: Mapping[str, object]) -> None:
+    if await db.row(_MESSAGE_EXISTS, parameters) is None:
+        raise NotFound("no such message")
 
 
 async def heads(db: Database, session_ids: Sequence[UUID]) -> dict[UUID, int]:

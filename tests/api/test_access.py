@@ -178,6 +178,32 @@ async def test_what_a_key_has_opened_ends_when_it_is_revoked(
                 await one.joined()
 
 
+async def test_what_a_jwt_has_opened_ends_when_it_runs_out(
+    guarded: Settings, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Skew is for tokens that come from other clocks; here it only makes the test wait.
+    monkeypatch.setattr("api.identity._CLOCK_SKEW_SECONDS", 0)
+    exp = int(time.time()) + 4
+    async with (
+        serving(guarded) as base,
+        client_of(base, ISSUER_OF_TESTS.token(exp=exp)) as short,
+        client_of(base, ISSUER_OF_TESTS.token()) as long,
+    ):
+        session = (await short.session())["id"]
+        path, accept = f"/v1/sessions/{session}/events", {"accept": "text/event-stream"}
+        async with (
+            socket_of(short, session) as socket,
+            socket_of(long, session) as other,
+            short.http.stream("GET", path, headers=accept) as stream,
+        ):
+            await socket.joined()
+
+            assert await within(socket.closed()) == 4401
+            assert "task_queued" in await within(read_all(stream))
+            assert time.time() >= exp
+            await other.joined()
+
+
 async def read_all(stream: httpx.Response) -> str:
     """A stream's text, once it has ended."""
     return (await stream.aread()).decode()

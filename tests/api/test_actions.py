@@ -297,6 +297,40 @@ async def test_a_body_in_chunks_has_the_same_limit(client: Client) -> None:
     assert (response.status_code, response.json()["code"]) == (413, "payload_too_large")
 
 
+@pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
+async def test_a_body_in_chunks_has_it_where_none_is_read(client: Client, accept: str) -> None:
+    session = await client.session()
+
+    async def chunks() -> Any:
+        for _ in range(100):
+            yield b" " * 16_384
+
+    response = await client.http.request(
+        "GET",
+        f"/v1/sessions/{session['id']}/events",
+        content=chunks(),
+        headers={"Accept": accept},
+    )
+
+    assert (response.status_code, response.json()["code"]) == (413, "payload_too_large")
+
+
+async def test_a_body_in_chunks_comes_whole(client: Client) -> None:
+    session = await client.session()
+
+    async def chunks() -> Any:
+        for piece in (b'{"type":', b'"say","text":', b'"Hi"}'):
+            yield piece
+
+    response = await client.http.post(
+        f"/v1/sessions/{session['id']}/actions",
+        content=chunks(),
+        headers={"Content-Type": "application/json"},
+    )
+
+    assert response.status_code == 202
+
+
 async def test_a_cancel_needs_an_id(client: Client) -> None:
     session = await client.session()
     bodies: list[Any] = [{}, {"client_action_id": 5}, {"client_action_id": ""}, [], None]
@@ -342,6 +376,8 @@ async def test_the_servers_own_sessions_are_nobodys_to_act_on(
         say = {"type": "say", "text": "Hi", "on_busy": on_busy}
         answers = [
             await http.get(path),
+            await http.get(f"/v1/tasks/{made['task_id']}"),
+            await http.get(f"/api/story/status/{made['task_id']}"),
             await http.post(f"{path}/actions", json=say),
             await http.post(f"{path}/actions", json=say | {"client_action_id": "known"}),
             await http.post(f"{path}/cancel", json={"client_action_id": "known"}),

@@ -304,6 +304,29 @@ async def test_the_docs_allow_only_their_own_script(client: Client) -> None:
     assert "unsafe-inline" not in re.sub(r"style-src[^;]*", "", policy)
 
 
+async def test_a_method_that_is_not_there_is_told_which_are(client: Client) -> None:
+    session = (await client.session())["id"]
+    told = [
+        (await client.http.request(method, path)).headers["allow"]
+        for method, path in (
+            ("PUT", "/v1/sessions"),
+            ("PUT", f"/v1/sessions/{session}"),
+            ("PUT", "/v1/ws-tickets"),
+            ("POST", "/healthz"),
+        )
+    ]
+
+    assert told == ["GET, POST", "DELETE, GET", "POST", "GET, HEAD"]
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/readyz"])
+async def test_heads_of_what_is_looked_at_from_outside(client: Client, path: str) -> None:
+    head, whole = await client.http.head(path), await client.http.get(path)
+
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-length"] == whole.headers["content-length"]
+
+
 async def test_what_is_not_there_is_a_problem(client: Client) -> None:
     for method, path, status, code in (
         ("GET", "/nothing", 404, "not_found"),

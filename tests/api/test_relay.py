@@ -3,9 +3,17 @@
 import asyncio
 import random
 import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
+from uuid import UUID
 
+from api.gateway import Gateway
+from api.relay import View
 from deploy.local.valkey import EmbeddedValkey
+from shared.encoding import loads
+from shared.events import Line, text_key
+from shared.follow import Subscription
 from shared.records import NewEvent
 from shared.settings import Settings
 from shared.store.database import Database
@@ -13,6 +21,7 @@ from tests.api.clients import TERMINAL, Client
 from tests.api.conftest import serving
 from tests.api.worker import FakeWorker
 from tests.clients import http_client
+from tests.waiting import until
 
 
 async def work(worker: FakeWorker, session_id: str, events: int, go_on: asyncio.Event) -> None:
@@ -198,3 +207,102 @@ async def test_listeners_that_come_and_go_leave_one_that_hears(
         frames = await socket.until("message_update")
 
     assert [frame["type"] for frame in frames] == ["task_started", "message_update"]
+
+
+@asynccontextmanager
+async def viewing(settings: Settings, session: str) -> AsyncIterator[tuple[View, Subscription]]:
+    """A client's view of a session that has not joined yet, though its subscription stands."""
+    parts = Gateway.from_settings(settings)
+    async with parts.running(), parts.follower.follow(UUID(session)) as subscription:
+        yield View(parts, "local", UUID(session), subscription), subscription
+
+
+async def arrived(subscription: Subscription, count: int) -> None:
+    """Wait until lines have come, and leave them where they are."""
+    await until(lambda: len(subscription._lines) >= count)
+
+
+def shown(lines: Any) -> list[Any]:
+    """Deltas as (message, offset, text), events as their types."""
+    frames = [loads(line.frame) for line in lines]
+    return [
+        (frame["message"], frame["offset"], frame["delta"])
+        if frame["type"] == "message_update"
+        else frame["type"]
+        for frame in frames
+    ]
+
+
+async def come(view: View) -> list[Any]:
+    """All that the view has for its client now."""
+    lines: list[Line] = []
+    while more := await view.next_lines():
+        lines += more
+    return shown(lines)
+
+
+async def test_a_late_client_gets_each_piece_of_text_once(
+    settings: Settings, client: Client, worker: FakeWorker
+) -> None:
+    session = (await client.session())["id"]
+    async with viewing(settings, session) as (view, subscription):
+        claim = await worker.start(session)
+        await worker.stream(claim, 0, 0, "Some ")
+        await worker.stream(claim, 0, 5, "text")
+        await arrived(subscription, 3)
+        await view.join(None)
+        first = await come(view)
+        await worker.stream(claim, 0, 9, " and")
+        await arrived(subscription, 1)
+        second = await come(view)
+        await worker.stream(claim, 0, 13, " more")
+        await arrived(subscription, 1)
+        subscription.mark_stale()  # that piece is lost
+        third = await come(view)
+        subscription.mark_stale()
+        nothing = await come(view)
+        await worker.stream(claim, 0, 18, ".")
+        await worker.stream(claim, 1, 0, "Anew")
+        await arrived(subscription, 2)
+        last = await come(view)
+
+    assert first == [(0, 0, "Some text")]
+    assert second == [(0, 9, " and")]
+    assert third == [(0, 13, " more")]
+    assert nothing == []
+    assert last == [(0, 18, "."), (1, 0, "Anew")]
+
+
+async def test_a_text_whose_beginning_is_gone_waits_for_its_messages_end(
+    settings: Settings, client: Client, worker: FakeWorker
+) -> None:
+    session = (await client.session())["id"]
+    async with viewing(settings, session) as (view, subscription):
+        claim = await worker.start(session)
+        await worker.stream(claim, 0, 0, "Some ")
+        await arrived(subscription, 2)
+        await worker.publisher._redis.delete(text_key(claim.task_id, claim.attempt))
+        subscription.mark_stale()
+        await view.join(None)
+        await worker.stream(claim, 0, 5, "text.")
+        await worker.write(claim, NewEvent("message_end", {"message": {}}))
+        await worker.stream(claim, 1, 0, "Anew")
+        await arrived(subscription, 3)
+        frames = await come(view)
+
+    assert frames == ["message_end", (1, 0, "Anew")]
+
+
+async def test_the_text_so_far_comes_behind_what_began_its_message(
+    settings: Settings, client: Client, worker: FakeWorker
+) -> None:
+    session = (await client.session())["id"]
+    async with viewing(settings, session) as (view, subscription):
+        claim = await worker.start(session)
+        await view.join(None)
+        await worker.write(claim, NewEvent("message_start", {"message": {}}))
+        await worker.stream(claim, 0, 0, "Some ")
+        await arrived(subscription, 3)
+        frames = await come(view)
+
+    assert frames == ["message_start", (0, 0, "Some ")]

@@ -1,5 +1,6 @@
 """Sessions, transcripts, characters and the list of agents over HTTP."""
 
+import asyncio
 import json
 from typing import Any
 from uuid import uuid4
@@ -107,6 +108,28 @@ async def test_the_same_key_gives_the_same_session(client: Client) -> None:
     assert first.json() == second.json()
 
 
+async def test_a_known_key_gives_its_session_whatever_is_on_offer_now(
+    client: Client, db: Database
+) -> None:
+    made = await client.session(agent="story", story="cave", key="home")
+    await db.run(text("delete from catalog where kind = 'story'"))
+    await asyncio.sleep(1.1)  # for so long the gateway keeps what it has read
+    others: list[dict[str, Any]] = [
+        {"agent": "story", "story": "cave"},
+        {"agent": "story", "story": "nowhere"},
+        {"agent": "nobody"},
+        {"agent": "story", "character_id": str(uuid4())},
+        {"agent": "companion"},
+    ]
+    again = [
+        await client.http.post("/v1/sessions", json={**other, "key": "home"}) for other in others
+    ]
+    characters = (await client.http.get("/v1/characters")).json()["characters"]
+
+    assert [(one.status_code, one.json()) for one in again] == [(200, made)] * len(others)
+    assert [one["agent"] for one in characters] == ["story"]
+
+
 async def test_state_and_choices_are_the_last_tasks(client: Client, worker: FakeWorker) -> None:
     session = await client.session(agent="story")
     claim = await worker.start(session["id"])
@@ -168,6 +191,33 @@ async def test_the_transcript_has_what_tasks_wrote(client: Client, worker: FakeW
     ]
     assert messages[1]["task_id"] == str(claim.task_id)
     assert newest == messages[1:]
+
+
+async def test_the_transcript_is_read_in_pages(client: Client, worker: FakeWorker) -> None:
+    session, other = await client.session(), await client.session()
+    claim = await worker.start(session["id"])
+    await worker.end(claim, messages=[{"n": number} for number in range(5)])
+    path = f"/v1/sessions/{session['id']}/messages"
+    pages: list[list[int]] = []
+    before: dict[str, int] = {}
+    while True:
+        page = (await client.http.get(path, params={"limit": 2, **before})).json()
+        pages.append([one["id"] for one in page["messages"]])
+        if page["next"] is None:
+            break
+        before = {"before": page["next"]}
+    first = await client.http.get(path, params={"before": 1})
+    refused = [
+        await client.http.get(path, params={"before": 6}),
+        await client.http.get(f"/v1/sessions/{other['id']}/messages", params={"before": 2}),
+        await client.http.get(path, params={"before": 2**60}),
+        await client.http.get(path, params={"before": "x"}),
+    ]
+
+    assert pages == [[4, 5], [2, 3], [1]]
+    assert first.json() == {"messages": [], "next": None}
+    assert [(one.status_code, one.json()["code"]) for one in refused] == [REFUSED] * 4
+    assert refused[0].json()["detail"] == "before: there is no such message any more; begin again"
 
 
 async def test_characters_have_versions_of_their_soul(client: Client) -> None:
@@ -308,6 +358,7 @@ NO_CHARACTERS: list[Any] = [
     {"agent": "companion"},
     {"agent": "nobody", "name": "Momo"},
     {"agent": "companion", "name": ""},
+    {"agent": "companion", "name": " \t\u3000"},
     {"agent": "companion", "name": "x" * 101},
     {"agent": "companion", "name": "Mo\0mo"},
     {"agent": "companion", "name": "Momo", "soul": 5},

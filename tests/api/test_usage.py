@@ -127,6 +127,7 @@ async def test_nobody_used_anything_yet(client: Client) -> None:
         {"zone": "Europe"},
         {"zone": ""},
         {"zone": "UTC+1"},
+        {"zone": "localtime"},
         {"zone": "a\0b"},
         {"by": "user_id"},
         {"by": "day;drop table usage"},

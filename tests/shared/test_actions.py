@@ -224,6 +224,7 @@ async def test_an_interrupt_goes_next_and_tells_the_running_task(db: Database) -
     second = await actions.accept(db, ME, session, NewAction(SAY.action, "interrupt"))
 
     assert [first.interrupts, second.interrupts] == [running.task_id, running.task_id]
+    assert [first.position, second.position] == [1, 2]
     assert (await leases.heartbeat(db, [running.fence], lease_seconds=9)).cancelled == {session}
     order = []
     await finish(db, running)
@@ -253,7 +254,7 @@ async def test_an_interrupt_of_nothing(db: Database) -> None:
 
     accepted = await actions.accept(db, ME, session, NewAction(SAY.action, "interrupt"))
 
-    assert accepted.interrupts is None
+    assert (accepted.interrupts, accepted.position) == (None, 0)
     assert (await claimed(db, session)).task_id == accepted.task_id
 
 

@@ -143,6 +143,14 @@ class Model:
             self.waiting, key=lambda task: (task.on_busy != "interrupt", task.seq)
         )
 
+    def before(self, on_busy: str) -> list[ModelTask]:
+        """The tasks that run before one that is accepted now."""
+        if on_busy != "interrupt":
+            return self.waiting
+        return [
+            task for task in self.waiting if task.status == "running" or task.on_busy == "interrupt"
+        ]
+
     def log(self, kind: str, task: ModelTask, epoch: int = 0) -> None:
         self.events.append((len(self.events) + 1, kind, task.id, epoch))
 
@@ -255,7 +263,8 @@ class OneSession(RuleBasedStateMachine):
 
     def accepted_in_model(self, new: NewAction, accepted: Accepted) -> ModelTask:
         model = self.model
-        assert (accepted.position, accepted.seq) == (len(model.waiting), len(model.events) + 1)
+        assert accepted.position == len(model.before(new.on_busy))
+        assert accepted.seq == len(model.events) + 1
         if not model.waiting:
             model.hint_at = model.now + 1
         task = ModelTask(

@@ -19,7 +19,7 @@ from tests.worker.test_metering import MODEL, Books, events_of, run
 from worker.metering import Meter, Tariff
 from worker.model_errors import SAY_SECONDS, UNUSABLE, ModelErrors
 
-KEY = "sk-abcdefghijklmnop"
+KEY = "sk-abcdefgh1jklmnop"
 REFUSED = ProviderError(f"litellm.AuthenticationError: Incorrect API key: {KEY}", status=401)
 
 
