@@ -245,8 +245,10 @@ Never seen.
 """
 
 PLAY = """
-import asyncio, sys
+import asyncio, sys, structlog
 from tests.story.playing import begun
+
+structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 
 async def main():
     neighbour = await begun()
