@@ -128,12 +128,17 @@ def _call_id(model: Model, call_id: str) -> str:
 
     It comes of the id alone, so that a call and its result have the same.
     """
-    digest = hashlib.sha256(call_id.encode("utf-8", "replace")).hexdigest()
     if model.provider == "mistral" or model.id.startswith("mistral/"):
-        return call_id if _MISTRALS_CALL_ID.fullmatch(call_id) else digest[:9]
+        return call_id if _MISTRALS_CALL_ID.fullmatch(call_id) else _digest(call_id)[:9]
     # In ids of Gemini's calls litellm keeps the signatures that Gemini wants back.
     signed = "__thought__" in call_id and (model.provider == "gemini" or "gemini" in model.id)
-    return call_id if signed or len(call_id) <= _LONGEST_CALL_ID else f"call_{digest[:24]}"
+    if signed or len(call_id) <= _LONGEST_CALL_ID:
+        return call_id
+    return f"call_{_digest(call_id)[:24]}"
+
+
+def _digest(call_id: str) -> str:
+    return hashlib.sha256(call_id.encode("utf-8", "replace")).hexdigest()
 
 
 def _signed_thinking(message: AssistantMessage) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from api.origins import is_loopback_host
 from api.problems import Problem
 from shared.errors import FiresideError
 
-LOCAL_USER = "local"
+LOCAL = Caller("local")
 """To whom everything belongs where access is `none`."""
 
 _PRIVATE = ("/v1/", "/api/")
@@ -45,7 +45,7 @@ class AccessGate:
         state = scope.setdefault("state", {})
         if self._identity is None:
             check_loopback(scope)
-            state["caller"] = Caller(LOCAL_USER)
+            state["caller"] = LOCAL
         elif scope["path"].startswith(_PRIVATE):
             state["caller"] = await self._identity.caller_of(_bearer(scope))
         elif scope["path"] == "/metrics" and not _is_local_call(scope):

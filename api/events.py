@@ -20,7 +20,7 @@ from api.gateway import Gateway, Parts
 from api.identity import Caller
 from api.problems import Problem
 from api.relay import IDLE, relay
-from api.schemas import EventsBody
+from api.schemas import MAX_NUMBER, EventsBody
 from shared.errors import NotFound, StoreUnavailable
 from shared.events import Line
 from shared.store import sessions
@@ -33,10 +33,7 @@ STREAM = "text/event-stream"
 
 _INCOMPLETE = "ASGI callable returned without completing response."
 
-_MAX_SEQ = 2**53
-"""The largest number that every client can count to."""
-
-Seq = Annotated[int, Query(ge=0, le=_MAX_SEQ)]
+Seq = Annotated[int, Query(ge=0, le=MAX_NUMBER)]
 
 
 class EventStream(StreamingResponse):
@@ -123,7 +120,7 @@ async def get_events(
     caller: WhoCalls,
     after: Seq = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
-    last_event_id: Annotated[int | None, Header(ge=0, le=_MAX_SEQ)] = None,
+    last_event_id: Annotated[int | None, Header(ge=0, le=MAX_NUMBER)] = None,
 ) -> Response:
     """The events after `after`, oldest first; as a stream they go on as they happen."""
     session = await sessions.get(parts.db, caller.user_id, session_id)

@@ -65,7 +65,7 @@ class Identity:
         if token.startswith(api_keys.PREFIX):
             caller = await self._owner(token)
         else:
-            caller = await self._subject(token)
+            caller = await self._of_jwt(token)
         if caller is None:
             raise Problem("unauthorized", "The token is not valid.")
         return caller
@@ -87,8 +87,8 @@ class Identity:
         self._owners[digest] = (owner, monotonic() + known_for)
         return owner
 
-    async def _subject(self, token: str) -> Caller | None:
-        """The `sub` of a JWT that is ours to trust.
+    async def _of_jwt(self, token: str) -> Caller | None:
+        """Who a JWT is of that is ours to trust.
 
         The algorithm is one of the operator's list and fits the key: neither `none` nor a public
         key used as a shared secret passes.

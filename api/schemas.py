@@ -13,6 +13,10 @@ from shared.records import MAX_SAY, MAX_SOUL, NewAction, OnBusy
 _MAX_METADATA = 16_384
 
 
+MAX_NUMBER = 2**53
+"""The largest number that every client can count to."""
+
+
 class Strict(BaseModel):
     """A body in which a field that is not known is an error, for it may be a slip of the pen."""
 

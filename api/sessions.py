@@ -12,6 +12,7 @@ from api.actions import announce
 from api.catalog import Choice
 from api.gateway import Gateway, Parts
 from api.schemas import (
+    MAX_NUMBER,
     PRIORITIES,
     MessagesBody,
     NewSessionBody,
@@ -26,9 +27,6 @@ from shared.records import NewSession, Session
 from shared.store import sessions
 
 router = APIRouter(tags=["Sessions"])
-
-_MAX_NO = 2**53
-"""The largest number that every client can count to."""
 
 
 async def create(
@@ -189,7 +187,7 @@ async def list_messages(
     parts: Parts,
     user: User,
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
-    before: Annotated[int | None, Query(ge=1, le=_MAX_NO)] = None,
+    before: Annotated[int | None, Query(ge=1, le=MAX_NUMBER)] = None,
 ) -> Response:
     """The newest messages of the current branch, or the newest before one of them, oldest first.
 

@@ -10,7 +10,7 @@ from starlette.datastructures import Headers, QueryParams
 from starlette.types import Receive, Scope, Send
 
 from api import problems
-from api.access import LOCAL_USER, check_loopback
+from api.access import LOCAL, check_loopback
 from api.actions import accept, cancel_action, cancel_task, one_key
 from api.closings import (
     BAD_REQUEST,
@@ -49,7 +49,6 @@ MAX_FRAME = 64 * 1024
 """Bytes of a client's frame."""
 
 _AUTH_SECONDS = 10.0
-_LOCAL = Caller(LOCAL_USER)
 
 _MAX_SEQ_DIGITS = 16
 _MAX_ID = 200
@@ -123,7 +122,7 @@ class _Socket:
         self._opening = opening
         self._receive_message = receive
         self._outlet = self._writes(parts, send, wire)
-        self._caller = _LOCAL
+        self._caller = LOCAL
 
     async def serve(self, origins: Origins) -> None:
         """Serve the client until one side ends it."""
@@ -178,7 +177,7 @@ class _Socket:
 
     async def _authenticate(self) -> Caller:
         if self._parts.identity is None:
-            return _LOCAL
+            return LOCAL
         try:
             async with asyncio.timeout(_AUTH_SECONDS):
                 frame = _decode(await self._receive())

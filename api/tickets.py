@@ -6,7 +6,6 @@ from typing import cast
 
 from fastapi import APIRouter
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 from starlette.responses import Response
 
 from api import problems, replies
@@ -14,8 +13,7 @@ from api.access import WhoCalls
 from api.gateway import Parts
 from api.identity import Caller
 from api.schemas import TicketBody
-from shared.errors import QueueUnavailable
-from shared.redis_pool import redis_said
+from shared.redis_pool import redis_asked
 
 router = APIRouter(tags=["WebSocket"])
 
@@ -30,7 +28,7 @@ async def issue(redis: Redis, caller: Caller, seconds: int) -> str:
         QueueUnavailable: Redis did not answer.
     """
     ticket = secrets.token_urlsafe(32)
-    try:
+    with redis_asked():
         async with redis.pipeline() as pipeline:
             pipeline.set(_key(ticket), caller.user_id, ex=seconds)
             if caller.key_id:
@@ -38,8 +36,6 @@ async def issue(redis: Redis, caller: Caller, seconds: int) -> str:
             if caller.until is not None:
                 pipeline.set(_key(ticket, "until"), caller.until, ex=seconds)
             await pipeline.execute()
-    except (RedisError, OSError) as error:
-        raise QueueUnavailable(redis_said(error)) from error
     return ticket
 
 
@@ -49,14 +45,12 @@ async def redeem(redis: Redis, ticket: str) -> Caller | None:
     Raises:
         QueueUnavailable: Redis did not answer.
     """
-    try:
+    with redis_asked():
         async with redis.pipeline() as pipeline:
             pipeline.getdel(_key(ticket))
             pipeline.getdel(_key(ticket, "key"))
             pipeline.getdel(_key(ticket, "until"))
             user_id, key_id, until = cast("list[bytes | None]", await pipeline.execute())
-    except (RedisError, OSError) as error:
-        raise QueueUnavailable(redis_said(error)) from error
     if user_id is None:
         return None
     return Caller(user_id.decode(), (key_id or b"").decode(), int(until) if until else None)

@@ -12,13 +12,12 @@ from typing import cast
 
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from shared.errors import FiresideError, QueueUnavailable, StoreUnavailable
 from shared.events import Publisher
 from shared.kept_answers import forget_answers
 from shared.queue import Hints
-from shared.redis_pool import redis_said
+from shared.redis_pool import redis_asked
 from shared.store import erasure, traces
 from shared.store.database import Database
 from shared.store.erasure import Erased
@@ -106,7 +105,7 @@ async def _delete_keys(redis: Redis, left: Traces) -> None:
     """Delete what answers the user's words, the keys that are named by what was erased, and
     tickets of the user."""
     names = {str(one).encode() for one in left.names}
-    try:
+    with redis_asked():
         await forget_answers(redis, left.owner)
         cursor = 0
         while True:
@@ -118,8 +117,6 @@ async def _delete_keys(redis: Redis, left: Traces) -> None:
                 await redis.delete(*gone)
             if not cursor:
                 return
-    except (RedisError, OSError) as error:
-        raise QueueUnavailable(redis_said(error)) from error
 
 
 async def _tickets_of(redis: Redis, owner: bytes, keys: list[bytes]) -> list[bytes]:

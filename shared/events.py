@@ -12,12 +12,10 @@ from uuid import UUID
 
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
-from redis.exceptions import RedisError
 
 from shared.encoding import dumps, loads, well_formed
-from shared.errors import QueueUnavailable
 from shared.records import TERMINAL_EVENTS, Event
-from shared.redis_pool import redis_said
+from shared.redis_pool import redis_asked
 
 EventType: TypeAlias = Literal[
     "task_queued",
@@ -205,15 +203,13 @@ class Publisher:
             QueueUnavailable: Redis did not answer.
         """
         counts = []
-        try:
+        with redis_asked():
             async with self._redis.pipeline(transaction=False) as pipe:
                 for news in batch:
                     before = len(pipe)
                     _tell(pipe, news)
                     counts.append(len(pipe) - before)
                 answers = await pipe.execute(raise_on_error=False)
-        except (RedisError, OSError) as error:
-            raise QueueUnavailable(redis_said(error)) from error
         kept = []
         for count in counts:
             kept.append(not any(isinstance(one, Exception) for one in answers[:count]))
@@ -222,12 +218,10 @@ class Publisher:
 
     @asynccontextmanager
     async def _pipeline(self) -> AsyncIterator[Pipeline]:
-        try:
+        with redis_asked():
             async with self._redis.pipeline(transaction=False) as pipe:
                 yield pipe
                 await pipe.execute()
-        except (RedisError, OSError) as error:
-            raise QueueUnavailable(redis_said(error)) from error
 
     async def cancel(self, session_id: UUID, task_id: UUID) -> None:
         """Tell the workers that a running task was asked to stop.
@@ -254,10 +248,8 @@ class Publisher:
         await self._tell(KEYS_CHANNEL, "")
 
     async def _tell(self, name: str, message: str) -> None:
-        try:
+        with redis_asked():
             await self._redis.publish(name, message)
-        except (RedisError, OSError) as error:
-            raise QueueUnavailable(redis_said(error)) from error
 
 
 def _tell(pipe: Pipeline, news: AttemptNews) -> None:
@@ -317,10 +309,8 @@ async def text_so_far(redis: Redis, task_id: UUID, attempt: int) -> Line | None:
     Raises:
         QueueUnavailable: Redis did not answer.
     """
-    try:
+    with redis_asked():
         kept = cast("bytes | None", await redis.get(text_key(task_id, attempt)))
-    except (RedisError, OSError) as error:
-        raise QueueUnavailable(redis_said(error)) from error
     message, newline, text = (kept or b"").partition(b"\n")
     if not newline or message[:1] != b"\0" or not message[1:].isdigit():
         return None  # nothing kept, or only the tail of a text whose head ran out

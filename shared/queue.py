@@ -18,7 +18,7 @@ from shared.encoding import JsonObject, dumps, loads
 from shared.errors import QueueUnavailable
 from shared.homes import Homes
 from shared.levels import BACKGROUND, FIRST, LEVELS, as_level, key_of
-from shared.redis_pool import redis_said
+from shared.redis_pool import redis_asked, redis_said
 from shared.settings import Settings
 
 ADVANCE = "fireside.advance"
@@ -156,12 +156,10 @@ class Hints:
         """
         if self._celery is not None:
             return False
-        try:
+        with redis_asked():
             async with asyncio.timeout(_ASK_SECONDS):
                 keys = [key_of(self._queue, level) for level in range(LEVELS)]
                 return int(await self._redis.exists(*keys)) == 0
-        except (RedisError, OSError, TimeoutError) as error:
-            raise QueueUnavailable(redis_said(error)) from error
 
     async def exchange(self, session_id: UUID, level: int) -> UUID:
         """Give back a hint that was taken a while ago for one that goes before it by now.
@@ -176,7 +174,7 @@ class Hints:
         if self._celery is not None or level == FIRST:
             return session_id
         keys = [key_of(self._queue, before) for before in range(level)]
-        try:
+        with redis_asked():
             async with self._redis.pipeline() as pipe:
                 pipe.brpop(keys, 0)  # within a transaction it takes what there is, and never waits
                 (found,) = await pipe.execute()
@@ -186,8 +184,6 @@ class Hints:
             # To the end from which it was taken: it had waited longest.
             held = dumps(envelope(session_id, self._queue, level))
             await self._redis.rpush(key_of(self._queue, level), held)
-        except (RedisError, OSError) as error:
-            raise QueueUnavailable(redis_said(error)) from error
         return best
 
     async def withdraw(self, session_id: UUID) -> None:
@@ -201,11 +197,9 @@ class Hints:
         """
         if self._celery is not None:
             return
-        try:
+        with redis_asked():
             hint = dumps(envelope(session_id, self._queue)).decode()
             await self._redis.lrem(key_of(self._queue, FIRST), 0, hint)
-        except (RedisError, OSError) as error:
-            raise QueueUnavailable(redis_said(error)) from error
 
     async def withdraw_all(self, session_ids: Iterable[UUID]) -> None:
         """Take back every hint of sessions that are gone; a worker would find nothing there.
@@ -217,15 +211,13 @@ class Hints:
         """
         if self._celery is not None:
             return
-        try:
+        with redis_asked():
             async with self._redis.pipeline(transaction=False) as pipe:
                 for session_id in session_ids:
                     for level in range(LEVELS):
                         hint = dumps(envelope(session_id, self._queue, level)).decode()
                         pipe.lrem(key_of(self._queue, level), 0, hint)
                 await pipe.execute()
-        except (RedisError, OSError) as error:
-            raise QueueUnavailable(redis_said(error)) from error
 
     async def _push(self, hints: list[tuple[UUID, int]]) -> None:
         lists: dict[str, list[bytes]] = {}

@@ -1,6 +1,7 @@
 """How this process reaches Redis: a bounded pool that waits, with time-outs on everything."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.connection import (
@@ -12,8 +13,9 @@ from redis.asyncio.connection import (
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
 
-from shared.errors import FiresideError
+from shared.errors import FiresideError, QueueUnavailable
 from shared.settings import Settings
 
 
@@ -75,6 +77,15 @@ def connect_redis(settings: Settings) -> Redis:
     )
     pool.connection_class = _CLASSES[pool.connection_class]
     return Redis.from_pool(pool)
+
+
+@contextmanager
+def redis_asked() -> Iterator[None]:
+    """Raise QueueUnavailable for what a call of Redis inside raises."""
+    try:
+        yield
+    except (RedisError, OSError) as error:  # the latter: also that it took too long
+        raise QueueUnavailable(redis_said(error)) from error
 
 
 def redis_said(error: BaseException) -> str:

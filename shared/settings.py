@@ -381,7 +381,7 @@ class Settings(BaseSettings):
     @field_validator("database_url")
     @classmethod
     def _postgres(cls, value: SecretStr) -> SecretStr:
-        if _scheme(value) not in {"postgresql", "postgres"}:
+        if _scheme(value.get_secret_value()) not in {"postgresql", "postgres"}:
             raise ValueError("must begin with postgresql://")
         if urlsplit(value.get_secret_value()).netloc.count("@") > 1:
             raise ValueError(_NO_URL)  # SQLAlchemy takes the password to end at the first
@@ -390,21 +390,21 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _redis(cls, value: SecretStr) -> SecretStr:
-        if _scheme(value) not in {"redis", "rediss", "unix"}:
+        if _scheme(value.get_secret_value()) not in {"redis", "rediss", "unix"}:
             raise ValueError("must begin with redis://, rediss:// or unix://")
         return value
 
     @field_validator("broker_url")
     @classmethod
     def _broker(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and not _scheme(value):
+        if value is not None and not _scheme(value.get_secret_value()):
             raise ValueError("must be a URL, as redis://... or amqp://...")
         return value
 
     @field_validator("model_url", "model_cheap_url", "embeddings_url")
     @classmethod
     def _http(cls, value: str | None) -> str | None:
-        if value is not None and _scheme(SecretStr(value)) not in {"http", "https"}:
+        if value is not None and _scheme(value) not in {"http", "https"}:
             raise ValueError("must begin with http:// or https://")
         return value
 
@@ -433,9 +433,8 @@ class Settings(BaseSettings):
         return [Path(folder) for folder in self.story_folders]
 
 
-def _scheme(url: SecretStr) -> str:
+def _scheme(value: str) -> str:
     """The part before `://`, or "" where there is none; urlsplit's own errors quote the URL."""
-    value = url.get_secret_value()
     try:
         parts = urlsplit(value)
         _ = parts.port

@@ -356,7 +356,7 @@ class Host:
                 left = self._settings.drain_seconds - (time.monotonic() - self._closed_at)
                 await self._drain(max(0.0, left), going)
             else:
-                self._fail(_why_ended(done))
+                self._fail(_tell_end_of(done))
                 await self._drain(0.0)
         finally:
             for service in services:
@@ -379,7 +379,7 @@ class Host:
         awaited: set[asyncio.Future[Any]] = {draining, *services}
         done, _ = await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
         if draining not in done:
-            _why_ended(done)
+            _tell_end_of(done)
             await self._rota.hand_over()
         await draining
 
@@ -445,8 +445,8 @@ class Host:
         return [consolidate(may_batch=batching.may), batching.look_for_ever()]
 
 
-def _why_ended(services: Iterable[asyncio.Future[Any]]) -> BaseException | None:
-    """What ended the first of these; the log tells of it."""
+def _tell_end_of(services: Iterable[asyncio.Future[Any]]) -> BaseException | None:
+    """Tell the log that one of these has ended; what it raised."""
     error = next((one.exception() for one in services), None)
     log.error("a service of the worker ended", exc_info=error)
     return error

@@ -14,7 +14,7 @@ from deploy.local.valkey import EmbeddedValkey
 from shared.encoding import loads
 from shared.events import Line, text_key
 from shared.follow import Subscription
-from shared.records import NewEvent
+from shared.records import Claim, NewEvent
 from shared.settings import Settings
 from shared.store.database import Database
 from tests.api.clients import TERMINAL, Client
@@ -210,11 +210,16 @@ async def test_listeners_that_come_and_go_leave_one_that_hears(
 
 
 @asynccontextmanager
-async def viewing(settings: Settings, session: str) -> AsyncIterator[tuple[View, Subscription]]:
-    """A client's view of a session that has not joined yet, though its subscription stands."""
+async def viewing(
+    settings: Settings, client: Client, worker: FakeWorker
+) -> AsyncIterator[tuple[View, Subscription, Claim]]:
+    """A client's view of a session whose first task has begun; it has not joined yet, though its
+    subscription stands."""
+    session = UUID((await client.session())["id"])
     parts = Gateway.from_settings(settings)
-    async with parts.running(), parts.follower.follow(UUID(session)) as subscription:
-        yield View(parts, "local", UUID(session), subscription), subscription
+    async with parts.running(), parts.follower.follow(session) as subscription:
+        claim = await worker.start(str(session))
+        yield View(parts, "local", session, subscription), subscription, claim
 
 
 async def arrived(subscription: Subscription, count: int) -> None:
@@ -244,9 +249,7 @@ async def come(view: View) -> list[Any]:
 async def test_a_late_client_gets_each_piece_of_text_once(
     settings: Settings, client: Client, worker: FakeWorker
 ) -> None:
-    session = (await client.session())["id"]
-    async with viewing(settings, session) as (view, subscription):
-        claim = await worker.start(session)
+    async with viewing(settings, client, worker) as (view, subscription, claim):
         await worker.stream(claim, 0, 0, "Some ")
         await worker.stream(claim, 0, 5, "text")
         await arrived(subscription, 3)
@@ -276,9 +279,7 @@ async def test_a_late_client_gets_each_piece_of_text_once(
 async def test_a_text_whose_beginning_is_gone_waits_for_its_messages_end(
     settings: Settings, client: Client, worker: FakeWorker
 ) -> None:
-    session = (await client.session())["id"]
-    async with viewing(settings, session) as (view, subscription):
-        claim = await worker.start(session)
+    async with viewing(settings, client, worker) as (view, subscription, claim):
         await worker.stream(claim, 0, 0, "Some ")
         await arrived(subscription, 2)
         await worker.publisher._redis.delete(text_key(claim.task_id, claim.attempt))
@@ -296,9 +297,7 @@ async def test_a_text_whose_beginning_is_gone_waits_for_its_messages_end(
 async def test_the_text_so_far_comes_behind_what_began_its_message(
     settings: Settings, client: Client, worker: FakeWorker
 ) -> None:
-    session = (await client.session())["id"]
-    async with viewing(settings, session) as (view, subscription):
-        claim = await worker.start(session)
+    async with viewing(settings, client, worker) as (view, subscription, claim):
         await view.join(None)
         await worker.write(claim, NewEvent("message_start", {"message": {}}))
         await worker.stream(claim, 0, 0, "Some ")
