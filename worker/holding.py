@@ -117,10 +117,14 @@ class Holding:
             now = time.monotonic()
             if now - slept > 2 * self._heartbeat_seconds:
                 woke = now
-            for held in self:
-                sure = max(held.renewed_at, self._outage.blameless_until, woke)
-                if now - sure > self._lease_seconds:
-                    held.lose("the lease could not be renewed in time")
+            self._lose_overdue(now, sure=max(self._outage.blameless_until, woke))
+
+    def _lose_overdue(self, now: float, sure: float) -> None:
+        # Not in the loop of its caller, which would keep alive what it looked at last: all that a
+        # task had, for as long as nothing else runs.
+        for held in self:
+            if now - max(held.renewed_at, sure) > self._lease_seconds:
+                held.lose("the lease could not be renewed in time")
 
     async def hear_users(self) -> None:
         """Hear at once what the next heartbeat would tell, for ever: cancels, and actions that may

@@ -35,10 +35,14 @@ class OutlivedAttempts:
     async def take_back_for_ever(self) -> None:
         """Take back what comes, until cancelled."""
         while True:
-            claim = await self._waiting.get()
-            try:
-                await leases.forgive(self._db, claim)
-            except FiresideError as error:
-                log.warning("attempt not taken back yet", error=str(error))
-                self._waiting.put_nowait(claim)
+            if not await self._take_back(await self._waiting.get()):
                 await asyncio.sleep(self._pause)
+
+    async def _take_back(self, claim: Claim) -> bool:
+        try:
+            await leases.forgive(self._db, claim)
+        except FiresideError as error:
+            log.warning("attempt not taken back yet", error=str(error))
+            self._waiting.put_nowait(claim)
+            return False
+        return True
