@@ -8,7 +8,7 @@ import structlog
 from redis.asyncio import Redis
 
 from api.problems import Problem
-from shared.errors import StoreUnavailable, TooManyTasks
+from shared.errors import TooManyTasks
 from shared.pace import ends_per_second
 from shared.store import turns
 from shared.store.database import Database
@@ -104,11 +104,8 @@ class Backlog:
         trouble = Trouble(log, "open tasks not counted")
         while True:
             pause = every
-            try:
+            with trouble.catch():
                 took = await self._count(db)
-                trouble.is_over()
                 pause = max(every, min(_PAUSE * took, _LONGEST_PAUSE))
                 self._ends_per_second = await ends_per_second(redis)
-            except StoreUnavailable as error:
-                trouble.goes_on(error)
             await asyncio.sleep(pause)

@@ -5,7 +5,6 @@ import asyncio
 import structlog
 
 from shared.allowance import BudgetRules
-from shared.errors import FiresideError
 from shared.store import budgets
 from shared.store.database import Database
 from shared.trouble import Trouble
@@ -38,9 +37,6 @@ class Budgeting:
         """
         trouble = Trouble(log, "budgets not looked for")
         while True:
-            try:
+            with trouble.catch():
                 self._single = await budgets.exist(db)
-                trouble.is_over()
-            except FiresideError as error:
-                trouble.goes_on(error)
             await asyncio.sleep(every)

@@ -8,7 +8,6 @@ from collections.abc import Callable
 import structlog
 
 from api.identity import Caller
-from shared.errors import FiresideError
 from shared.store import api_keys
 from shared.store.database import Database
 from shared.trouble import Trouble
@@ -56,11 +55,8 @@ class KeyedStreams:
         trouble = Trouble(log, "keys of open streams not looked for")
         while True:
             await asyncio.sleep(every)
-            try:
+            with trouble.catch():
                 await self._look(db)
-                trouble.is_over()
-            except FiresideError as error:
-                trouble.goes_on(error)
 
     async def _look(self, db: Database) -> None:
         if not (asked := list(self._by_key)):

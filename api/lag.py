@@ -6,7 +6,6 @@ from uuid import UUID
 
 import structlog
 
-from shared.errors import StoreUnavailable
 from shared.follow import Follower, Subscription
 from shared.store import sessions
 from shared.store.database import Database
@@ -29,13 +28,10 @@ async def watch_for_ever(db: Database, follower: Follower, *, every: float) -> N
     trouble = Trouble(log, "followed sessions not compared")
     while True:
         await asyncio.sleep(every)
-        try:
+        with trouble.catch():
             followed = follower.sessions
             for start in range(0, len(followed), _BATCH):
                 await _compare(db, follower, followed[start : start + _BATCH])
-            trouble.is_over()
-        except StoreUnavailable as error:
-            trouble.goes_on(error)
 
 
 async def _compare(db: Database, follower: Follower, ids: Sequence[UUID]) -> None:

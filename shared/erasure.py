@@ -13,7 +13,7 @@ from typing import cast
 import structlog
 from redis.asyncio import Redis
 
-from shared.errors import FiresideError, QueueUnavailable, StoreUnavailable
+from shared.errors import QueueUnavailable, StoreUnavailable
 from shared.events import Publisher
 from shared.kept_answers import forget_answers
 from shared.queue import Hints
@@ -22,6 +22,7 @@ from shared.store import erasure, traces
 from shared.store.database import Database
 from shared.store.erasure import Erased
 from shared.store.traces import Traces, owner_of
+from shared.trouble import Trouble
 
 log = structlog.get_logger(__name__)
 
@@ -81,13 +82,12 @@ async def clear_for_ever(
     Args:
         every: seconds between two looks.
     """
+    trouble = Trouble(log, "what erasures have left is not cleared")
     while True:
         await asyncio.sleep(every)
-        try:
+        with trouble.catch():
             while (left := await traces.take(db)) is not None:
                 await _clear(db, redis, hints, left)
-        except FiresideError as error:
-            log.warning("what erasures have left is not cleared", error=str(error))
 
 
 async def _clear(db: Database, redis: Redis, hints: Hints, left: Traces) -> None:

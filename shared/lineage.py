@@ -71,6 +71,7 @@ class Lineage:
         self._suspicious = asyncio.Event()
         self._looked = asyncio.Event()
         self._warned = False
+        self._unmarked = Trouble(log, "no mark of the database to compare with")
         self._gate.closed = "the database was not looked at yet"
         self._gate.inspect = self._inspect
 
@@ -78,13 +79,10 @@ class Lineage:
         """Look again and again until cancelled."""
         trouble = Trouble(log, "lineage not checked")
         while goes_on():
-            pause = self._every
-            try:
+            pause = _RETRY_SECONDS
+            with trouble.catch():
                 await self.look()
-                trouble.is_over()
-            except FiresideError as error:
-                trouble.goes_on(error)
-                pause = _RETRY_SECONDS
+                pause = self._every
             self._looked.set()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
@@ -182,8 +180,9 @@ class Lineage:
             async with asyncio.timeout(_REDIS_SECONDS):
                 kept = await self._redis.get(mark_key(lineage_id))
         except (RedisError, OSError) as error:
-            log.warning("no mark of the database to compare with", error=redis_said(error))
+            self._unmarked.goes_on(redis_said(error))
             return False, None
+        self._unmarked.is_over()
         return True, None if kept is None else _mark(kept)
 
     async def _note(self, mark: Mark) -> None:

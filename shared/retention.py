@@ -8,10 +8,10 @@ from uuid import UUID
 
 import structlog
 
-from shared.errors import FiresideError
 from shared.settings import Settings
 from shared.store import batches, retention
 from shared.store.database import Database
+from shared.trouble import Trouble
 
 log = structlog.get_logger(__name__)
 
@@ -26,17 +26,16 @@ async def prune_for_ever(db: Database, settings: Settings, *, every: float = ASK
     Args:
         every: seconds after which a process without a turn asks for one.
     """
+    trouble = Trouble(log, "retention failed")
     while True:
         await asyncio.sleep(every)
-        try:
+        with trouble.catch():
             rows = await batches.prune(db)
             while (ids := await retention.turn(db)) is not None:
                 rows += await prune(db, ids, settings)
                 await asyncio.sleep(TURN_SECONDS)
             if rows:
                 log.info("pruned", rows=rows)
-        except FiresideError as error:
-            log.warning("retention failed", error=str(error))
 
 
 async def prune(db: Database, ids: Sequence[UUID], settings: Settings) -> int:

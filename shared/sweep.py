@@ -10,7 +10,7 @@ from uuid import UUID
 import structlog
 
 from shared.ending import goes_on
-from shared.errors import FiresideError, QueueUnavailable
+from shared.errors import QueueUnavailable
 from shared.queue import Hints
 from shared.store import clock, sweeps, turns
 from shared.store.database import Database
@@ -53,7 +53,7 @@ async def sweep_for_ever(
     mended_at = float("-inf")
     trouble = Trouble(log, "sweep failed")
     while goes_on():
-        try:
+        with trouble.catch():
             if time.monotonic() - mended_at > MEND_SECONDS:
                 if mended := await clock.mend(db):
                     log.warning("the database's clock was set back", sessions=mended)
@@ -62,9 +62,6 @@ async def sweep_for_ever(
                 lost.clear()
                 await sweeps.doubt_latest(db)
             await _sweep(db, hints, grace, take)
-            trouble.is_over()
-        except FiresideError as error:
-            trouble.goes_on(error)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(every):
                 await lost.wait()

@@ -2,8 +2,12 @@
 
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import structlog
+
+from shared.errors import FiresideError
 
 SAY_SECONDS = 10.0
 """How often an error that comes again and again is told."""
@@ -25,6 +29,16 @@ class Trouble:
         self._event = event
         self._said: dict[str, float] = {}
         self._began: float | None = None
+
+    @contextmanager
+    def catch(self) -> Iterator[None]:
+        """Hear how it goes inside: a FiresideError is told and goes no further."""
+        try:
+            yield
+        except FiresideError as error:
+            self.goes_on(error)
+        else:
+            self.is_over()
 
     def goes_on(self, error: Exception | str) -> None:
         """Hear of an error; one that was told within SAY_SECONDS is not told again."""

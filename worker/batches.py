@@ -19,11 +19,11 @@ from agent_core.openai_batches import BatchEndpoint, BatchResult, BatchStatus, q
 from agent_core.tokens import count_context_tokens, count_tokens
 from shared.allowance import BudgetRules
 from shared.encoding import well_formed
-from shared.errors import FiresideError
 from shared.records import LedgerEntry
 from shared.store import batches, budgets, consolidation
 from shared.store.batches import LEASE_SECONDS, LONGEST, Asked, Batch
 from shared.store.database import Database
+from shared.trouble import Trouble
 from worker.consolidation import PURPOSE, asked, options_of
 from worker.extraction import OUTPUT_CHARACTERS
 from worker.metering import Tariff, tokens_of
@@ -76,12 +76,11 @@ class Batching:
 
     async def look_for_ever(self) -> None:
         """Look until cancelled."""
+        trouble = Trouble(log, "batches not looked at")
         while True:
             await asyncio.sleep(self._every)
-            try:
+            with trouble.catch():
                 await self.look()
-            except FiresideError as error:
-                log.warning("batches not looked at", error=str(error))
 
     async def look(self) -> None:
         """Make the batches that can be made, and see to all that are due."""

@@ -28,7 +28,6 @@ from agent_core import (
 from shared.allowance import NO_RULES, BudgetRules
 from shared.consolidation import KEEPER, Consolidated, Material, Remembered
 from shared.encoding import JsonObject
-from shared.errors import FiresideError
 from shared.memories import language_of, speaker_of
 from shared.queue import Hints
 from shared.records import CatalogEntry, Lasting
@@ -198,7 +197,7 @@ async def consolidate_for_ever(
     trouble = Trouble(log, "consolidation not ordered")
     while True:
         await asyncio.sleep(every)
-        try:
+        with trouble.catch():
             for due in await consolidation.due(db):
                 batched = await may_batch(due.user_id)
                 ordered = await consolidation.order(
@@ -206,6 +205,3 @@ async def consolidate_for_ever(
                 )
                 if ordered is not None:
                     await hints.send([ordered.session_id], {ordered.session_id: ordered.level})
-            trouble.is_over()
-        except FiresideError as error:
-            trouble.goes_on(error)

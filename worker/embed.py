@@ -30,6 +30,7 @@ from shared.redis_pool import connect_redis, redis_said
 from shared.settings import Settings, get_settings, warn_of_unknown_variables
 from shared.store import rewording, vectors
 from shared.store.database import Database
+from shared.trouble import Trouble
 from worker.embedders import (
     Embedder,
     EmbeddingsAway,
@@ -91,24 +92,21 @@ class Filling:
         """
         async with asyncio.TaskGroup() as group:
             group.create_task(self._index())
+            trouble = Trouble(log, "memories wait for their vectors")
             while goes_on():
-                try:
+                pause = AWAY_SECONDS
+                with trouble.catch():
                     pause = 0.0 if await self.fill() else IDLE_SECONDS
-                except FiresideError as error:
-                    log.warning("memories wait for their vectors", error=str(error))
-                    pause = AWAY_SECONDS
                 await asyncio.sleep(pause)
 
     async def _index(self) -> None:
         """Have the graph built; a build that was broken off is begun anew."""
+        trouble = Trouble(log, "the graph of vectors is not built")
         while goes_on():
-            try:
+            with trouble.catch():
                 await vectors.index(self._db, self._dimension)
-            except FiresideError as error:
-                log.warning("the graph of vectors is not built", error=str(error))
-                await asyncio.sleep(AWAY_SECONDS)
-            else:
                 return
+            await asyncio.sleep(AWAY_SECONDS)
 
     async def again(self) -> int:
         """Give vectors to all memories that have others; how many there were."""

@@ -12,7 +12,6 @@ from uuid import UUID
 
 import structlog
 
-from shared.errors import FiresideError
 from shared.store import quarantine
 from shared.store.database import Database
 from shared.trouble import Trouble
@@ -49,12 +48,9 @@ class Keeper:
         trouble = Trouble(log, "quarantine not looked at")
         while True:
             await asyncio.sleep(self._every)
-            try:
+            session_id = None
+            with trouble.catch():
                 session_id = await quarantine.reserve(self._db, seconds=START_SECONDS)
-                trouble.is_over()
-            except FiresideError as error:
-                trouble.goes_on(error)
-                continue
             if session_id is not None and not self._stopping:
                 await self._run_child(session_id)
 

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 import structlog
 
-from shared.errors import FiresideError
 from shared.records import Claim, LedgerEntry
 from shared.store import usage
 from shared.store.database import Database
+from shared.trouble import Trouble
 
 log = structlog.get_logger(__name__)
 
@@ -23,6 +23,7 @@ class LateUsage:
     def __init__(self, db: Database, *, pause: float) -> None:
         self._db = db
         self._pause = pause
+        self._trouble = Trouble(log, "calls of models not entered yet")
         self._waiting: asyncio.Queue[tuple[Claim, Sequence[LedgerEntry]]] = asyncio.Queue()
         self._entering: tuple[Claim, Sequence[LedgerEntry]] | None = None
 
@@ -62,9 +63,7 @@ class LateUsage:
             )
 
     async def _enter(self, claim: Claim, entries: Sequence[LedgerEntry]) -> bool:
-        try:
+        with self._trouble.catch():
             await usage.append(self._db, claim, entries)
-        except FiresideError as error:
-            log.warning("calls of models not entered yet", error=str(error))
-            return False
-        return True
+            return True
+        return False

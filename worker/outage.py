@@ -7,8 +7,9 @@ from typing import ParamSpec, TypeVar
 
 import structlog
 
-from shared.errors import FiresideError, StoreUnavailable
+from shared.errors import StoreUnavailable
 from shared.store.database import Database
+from shared.trouble import Trouble
 
 log = structlog.get_logger(__name__)
 
@@ -20,9 +21,6 @@ ASK_SECONDS = 0.25
 
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.05, 0.5
 """Seconds between two tries of what Postgres refused though it answers."""
-
-SAY_SECONDS = 10.0
-"""How often the log says that it is still away."""
 
 
 class Outage:
@@ -103,20 +101,15 @@ class Outage:
 
     async def _ask(self) -> None:
         self._began = time.monotonic()
-        said = 0.0
+        trouble = Trouble(log, "postgres is away")
         try:
             while True:
-                try:
+                with trouble.catch():
                     await self._db.check_writable()
                     break
-                except FiresideError as error:
-                    self._seen = True
-                    if not said or time.monotonic() - said > SAY_SECONDS:
-                        said = time.monotonic()
-                        log.warning("postgres is away", error=str(error))
+                self._seen = True
                 await asyncio.sleep(ASK_SECONDS)
             if self._seen:
                 self._ended = self.blameless_until
-                log.info("postgres is back", seconds=round(time.monotonic() - self._began, 1))
         finally:
             self._asking, self._seen = None, False

@@ -4,10 +4,11 @@ import asyncio
 
 import structlog
 
-from shared.errors import FiresideError, LeaseLost, StoreUnavailable
+from shared.errors import LeaseLost, StoreUnavailable
 from shared.records import Claim
 from shared.store import leases
 from shared.store.database import Database
+from shared.trouble import Trouble
 
 log = structlog.get_logger(__name__)
 
@@ -25,6 +26,7 @@ class OutlivedAttempts:
     def __init__(self, db: Database, *, pause: float) -> None:
         self._db = db
         self._pause = pause
+        self._trouble = Trouble(log, "attempt not taken back yet")
         self._waiting: asyncio.Queue[Claim] = asyncio.Queue()
 
     def add(self, claim: Claim, cause: BaseException | None) -> None:
@@ -39,10 +41,8 @@ class OutlivedAttempts:
                 await asyncio.sleep(self._pause)
 
     async def _take_back(self, claim: Claim) -> bool:
-        try:
+        with self._trouble.catch():
             await leases.forgive(self._db, claim)
-        except FiresideError as error:
-            log.warning("attempt not taken back yet", error=str(error))
-            self._waiting.put_nowait(claim)
-            return False
-        return True
+            return True
+        self._waiting.put_nowait(claim)
+        return False

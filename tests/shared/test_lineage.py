@@ -18,6 +18,7 @@ import pytest
 from pydantic import SecretStr
 from redis.asyncio import Redis
 from sqlalchemy import text
+from structlog.testing import capture_logs
 
 from deploy.local.postgres import NOT_DURABLE, EmbeddedPostgres
 from shared.errors import LeaseLost, StoreUnavailable
@@ -448,11 +449,14 @@ async def test_without_redis_it_goes_on_and_counts_no_beat(
         update={"redis_url": SecretStr(f"redis://127.0.0.1:{promised_port()}/0")}
     )
     async with process(away, server.url) as one:
-        await one.lineage.look()
-        await one.lineage.look()
+        with capture_logs() as logs:
+            await one.lineage.look()
+            await one.lineage.look()
 
         assert (await lineage.look(one.db)).beat == 0
         assert one.db.gate.closed is None
+    told = [entry["event"] for entry in logs if entry["log_level"] == "warning"]
+    assert told == ["no mark of the database to compare with"]
 
 
 @pytest.fixture

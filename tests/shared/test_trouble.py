@@ -40,6 +40,20 @@ def test_an_error_that_goes_on_is_told_once_and_its_end() -> None:
     assert logs[2]["after"] == "sweep failed"
 
 
+def test_what_is_caught_goes_no_further_and_is_no_programming_error() -> None:
+    told = Trouble(log, "sweep failed")
+    with capture_logs() as logs:
+        for _ in range(2):
+            with told.catch():
+                raise StoreUnavailable("away")
+        with pytest.raises(KeyError), told.catch():
+            raise KeyError("no error of ours")
+        with told.catch():
+            pass
+
+    assert [one["event"] for one in logs] == ["sweep failed", "works again"]
+
+
 def test_it_is_told_again_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     told = Trouble(log, "sweep failed")
     with capture_logs() as logs:

@@ -569,8 +569,9 @@ async def test_logs_hold_nothing_of_it(
 
 
 async def test_a_postgres_that_is_away_ends_nothing(
-    scripted_model: ScriptedModel, settings: Settings
+    scripted_model: ScriptedModel, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("shared.trouble.SAY_SECONDS", 0.0)
     away = settings.model_copy(
         update={"database_url": SecretStr("postgresql://me@127.0.0.1:9/none")}
     )

@@ -28,7 +28,10 @@ async def db(postgres_url: str) -> AsyncIterator[Database]:
     await found.close()
 
 
-async def test_they_wait_for_a_postgres_that_is_away(db: Database) -> None:
+async def test_they_wait_for_a_postgres_that_is_away(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.trouble.SAY_SECONDS", 0.0)
     claim = await claims.claim(db, await new_session(db), lease_seconds=30, history=1)
     assert claim is not None
     late = LateUsage(db, pause=0.01)
