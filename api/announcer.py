@@ -13,11 +13,11 @@ from uuid import UUID
 
 import structlog
 
-from shared.errors import QueueUnavailable
 from shared.events import Publisher
 from shared.levels import FIRST
 from shared.queue import Hints
 from shared.records import Event
+from shared.trouble import Trouble
 
 log = structlog.get_logger(__name__)
 
@@ -45,6 +45,7 @@ class Announcer:
         self._publisher = publisher
         self._waiting: deque[_News] = deque(maxlen=MAX_WAITING)
         self._wake = asyncio.Event()
+        self._trouble = Trouble(log, "announcements dropped")
 
     @property
     def waiting(self) -> int:
@@ -89,7 +90,7 @@ class Announcer:
     async def _send_waiting(self) -> None:
         while self._waiting:
             batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
-            try:
+            with self._trouble.catch():
                 # Events first: a worker that has its hint tells more events at once, and listeners
                 # that see a number too high read the log for the one that is still on its way.
                 await self._publisher.events_of_many((n.session_id, n.events) for n in batch)
@@ -100,8 +101,6 @@ class Announcer:
                         await self._publisher.cancel(news.session_id, news.cancelled)
                     if news.joins:
                         await self._publisher.joining(news.session_id)
-            except QueueUnavailable as error:
-                log.warning("announcements dropped", count=len(batch), error=str(error))
 
 
 def _levels(batch: Sequence[_News]) -> dict[UUID, int]:

@@ -2,12 +2,13 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Self
 
+import structlog
 from fastapi import Depends, FastAPI, Request
 from redis.asyncio import Redis
 
@@ -35,6 +36,9 @@ from shared.schema import warn_of_newer_schema
 from shared.settings import Settings
 from shared.store.database import Database
 from shared.sweep import sweep_for_ever
+from shared.trouble import Trouble
+
+log = structlog.get_logger(__name__)
 
 _LAST_NEWS_SECONDS = 2.0
 
@@ -46,7 +50,7 @@ _COUNT_SECONDS = 1.0
 class Gateway:
     """The connections of this process and its own small states.
 
-    `identity` is None where access is `none`.
+    `identity` is None where access is `none`; `not_ready` is by what `/readyz` asks.
     """
 
     settings: Settings
@@ -64,6 +68,7 @@ class Gateway:
     budgeting: Budgeting
     metrics: Metrics
     stopping: Stopping
+    not_ready: Mapping[str, Trouble]
     beside: Beside = field(default_factory=Beside)
 
     @classmethod
@@ -99,6 +104,7 @@ class Gateway:
             budgeting=Budgeting(settings.budgets),
             metrics=Metrics(streams_open=lambda: slots.open, waiting=lambda: announcer.waiting),
             stopping=Stopping(on_stop=wake_all),
+            not_ready={one: Trouble(log, f"not ready: {one}") for one in ("postgres", "redis")},
         )
 
     @asynccontextmanager

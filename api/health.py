@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Awaitable
 from typing import Annotated, Literal
 
-import structlog
 from fastapi import APIRouter, Query
 from redis.exceptions import RedisError
 from starlette.responses import Response
@@ -16,8 +15,7 @@ from api.schemas import HealthBody
 from shared.errors import FiresideError, StoreUnavailable
 from shared.redis_pool import redis_said
 from shared.schema import head_revision
-
-log = structlog.get_logger(__name__)
+from shared.trouble import Trouble
 
 router = APIRouter(tags=["Health"])
 
@@ -52,7 +50,9 @@ async def readyz(parts: Parts, asked: For = None) -> Response:
     looking = {"postgres": _postgres(parts)}
     if asked is None:
         looking["redis"] = _redis(parts)
-    outcomes = await asyncio.gather(*(_outcome(check) for check in looking.values()))
+    outcomes = await asyncio.gather(
+        *(_outcome(check, parts.not_ready[name]) for name, check in looking.items())
+    )
     ended = parts.beside.ended
     background = f"ended: {', '.join(ended)}" if ended else "ok"
     checks = {**dict(zip(looking, outcomes, strict=True)), "background": background}
@@ -61,15 +61,17 @@ async def readyz(parts: Parts, asked: For = None) -> Response:
     return replies.ok({"status": "ok", "checks": checks})
 
 
-async def _outcome(check: Awaitable[None]) -> str:
+async def _outcome(check: Awaitable[None], trouble: Trouble) -> str:
     try:
         async with asyncio.timeout(_CHECK_SECONDS):
             await check
     except TimeoutError:
+        trouble.goes_on("no answer in time")
         return "no answer in time"
     except (FiresideError, RedisError, OSError) as error:
-        log.warning("not ready", error=redis_said(error))
+        trouble.goes_on(redis_said(error))
         return error.shown if isinstance(error, _Unfit) else "unavailable"
+    trouble.is_over()
     return "ok"
 
 

@@ -15,6 +15,7 @@ from shared.own_loop import on_own_loop
 from shared.settings import Settings
 from shared.store import leases
 from shared.store.database import Database, Gate
+from shared.trouble import Trouble
 from worker.holding import Holding
 from worker.outage import Outage
 
@@ -44,6 +45,7 @@ class Renewal:
         self._asked_at = 0.0
         self._answered = True
         self._stands_still = False
+        self._trouble = Trouble(log, "heartbeat failed")
         self._failed = False
         self._tried_at_once = False
 
@@ -113,9 +115,10 @@ class Renewal:
                     db, list(fences.values()), lease_seconds=self._settings.lease_seconds
                 )
         except (FiresideError, TimeoutError) as error:
-            log.warning("heartbeat failed", error=str(error) or "no answer in half a lease")
+            self._trouble.goes_on(str(error) or "no answer in half a lease")
             self._failed = True
             self._loop.call_soon_threadsafe(self._outage.noticed)
         else:
+            self._trouble.is_over()
             self._failed = self._tried_at_once = False
             self._loop.call_soon_threadsafe(self._holding.renewed, pulse, fences, began)

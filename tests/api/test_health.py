@@ -9,6 +9,7 @@ from uuid import uuid4
 import httpx
 import psycopg
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import text
 from structlog.testing import capture_logs
 
@@ -44,6 +45,24 @@ async def test_an_old_schema_is_not_ready(client: Client, db: Database) -> None:
     assert response.status_code == 503
     assert response.json()["code"] == "unavailable"
     assert response.json()["checks"]["postgres"] == "schema out of date"
+
+
+async def test_what_keeps_it_from_being_ready_is_told_once_and_its_end(
+    client: Client, db: Database
+) -> None:
+    async def ask() -> int:
+        return (await client.http.get("/readyz")).status_code
+
+    with capture_logs() as logs:
+        await db.run(text("update alembic_version set version_num = '0000'"))
+        unfit = [await ask() for _ in range(3)]
+        await db.run(text("update alembic_version set version_num = '9999'"))
+        fit = [await ask() for _ in range(2)]
+
+    kind = "not ready: postgres"
+    told = [one["event"] for one in logs if kind in (one["event"], one.get("after"))]
+    assert (unfit, fit) == ([503] * 3, [200] * 2)
+    assert told == [kind, "works again"]
 
 
 async def test_what_runs_beside_is_begun_again_where_the_schema_comes_later(
@@ -85,6 +104,20 @@ async def test_what_waited_behind_an_announcement_that_failed_is_sent(
     await until(lambda: not announcer.waiting)
     await end_all([again])
     await redis.aclose()
+
+
+async def test_announcements_that_are_dropped_are_told_once(settings: Settings) -> None:
+    nowhere = {"redis_url": SecretStr(f"redis://127.0.0.1:{promised_port()}/0")}
+    redis = connect_redis(settings.model_copy(update=nowhere))
+    announcer = Announcer(Hints(settings, redis), Publisher(redis))
+    with capture_logs() as logs:
+        for _ in range(3):
+            announcer.tell(uuid4(), joins=True)
+            await announcer.send_the_rest(10)
+    await redis.aclose()
+
+    assert announcer.waiting == 0
+    assert [one["event"] for one in logs] == ["announcements dropped"]
 
 
 async def test_a_newer_schema_is_served(client: Client, db: Database) -> None:

@@ -452,7 +452,6 @@ async def test_an_outage_for_longer_than_patience_and_lease_stops_the_run(
     hosts: Hosts,
     db: Database,
     postgres_server: EmbeddedPostgres,
-    logs: list[Any],
     patience: float,
 ) -> None:
     agent = Waiting()
@@ -464,7 +463,6 @@ async def test_an_outage_for_longer_than_patience_and_lease_stops_the_run(
     postgres = await psycopg.AsyncConnection.connect(
         postgres_server.url_of("postgres"), autocommit=True
     )
-    began = time.monotonic()
     await postgres.execute("alter database hosts with allow_connections false")
     doubt_after(host, 1.0)
     try:
@@ -472,13 +470,9 @@ async def test_an_outage_for_longer_than_patience_and_lease_stops_the_run(
             "select pg_terminate_backend(pid) from pg_stat_activity where datname = 'hosts'"
         )
         await within(agent.stopped.wait())
-        beats = [entry for entry in logs if entry["event"] == "heartbeat failed"]
-        took = time.monotonic() - began
     finally:
         await postgres.execute("alter database hosts with allow_connections true")
         await postgres.close()
-    # One each 0.2 s at most, however soon Postgres answers no.
-    assert len(beats) <= took / 0.2 + 2
 
     async def taken_back() -> bool:
         with contextlib.suppress(StoreUnavailable):  # this pool's connections were cut as well

@@ -125,6 +125,21 @@ async def test_a_connection_that_is_dead_without_a_word_is_given_up_within_a_lea
     ]
 
 
+async def test_heartbeats_that_fail_are_told_once_and_their_end(
+    stage: Stage, logs: list[Any]
+) -> None:
+    stage.is_away, stage.notices = True, False
+    async with renewing(stage):
+        await until(lambda: len(stage.asked) >= 4)
+        stage.is_away = False
+        await until(lambda: stage.renewed > 1)
+
+    assert [(entry["event"], entry.get("error")) for entry in logs] == [
+        ("heartbeat failed", "away"),
+        ("works again", None),
+    ]
+
+
 def test_a_loop_that_answers_before_the_thread_goes_on_is_in_time(logs: list[Any]) -> None:
     renewal = Renewal(load_settings(), Gate(), cast(Outage, None), cast(Holding, None))
     at_once = SimpleNamespace(call_soon_threadsafe=lambda call: call())
