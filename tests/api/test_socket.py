@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import socket as sockets
+import weakref
 from collections.abc import AsyncIterator
 from typing import Any
 from uuid import uuid4
@@ -15,6 +16,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request
 
+import api.socket
 from api.wire import Wire
 from shared.records import NewEvent
 from shared.settings import Settings
@@ -51,6 +53,26 @@ async def test_an_action_is_acknowledged_and_becomes_a_task(client: Client) -> N
     queued = next(frame for frame in frames if frame["type"] == "task_queued")
     assert ack == {"type": "ack", "id": "a1", "task_id": queued["task_id"], "status": "queued"}
     assert queued["data"] == {"action": say(), "client_action_id": "a1", "position": 1}
+
+
+async def test_a_frame_is_gone_once_it_is_answered(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An idle socket would else hold the last that came: as much as 64 KB."""
+    frames: list[weakref.ref[object]] = []
+
+    def decoded(received: str | bytes) -> object:
+        frame = decode(received)
+        frames.append(weakref.ref(frame))
+        return frame
+
+    decode = api.socket._decode
+    monkeypatch.setattr(api.socket, "_decode", decoded)
+    session = await client.session()
+    async with client.socket(session["id"]) as socket:
+        await socket.send({"type": "action", "id": "a1", "action": say()})
+        await socket.receive()
+        await until(lambda: [frame() for frame in frames] == [None])
 
 
 async def test_the_same_id_is_the_same_task_over_http_too(client: Client) -> None:
