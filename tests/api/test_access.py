@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import math
 import socket as sockets
 import time
 from collections.abc import AsyncIterator, Callable
@@ -223,6 +224,11 @@ BAD_TOKENS: dict[str, Callable[[], str]] = {
     "expired": lambda: ISSUER_OF_TESTS.token(exp=int(time.time()) - 60),
     "without exp": lambda: ISSUER_OF_TESTS.token(exp=None),
     "exp is no number": lambda: ISSUER_OF_TESTS.token(exp="soon"),
+    "exp is a list": lambda: ISSUER_OF_TESTS.token(exp=[]),
+    "exp is before all time": lambda: ISSUER_OF_TESTS.token(exp=-(10**400)),
+    "exp is below zero": lambda: ISSUER_OF_TESTS.token(exp=-1.5),
+    "exp is endless": lambda: ISSUER_OF_TESTS.token(exp=math.inf),
+    "exp is not a number": lambda: ISSUER_OF_TESTS.token(exp=math.nan),
     "not yet": lambda: ISSUER_OF_TESTS.token(nbf=int(time.time()) + 60),
     "wrong issuer": lambda: ISSUER_OF_TESTS.token(iss="https://other.example"),
     "without issuer": lambda: ISSUER_OF_TESTS.token(iss=None),
@@ -251,6 +257,27 @@ async def test_a_bad_jwt_is_refused(base: str) -> None:
         async with client_of(base, token()) as client:
             response = await client.http.get("/v1/sessions")
         assert response.status_code == 401, name
+
+
+@pytest.mark.parametrize(
+    "exp",
+    [1e300, 10**20, 10**400, time.time() + 600.5],
+    ids=["a large float", "far away", "no float", "a part of a second"],
+)
+async def test_an_odd_time_at_which_a_jwt_runs_out_is_borne(base: str, exp: float) -> None:
+    async with client_of(base, ISSUER_OF_TESTS.token(exp=exp)) as client:
+        session = (await client.session())["id"]
+        path, accept = f"/v1/sessions/{session}/events", {"accept": "text/event-stream"}
+        async with (
+            socket_of(client, session) as socket,
+            client.http.stream("GET", path, headers=accept) as stream,
+        ):
+            await socket.joined()
+            lines = stream.aiter_lines()
+            while not (line := await within(anext(lines))).startswith("data:"):
+                pass
+
+    assert "task_queued" in line
 
 
 async def test_without_an_issuer_no_jwt_counts(settings: Settings, db: Database) -> None:
