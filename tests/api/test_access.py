@@ -121,6 +121,55 @@ async def test_without_a_good_token_nothing_is_told(base: str) -> None:
                 assert response.headers["www-authenticate"] == "Bearer"
 
 
+async def test_headers_that_contradict_each_other_are_refused(
+    base: str, ann: Client, bob: Client
+) -> None:
+    session = await ann.session()
+    path = f"/v1/sessions/{session['id']}/actions"
+    mine, others = (dict(one.http.headers)["authorization"] for one in (ann, bob))
+    twice = [
+        ("Authorization", mine, others),
+        ("Idempotency-Key", "once", "twice"),
+        ("Last-Event-ID", "1", "2"),
+        ("Origin", base, "https://evil.example"),
+        ("Content-Type", "application/json", "text/plain"),
+    ]
+    async with http_client(base) as http:
+        for name, first, second in twice:
+            known = {"authorization": mine, "content-type": "application/json"}
+            known.pop(name.lower(), None)
+            headers = [*known.items(), (name, first), (name.lower(), second)]
+            response = await http.post(path, content=b'{"type":"continue"}', headers=headers)
+            problem = response.json()
+
+            assert (response.status_code, problem["code"]) == (422, "invalid_request"), name
+            assert problem["detail"] == f"{name.lower()}: is given twice, and differs"
+        same = await http.post(
+            path,
+            content=b'{"type":"continue"}',
+            headers=[
+                ("Authorization", mine),
+                ("Content-Type", "application/json"),
+                ("Idempotency-Key", "once"),
+                ("Idempotency-Key", "once"),
+            ],
+        )
+
+    assert same.status_code == 202
+    assert [one["type"] for one in await ann.log(session["id"])] == ["task_queued"] * 2
+
+
+async def test_a_request_to_two_hosts_is_refused(url: str) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+    writer.write(b"GET /v1/agents HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n")
+    writer.write(b"Connection: close\r\n\r\n")
+    answer = await within(reader.read())
+    writer.close()
+    await writer.wait_closed()
+
+    assert answer.startswith(b"HTTP/1.1 422 ")
+
+
 async def test_the_token_is_checked_before_the_body_is_read(base: str) -> None:
     async with http_client(base) as http:
         response = await http.post("/v1/sessions", content=b"{no json")
