@@ -15,7 +15,8 @@ from shared.errors import FiresideError
 LOCAL = Caller("local")
 """To whom everything belongs where access is `none`."""
 
-_PRIVATE = ("/v1/", "/api/")
+PRIVATE = ("/v1/", "/api/")
+"""What paths begin with that are for known users only."""
 
 
 class AccessGate:
@@ -46,7 +47,7 @@ class AccessGate:
         if self._identity is None:
             check_loopback(scope)
             state["caller"] = LOCAL
-        elif scope["path"].startswith(_PRIVATE):
+        elif scope["path"].startswith(PRIVATE):
             state["caller"] = await self._identity.caller_of(_bearer(scope))
         elif scope["path"] == "/metrics" and not _is_local_call(scope):
             # The fleet's figures are no user's, and each page of them asks Postgres.

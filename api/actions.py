@@ -1,5 +1,7 @@
 """Accepting and cancelling actions: commit first, then tell workers and clients."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Annotated
 from uuid import UUID
 
@@ -32,17 +34,24 @@ async def accept(parts: Gateway, user_id: str, session_id: UUID, new: NewAction)
         IdempotencyConflict: the key belongs to another action.
         StoreUnavailable: Postgres did not answer.
     """
-    try:
+    async with refusals(parts, user_id, new.key_id):
         accepted = await actions.accept(
             parts.db, user_id, session_id, new, most=parts.backlog.most, rules=parts.budgeting.rules
         )
-    except TooManyTasks as error:
-        raise parts.backlog.problem(error) from error
-    except BudgetSpent as error:
-        raise await budgets.problem(parts, user_id, new.key_id) from error
     parts.metrics.accepted(new.action["type"], fresh=accepted.fresh)
     announce(parts, accepted)
     return accepted
+
+
+@asynccontextmanager
+async def refusals(parts: Gateway, user_id: str, key_id: str) -> AsyncIterator[None]:
+    """What refuses a task for a while is raised as a Problem that says for how long."""
+    try:
+        yield
+    except TooManyTasks as error:
+        raise parts.backlog.problem(error) from error
+    except BudgetSpent as error:
+        raise await budgets.problem(parts, user_id, key_id) from error
 
 
 def announce(parts: Gateway, accepted: Accepted) -> None:

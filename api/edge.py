@@ -8,10 +8,21 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import problems
 from api.metrics import Metrics
+from api.problems import Problem
 
 log = structlog.get_logger(__name__)
 
 _METHODS = {"GET", "HEAD", "POST", "PATCH", "PUT", "DELETE", "OPTIONS"}
+
+_SINGLE = {
+    b"authorization",
+    b"content-type",
+    b"host",
+    b"idempotency-key",
+    b"last-event-id",
+    b"origin",
+}
+"""Headers that are read here, and of which each request has one value."""
 
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -25,7 +36,8 @@ _HEADERS = {
 
 
 class Edge:
-    """Counts requests, sets security headers, and turns what nobody expected into a problem."""
+    """Counts requests, refuses those whose headers contradict each other, sets security headers,
+    and turns what nobody expected into a problem."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
@@ -49,6 +61,7 @@ class Edge:
             await send(message)
 
         try:
+            _check_headers(scope)
             await self._app(scope, receive, send_with_headers)
         except Exception as error:  # noqa: BLE001 - the edge: a client gets an answer to anything
             answer = problems.answer(error)
@@ -57,6 +70,15 @@ class Edge:
         finally:
             method = scope["method"] if scope["method"] in _METHODS else "other"
             self._metrics.answered(method, _route(scope), status, perf_counter() - began)
+
+
+def _check_headers(scope: Scope) -> None:
+    """Raise Problem where a header has two values: whoever stands before this server may have
+    read the other one."""
+    found: dict[bytes, bytes] = {}
+    for name, value in scope["headers"]:
+        if name in _SINGLE and found.setdefault(name, value) != value:
+            raise Problem("invalid_request", f"{name.decode()}: is given twice, and differs")
 
 
 def _route(scope: Scope) -> str:

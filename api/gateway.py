@@ -126,7 +126,7 @@ class Gateway:
         beside.begin("keys", partial(self.keyed.watch_for_ever, db, every=ASK_SECONDS))
         await self.follower.start()
         with contextlib.suppress(FiresideError):  # readyz tells what is wrong
-            warn_of_newer_schema(await self.db.revision() or "")
+            warn_of_newer_schema(await self.db.revision())
         try:
             async with self._shown():
                 with self.stopping.on_signals():

@@ -21,6 +21,10 @@ _UNKNOWN_SECONDS = 1.0
 _MAX_CACHED = 10_000
 _CLOCK_SKEW_SECONDS = 5
 
+_NEVER = 2**53
+"""The last second that a token may run out in; one that names a later one, for which clocks and
+timers have no number, runs out then."""
+
 _USER_ID = re.compile(r"[A-Za-z0-9._:@|+=/-]{1,128}")
 
 
@@ -108,7 +112,7 @@ class Identity:
                 leeway=_CLOCK_SKEW_SECONDS,
                 options={"require": ["exp", "iss", "aud", "sub"]},
             )
-            until = int(claims["exp"]) + _CLOCK_SKEW_SECONDS
+            until = min(int(claims["exp"]) + _CLOCK_SKEW_SECONDS, _NEVER)
             return Caller(check_user_id(claims["sub"]), until=until)
         except (jwt.InvalidTokenError, jwt.InvalidKeyError, ValueError):
             return None

@@ -5,6 +5,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from api.access import PRIVATE
 from api.problems import ProblemBody
 
 _FASTAPIS_OWN = {"HTTPValidationError", "ValidationError"}
@@ -32,7 +33,7 @@ def _description(app: FastAPI) -> dict[str, Any]:
     for path, operations in description["paths"].items():
         for operation in operations.values():
             _drop_fastapis_own(operation["responses"])
-            if path.startswith(("/v1/", "/api/")):
+            if path.startswith(PRIVATE):
                 operation["security"] = [{"bearer": []}]
     return description
 

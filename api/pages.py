@@ -5,10 +5,12 @@ import hashlib
 import re
 from pathlib import Path
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html
-from starlette.responses import FileResponse, HTMLResponse, Response
+from starlette.datastructures import MutableHeaders
+from starlette.responses import HTMLResponse, Response
 from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
 
 PAGE = Path(__file__).parent / "page"
 
@@ -31,12 +33,19 @@ _CDN = "https://cdn.jsdelivr.net"
 
 
 class _Files(StaticFiles):
-    """Files that a browser may keep but asks about before it uses them."""
+    """Files that a browser may keep but asks about before it uses them, and that it gets whole."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        """The file. A server may ignore any Range, and has to where it makes no sense, which
+        Starlette would answer in words of its own."""
+        del MutableHeaders(scope=scope)["range"]
+        return await super().get_response(path, scope)
 
     def file_response(self, *args: object, **kwargs: object) -> Response:
         """The file, with its headers."""
         response = super().file_response(*args, **kwargs)  # type: ignore[arg-type] # passed on as is
         response.headers["Cache-Control"] = "no-cache"
+        response.headers["Accept-Ranges"] = "none"
         return response
 
 
@@ -45,12 +54,14 @@ def serve_pages(app: FastAPI, page: Path = PAGE) -> None:
     _serve_docs(app)
     if not (page / "index.html").is_file():
         return
-    headers = {"Content-Security-Policy": _PAGE_CSP, "Cache-Control": "no-cache"}
+    files = _Files(directory=page)
 
     @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)
-    async def index() -> Response:
-        return FileResponse(page / "index.html", headers=headers)
+    async def index(request: Request) -> Response:
+        response = await files.get_response("index.html", request.scope)
+        response.headers["Content-Security-Policy"] = _PAGE_CSP
+        return response
 
     assets = page / "static" if (page / "static").is_dir() else page
     app.mount("/static", _Files(directory=assets), name="static")

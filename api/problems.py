@@ -62,6 +62,9 @@ TOO_LARGE = "payload_too_large"
 _MOST_TOLD = 20
 """Wrong fields that one answer tells of; a body has room for ten thousands."""
 
+_LONGEST_TOLD = 300
+"""Characters of a field's name, and of what is wrong with it: both may quote the body."""
+
 
 class Problem(FiresideError):
     """An error with its stable code; raise it, or make it of another with `problem_of`.
@@ -119,8 +122,8 @@ def problem_of(error: Exception) -> Problem:
 def _of_validation(errors: Sequence[Mapping[str, Any]], *, in_request: bool = False) -> Problem:
     found = [
         {
-            "field": ".".join(str(part) for part in error["loc"][in_request:]),
-            "message": str(error["msg"]).removeprefix("Value error, "),
+            "field": ".".join(str(part) for part in error["loc"][in_request:])[:_LONGEST_TOLD],
+            "message": str(error["msg"]).removeprefix("Value error, ")[:_LONGEST_TOLD],
         }
         for error in errors[:_MOST_TOLD]
     ]

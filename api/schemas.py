@@ -7,8 +7,9 @@ from uuid import UUID
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
 from api.texts import CHECKED, ClientId, Text, check_object, not_beyond
+from shared.allowance import Period
 from shared.encoding import JsonObject, dumps
-from shared.records import MAX_SAY, MAX_SOUL, NewAction, OnBusy
+from shared.records import MAX_SAY, MAX_SOUL, NewAction, OnBusy, SessionStatus, TaskStatus
 
 _MAX_METADATA = 16_384
 
@@ -227,7 +228,7 @@ class SessionBody(BaseModel):
     character_id: UUID
     title: str
     metadata: JsonObject
-    status: Literal["idle", "queued", "running"]
+    status: SessionStatus
     head_seq: int
     first_seq: int
     state: JsonObject
@@ -265,7 +266,7 @@ class TaskBody(BaseModel):
 
     task_id: UUID
     session_id: UUID
-    status: Literal["queued", "running", "completed", "failed", "cancelled", "dead"]
+    status: TaskStatus
     result: JsonObject | None
     error: JsonObject | None
     usage: JsonObject | None
@@ -381,7 +382,7 @@ class BudgetBody(BaseModel):
     """
 
     of: Literal["user", "key"]
-    period: Literal["total", "month", "day"]
+    period: Period
     limit_usd: float
     spent_usd: float
     reserved_usd: float
@@ -407,6 +408,9 @@ class TicketBody(BaseModel):
     expires_in: int
 
 
+StoryTaskStatus: TypeAlias = Literal["PENDING", "STARTED", "RETRY", "SUCCESS", "FAILURE", "REVOKED"]
+
+
 class StoryAccepted(BaseModel):
     """An action of the story routes that became a task."""
 
@@ -425,7 +429,7 @@ class StoryResult(BaseModel):
 class StoryStatus(BaseModel):
     """How far a story task is."""
 
-    status: Literal["PENDING", "STARTED", "RETRY", "SUCCESS", "FAILURE", "REVOKED"]
+    status: StoryTaskStatus
     result: StoryResult | None
 
 

@@ -6,9 +6,9 @@ from uuid import UUID
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from api import budgets, problems, replies
+from api import problems, replies
 from api.access import KeyId, User
-from api.actions import announce
+from api.actions import announce, refusals
 from api.catalog import Choice
 from api.gateway import Gateway, Parts
 from api.schemas import (
@@ -22,7 +22,6 @@ from api.schemas import (
     SessionsBody,
 )
 from shared.encoding import JsonObject
-from shared.errors import BudgetSpent, TooManyTasks
 from shared.records import NewSession, Session
 from shared.store import sessions
 
@@ -61,7 +60,7 @@ async def create(
         priority=PRIORITIES.index(priority or choice.priority),
         key_id=key_id,
     )
-    try:
+    async with refusals(parts, user_id, key_id):
         session, task_id, accepted = await sessions.create(
             parts.db,
             user_id,
@@ -70,10 +69,6 @@ async def create(
             most=parts.backlog.most,
             rules=parts.budgeting.rules,
         )
-    except TooManyTasks as error:
-        raise parts.backlog.problem(error) from error
-    except BudgetSpent as error:
-        raise await budgets.problem(parts, user_id, key_id) from error
     if accepted is not None:
         announce(parts, accepted)
     return session, task_id, accepted is not None

@@ -1,7 +1,6 @@
 """The story routes of the original design: one call acts, one asks how far the task is."""
 
 import re
-from typing import Literal
 from uuid import UUID
 
 from fastapi import APIRouter
@@ -11,20 +10,26 @@ from api import problems, replies
 from api.access import KeyId, User
 from api.actions import IdempotencyKey, accept
 from api.gateway import Gateway, Parts
-from api.schemas import STORY_KEY, Say, StoryAccepted, StoryAction, StoryStatus, new_action
+from api.schemas import (
+    STORY_KEY,
+    Say,
+    StoryAccepted,
+    StoryAction,
+    StoryStatus,
+    StoryTaskStatus,
+    new_action,
+)
 from api.sessions import create
 from shared.encoding import JsonObject
 from shared.errors import NotFound
-from shared.records import Session, Task
+from shared.records import Session, Task, TaskStatus
 from shared.store import actions, sessions
 
 router = APIRouter(prefix="/api/story", tags=["Story"])
 
-_Status = Literal["PENDING", "STARTED", "RETRY", "SUCCESS", "FAILURE", "REVOKED"]
-
 _NAME = re.compile(STORY_KEY)
 
-_STATUSES: dict[str, _Status] = {
+_STATUSES: dict[TaskStatus, StoryTaskStatus] = {
     "queued": "PENDING",
     "running": "STARTED",
     "completed": "SUCCESS",
@@ -103,7 +108,7 @@ async def get_story_status(task_id: UUID, parts: Parts, user: User) -> Response:
     return replies.ok({"status": _status(task), "result": result})
 
 
-def _status(task: Task) -> _Status:
+def _status(task: Task) -> StoryTaskStatus:
     if task.status == "running" and not task.leased:
         return "RETRY"  # its worker is gone, and the next attempt has not begun
     return _STATUSES[task.status]

@@ -20,12 +20,18 @@ def head_revision() -> str:
     return max(file.name.partition("_")[0] for file in files)
 
 
-def is_newer(revision: str) -> bool:
-    """Whether a schema is of a later release: it serves, for migrations only add."""
-    return revision > head_revision()
+def is_older(revision: str | None) -> bool:
+    """Whether a schema is missing, or of an earlier release: this one can't serve from it."""
+    return revision is None or revision < head_revision()
 
 
-def warn_of_newer_schema(revision: str) -> None:
+def is_newer(revision: str | None) -> bool:
+    """Whether a schema is of a later release: it serves, for migrations only add, and a release
+    before the last goes on."""
+    return revision is not None and revision > head_revision()
+
+
+def warn_of_newer_schema(revision: str | None) -> None:
     """Tell the log where the schema is of a later release."""
     if is_newer(revision):
         log.warning(

@@ -164,7 +164,7 @@ def key_of(settings: Settings) -> str | None:
 
 async def _announce(settings: Settings, agents: list[RegisteredAgent]) -> list[CatalogEntry]:
     async with Database.opened(settings) as db:
-        warn_of_newer_schema(await db.revision() or "")
+        warn_of_newer_schema(await db.revision())
         stories = await publish_stories(db, settings)
         entries = [*(agent.entry for agent in agents), *stories]
         await catalog.announce(db, entries)

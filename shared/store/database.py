@@ -15,7 +15,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from shared.errors import InvalidRequest, StoreUnavailable
-from shared.schema import head_revision
+from shared.schema import head_revision, is_older
 from shared.settings import Settings
 from shared.store.connection import (
     BEGIN,
@@ -262,8 +262,8 @@ class Database:
 
     async def check_schema(self) -> None:
         """Raise StoreUnavailable where the schema is older than this release."""
-        revision = await self.revision() or ""
-        if revision < head_revision():
+        revision = await self.revision()
+        if is_older(revision):
             raise StoreUnavailable(
                 f"the database's schema is {revision or 'missing'}, this release needs "
                 f"{head_revision()}: run python -m shared.migrate"

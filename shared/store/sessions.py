@@ -120,6 +120,8 @@ _RUNNING_TASK = text(
     """
 )
 
+# Nothing moves a head back yet, so each message is of the current branch, and `before` needs no
+# look. Who builds that looks for it on the way from the head, which costs all that is newer.
 _MESSAGES = text(
     """/* session messages */
     with recursive path as (

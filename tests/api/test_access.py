@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import math
 import socket as sockets
 import time
 from collections.abc import AsyncIterator, Callable
@@ -120,6 +121,55 @@ async def test_without_a_good_token_nothing_is_told(base: str) -> None:
                 assert response.headers["www-authenticate"] == "Bearer"
 
 
+async def test_headers_that_contradict_each_other_are_refused(
+    base: str, ann: Client, bob: Client
+) -> None:
+    session = await ann.session()
+    path = f"/v1/sessions/{session['id']}/actions"
+    mine, others = (dict(one.http.headers)["authorization"] for one in (ann, bob))
+    twice = [
+        ("Authorization", mine, others),
+        ("Idempotency-Key", "once", "twice"),
+        ("Last-Event-ID", "1", "2"),
+        ("Origin", base, "https://evil.example"),
+        ("Content-Type", "application/json", "text/plain"),
+    ]
+    async with http_client(base) as http:
+        for name, first, second in twice:
+            known = {"authorization": mine, "content-type": "application/json"}
+            known.pop(name.lower(), None)
+            headers = [*known.items(), (name, first), (name.lower(), second)]
+            response = await http.post(path, content=b'{"type":"continue"}', headers=headers)
+            problem = response.json()
+
+            assert (response.status_code, problem["code"]) == (422, "invalid_request"), name
+            assert problem["detail"] == f"{name.lower()}: is given twice, and differs"
+        same = await http.post(
+            path,
+            content=b'{"type":"continue"}',
+            headers=[
+                ("Authorization", mine),
+                ("Content-Type", "application/json"),
+                ("Idempotency-Key", "once"),
+                ("Idempotency-Key", "once"),
+            ],
+        )
+
+    assert same.status_code == 202
+    assert [one["type"] for one in await ann.log(session["id"])] == ["task_queued"] * 2
+
+
+async def test_a_request_to_two_hosts_is_refused(url: str) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+    writer.write(b"GET /v1/agents HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n")
+    writer.write(b"Connection: close\r\n\r\n")
+    answer = await within(reader.read())
+    writer.close()
+    await writer.wait_closed()
+
+    assert answer.startswith(b"HTTP/1.1 422 ")
+
+
 async def test_the_token_is_checked_before_the_body_is_read(base: str) -> None:
     async with http_client(base) as http:
         response = await http.post("/v1/sessions", content=b"{no json")
@@ -223,6 +273,11 @@ BAD_TOKENS: dict[str, Callable[[], str]] = {
     "expired": lambda: ISSUER_OF_TESTS.token(exp=int(time.time()) - 60),
     "without exp": lambda: ISSUER_OF_TESTS.token(exp=None),
     "exp is no number": lambda: ISSUER_OF_TESTS.token(exp="soon"),
+    "exp is a list": lambda: ISSUER_OF_TESTS.token(exp=[]),
+    "exp is before all time": lambda: ISSUER_OF_TESTS.token(exp=-(10**400)),
+    "exp is below zero": lambda: ISSUER_OF_TESTS.token(exp=-1.5),
+    "exp is endless": lambda: ISSUER_OF_TESTS.token(exp=math.inf),
+    "exp is not a number": lambda: ISSUER_OF_TESTS.token(exp=math.nan),
     "not yet": lambda: ISSUER_OF_TESTS.token(nbf=int(time.time()) + 60),
     "wrong issuer": lambda: ISSUER_OF_TESTS.token(iss="https://other.example"),
     "without issuer": lambda: ISSUER_OF_TESTS.token(iss=None),
@@ -251,6 +306,27 @@ async def test_a_bad_jwt_is_refused(base: str) -> None:
         async with client_of(base, token()) as client:
             response = await client.http.get("/v1/sessions")
         assert response.status_code == 401, name
+
+
+@pytest.mark.parametrize(
+    "exp",
+    [1e300, 10**20, 10**400, time.time() + 600.5],
+    ids=["a large float", "far away", "no float", "a part of a second"],
+)
+async def test_an_odd_time_at_which_a_jwt_runs_out_is_borne(base: str, exp: float) -> None:
+    async with client_of(base, ISSUER_OF_TESTS.token(exp=exp)) as client:
+        session = (await client.session())["id"]
+        path, accept = f"/v1/sessions/{session}/events", {"accept": "text/event-stream"}
+        async with (
+            socket_of(client, session) as socket,
+            client.http.stream("GET", path, headers=accept) as stream,
+        ):
+            await socket.joined()
+            lines = stream.aiter_lines()
+            while not (line := await within(anext(lines))).startswith("data:"):
+                pass
+
+    assert "task_queued" in line
 
 
 async def test_without_an_issuer_no_jwt_counts(settings: Settings, db: Database) -> None:

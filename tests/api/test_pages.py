@@ -43,10 +43,26 @@ async def test_the_page_runs_only_its_own_files(browser: httpx.AsyncClient) -> N
 
 
 async def test_a_file_that_the_browser_has_is_not_sent_again(browser: httpx.AsyncClient) -> None:
-    first = await browser.get("/static/app.js")
-    again = await browser.get("/static/app.js", headers={"If-None-Match": first.headers["etag"]})
+    for path in ("/", "/static/app.js"):
+        first = await browser.get(path)
+        again = await browser.get(path, headers={"If-None-Match": first.headers["etag"]})
 
-    assert again.status_code == 304
+        assert again.status_code == 304
+        assert again.headers.get("content-security-policy") == first.headers.get(
+            "content-security-policy"
+        )
+
+
+@pytest.mark.parametrize("path", ["/", "/static/app.js"])
+async def test_a_file_is_sent_whole_whatever_range_is_asked_for(
+    browser: httpx.AsyncClient, path: str
+) -> None:
+    whole = await browser.get(path)
+    for asked in ("foo", "bytes=", "bytes=2-1", "bytes=9999-", "lines=1-2", "bytes=0-1", ""):
+        response = await browser.get(path, headers={"Range": asked})
+
+        assert (response.status_code, response.content) == (200, whole.content), asked
+        assert response.headers["accept-ranges"] == "none"
 
 
 @pytest.mark.parametrize(

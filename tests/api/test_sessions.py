@@ -314,6 +314,24 @@ async def test_of_much_nonsense_the_first_is_told(client: Client) -> None:
     assert len(response.content) < 5_000
 
 
+async def test_of_long_nonsense_the_beginning_is_told(client: Client) -> None:
+    session = await client.session()
+    long = "x" * 50_000
+    bodies: list[dict[str, Any]] = [{"type": long}, {"type": "continue", long: 0}]
+    path = f"/v1/sessions/{session['id']}/actions"
+    answers = [await client.http.post(path, json=body) for body in bodies]
+    async with client.socket(session["id"]) as socket:
+        await socket.joined()
+        for body in bodies:
+            await socket.send({"type": "action", "id": "a", "action": body})
+        errors = [(await socket.receive())["error"] for _ in bodies]
+
+    assert [(one.status_code, one.json()["code"]) for one in answers] == [REFUSED] * 2
+    assert [one["code"] for one in errors] == ["invalid_request"] * 2
+    assert max(len(one.content) for one in answers) < 2_000
+    assert max(len(one["message"]) for one in errors) < 1_000
+
+
 async def test_a_session_can_not_be_made_of_nonsense(client: Client) -> None:
     for body in NO_SESSIONS:
         response = await client.http.post(

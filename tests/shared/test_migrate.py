@@ -177,7 +177,7 @@ def test_a_revision_that_nobody_knows_is_one_clear_line(empty_url: str) -> None:
 
 def test_only_a_newer_schema_is_warned_of() -> None:
     with capture_logs() as logs:
-        for revision in ("", "0001", head_revision(), "9999"):
+        for revision in (None, "", "0001", head_revision(), "9999"):
             warn_of_newer_schema(revision)
 
     assert [(one["schema"], one["log_level"]) for one in logs] == [("9999", "warning")]

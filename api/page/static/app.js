@@ -42,11 +42,12 @@ const reading = new Reading({
 
 async function route() {
   leave();
-  const id = /^#\/session\/([^/]+)$/.exec(location.hash)?.[1];
+  // An id has nothing in it that an address would escape.
+  const id = /^#\/session\/([\w-]+)$/.exec(location.hash)?.[1];
   if (id === undefined) {
     await openShelf();
   } else {
-    await openSession(decodeURIComponent(id));
+    await openSession(id);
   }
 }
 

@@ -88,6 +88,19 @@ test("a session that is not there", async () => {
   await reader.leave();
 });
 
+test("an address that can be no session's shows the shelf", async () => {
+  const reader = await Reader.arrive(browser);
+  await reader.beginCompanion();
+  for (const id of ["%", "%E0%A4%A", "..", "a/b"]) {
+    await reader.page.evaluate((to) => (location.hash = `#/session/${to}`), id);
+    await reader.page.locator("#shelf .card").first().waitFor();
+    assert.equal(await reader.page.locator("#reading").isVisible(), false);
+    await reader.page.goBack();
+    await reader.page.locator(".passage").first().waitFor();
+  }
+  await reader.leave();
+});
+
 test("a server that is away when the shelf is opened", { skip: uncontrolled }, async () => {
   const reader = await Reader.arrive(browser);
   await reader.page.locator(".card").first().waitFor();
