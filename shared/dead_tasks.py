@@ -72,9 +72,10 @@ def _quarantine_line(one: Quarantined) -> str:
 async def _requeue(settings: Settings, db: Database, options: argparse.Namespace) -> int:
     code = 0
     requeued = []
+    rules, again = settings.budgets, options.again
     for task_id in options.task:
         try:
-            requeued.append(await dead_tasks.requeue(db, task_id, again=options.again))
+            requeued.append(await dead_tasks.requeue(db, task_id, rules, again=again))
         except Refused as error:
             code = complain(error)
         else:
