@@ -12,6 +12,7 @@ from api.app import create_app
 from api.origins import is_loopback_host
 from api.socket import MAX_FRAME
 from api.wire import Wire
+from shared.command import complain
 from shared.errors import SettingsError
 from shared.garbage import steady_garbage
 from shared.logs import set_up_logs
@@ -36,8 +37,7 @@ def main() -> int:
         settings = get_settings()
         listener = _listen(settings, _port())
     except SettingsError as error:
-        sys.stderr.write(f"fireside: {error}\n")
-        return 1
+        return complain(error)
     set_up_logs(settings)
     warn_of_unknown_variables()
     host, port = listener.getsockname()[:2]

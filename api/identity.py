@@ -9,6 +9,7 @@ import jwt
 
 from api.jwks import SigningKeys
 from api.problems import Problem
+from shared.errors import InvalidRequest
 from shared.settings import Settings
 from shared.store import api_keys
 from shared.store.database import Database
@@ -29,12 +30,12 @@ _USER_ID = re.compile(r"[A-Za-z0-9._:@|+=/-]{1,128}")
 
 
 def check_user_id(user_id: str) -> str:
-    """The id itself; raises ValueError where it is too long or has other characters than ids have.
+    """The id itself; raises InvalidRequest where it is too long or has other characters.
 
     Letters, digits and ``._:@|+=/-``, as issuers put them into `sub`.
     """
     if not _USER_ID.fullmatch(user_id):
-        raise ValueError("a user id has 1 to 128 characters of A-Z a-z 0-9 . _ : @ | + = / -")
+        raise InvalidRequest("a user id has 1 to 128 characters of A-Z a-z 0-9 . _ : @ | + = / -")
     return user_id
 
 
@@ -114,5 +115,5 @@ class Identity:
             )
             until = min(int(claims["exp"]) + _CLOCK_SKEW_SECONDS, _NEVER)
             return Caller(check_user_id(claims["sub"]), until=until)
-        except (jwt.InvalidTokenError, jwt.InvalidKeyError, ValueError):
+        except (jwt.InvalidTokenError, jwt.InvalidKeyError, InvalidRequest, ValueError):
             return None

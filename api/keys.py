@@ -1,28 +1,17 @@
 """`python -m api.keys`: make, list and revoke API keys."""
 
 import argparse
-import asyncio
 import sys
 from uuid import UUID
 
 from api.identity import check_user_id
-from shared.errors import FiresideError
-from shared.settings import Settings, get_settings
+from shared.command import complain, run_on_database, say
 from shared.store import api_keys
 from shared.store.database import Database
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; one clear line on failure."""
-    options = _parser().parse_args(arguments)
-    try:
-        return asyncio.run(_command(get_settings(), options))
-    except (FiresideError, ValueError) as error:
-        sys.stderr.write(f"fireside: {error}\n")
-        return 1
-
-
-def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m api.keys", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     create = commands.add_parser("create", help="make a key; it is shown once")
@@ -33,12 +22,8 @@ def _parser() -> argparse.ArgumentParser:
     revoke = commands.add_parser("revoke", help="take a key out of use, within ten seconds")
     revoke.add_argument("user", help="id of its user")
     revoke.add_argument("id", type=UUID, help="id of the key, from create or list")
-    return parser
-
-
-async def _command(settings: Settings, options: argparse.Namespace) -> int:
-    async with Database.opened(settings) as db:
-        return await _run(db, options)
+    options = parser.parse_args(arguments)
+    return run_on_database(lambda _, db: _run(db, options))
 
 
 async def _run(db: Database, options: argparse.Namespace) -> int:
@@ -47,21 +32,16 @@ async def _run(db: Database, options: argparse.Namespace) -> int:
     match options.command:
         case "create":
             key_id, key = await api_keys.create(db, options.user, options.label)
-            _say(f"id   {key_id}\nkey  {key}")
+            say(f"id   {key_id}\nkey  {key}")
         case "list":
             for one in await api_keys.page(db, options.user):
                 state = "revoked" if one.revoked_at else "active"
-                _say(f"{one.id}  {state:8}{one.created_at:%Y-%m-%d}  {one.user_id}  {one.label}")
+                say(f"{one.id}  {state:8}{one.created_at:%Y-%m-%d}  {one.user_id}  {one.label}")
         case _:
             if not await api_keys.revoke(db, options.user, options.id):
-                sys.stderr.write("fireside: the user has no such active key\n")
-                return 1
-            _say("revoked")
+                return complain("the user has no such active key")
+            say("revoked")
     return 0
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
 
 
 if __name__ == "__main__":

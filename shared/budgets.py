@@ -1,14 +1,14 @@
 """`python -m shared.budgets`: say what users and API keys may spend, and see what is left."""
 
 import argparse
-import asyncio
 import sys
 from uuid import UUID
 
 from shared.allowance import read_budget
+from shared.command import run_on_database, say
 from shared.encoding import dumps_text
-from shared.errors import FiresideError, InvalidRequest
-from shared.settings import Settings, get_settings
+from shared.errors import InvalidRequest
+from shared.settings import Settings
 from shared.store import api_keys, budgets
 from shared.store.budgets import SetBudget, Standing
 from shared.store.database import Database
@@ -16,15 +16,6 @@ from shared.store.database import Database
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; one clear line on failure."""
-    options = _parser().parse_args(arguments)
-    try:
-        return asyncio.run(_command(get_settings(), options))
-    except FiresideError as error:
-        sys.stderr.write(f"fireside: {error}\n")
-        return 1
-
-
-def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m shared.budgets", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     put = commands.add_parser("set", help="give a user, or one of their keys, a budget")
@@ -39,19 +30,15 @@ def _parser() -> argparse.ArgumentParser:
     listing = commands.add_parser("list", help="show the budgets that were set")
     for one in (show, listing):
         one.add_argument("--json", action="store_true", help="one JSON object per line")
-    return parser
+    options = parser.parse_args(arguments)
+    return run_on_database(lambda settings, db: _run(settings, db, options))
 
 
-async def _command(settings: Settings, options: argparse.Namespace) -> int:
-    async with Database.opened(settings) as db:
-        return await _run(settings, db, options)
-
-
-async def _run(settings: Settings, db: Database, options: argparse.Namespace) -> int:
+async def _run(settings: Settings, db: Database, options: argparse.Namespace) -> None:
     if options.command == "list":
         for one in await budgets.page(db):
-            _say(_set_json(one) if options.json else _set_line(one))
-        return 0
+            say(_set_json(one) if options.json else _set_line(one))
+        return
     key_id = await _key_id(db, options.user, options.key)
     match options.command:
         case "set":
@@ -63,8 +50,7 @@ async def _run(settings: Settings, db: Database, options: argparse.Namespace) ->
         case _:
             found = await budgets.standings(db, options.user, settings.budgets, key_id=key_id)
             for standing in found:
-                _say(_json(standing) if options.json else _line(standing))
-    return 0
+                say(_json(standing) if options.json else _line(standing))
 
 
 async def _key_id(db: Database, user_id: str, key: UUID | None) -> str:
@@ -118,10 +104,6 @@ def _set_json(one: SetBudget) -> str:
             "period": None if budget is None else budget.period,
         }
     )
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
 
 
 if __name__ == "__main__":

@@ -1,20 +1,19 @@
 """`python -m shared.dead_tasks`: see what was given up or is in quarantine, and requeue it."""
 
 import argparse
-import asyncio
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing
-from typing import Any
 from uuid import UUID
 
+from shared.command import complain, run_on_database, say
 from shared.encoding import dumps_text
-from shared.errors import FiresideError, QueueUnavailable, Refused
+from shared.errors import QueueUnavailable, Refused
 from shared.events import Publisher
 from shared.queue import Hints
 from shared.records import Accepted
 from shared.redis_pool import connect_redis
-from shared.settings import Settings, get_settings
+from shared.settings import Settings
 from shared.store import dead_tasks, quarantine
 from shared.store.database import Database
 from shared.store.dead_tasks import DeadTask
@@ -23,14 +22,6 @@ from shared.store.quarantine import Quarantined
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; one clear line for each thing that failed, and 1 then."""
-    options = _parser().parse_args(arguments)
-    try:
-        return asyncio.run(_command(get_settings(), options))
-    except FiresideError as error:
-        return _complain(error)
-
-
-def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m shared.dead_tasks", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     listing = commands.add_parser("list", help="show dead tasks, the newest first")
@@ -41,34 +32,21 @@ def _parser() -> argparse.ArgumentParser:
     requeue = commands.add_parser("requeue", help="give a dead task's action to its session again")
     requeue.add_argument("task", type=UUID, nargs="+", help="id of a dead task")
     requeue.add_argument("--again", action="store_true", help="also where it was requeued before")
-    return parser
-
-
-async def _command(settings: Settings, options: argparse.Namespace) -> int:
-    async with Database.opened(settings) as db:
-        return await _run(settings, db, options)
+    options = parser.parse_args(arguments)
+    return run_on_database(lambda settings, db: _run(settings, db, options))
 
 
 async def _run(settings: Settings, db: Database, options: argparse.Namespace) -> int:
     match options.command:
         case "list":
-            found = await dead_tasks.page(db, limit=max(options.limit, 0))
-            _show(found, _dead_line, as_json=options.json)
+            for dead in await dead_tasks.page(db, limit=max(options.limit, 0)):
+                say(dumps_text(dead) if options.json else _dead_line(dead))
         case "quarantine":
-            _show(await quarantine.page(db), _quarantine_line, as_json=options.json)
+            for one in await quarantine.page(db):
+                say(dumps_text(one) if options.json else _quarantine_line(one))
         case _:
-            return await _requeue(settings, db, options.task, again=options.again)
+            return await _requeue(settings, db, options)
     return 0
-
-
-def _show(
-    found: Sequence[DeadTask] | Sequence[Quarantined],
-    line: Callable[[Any], str],
-    *,
-    as_json: bool,
-) -> None:
-    for one in found:
-        _say(dumps_text(one) if as_json else line(one))
 
 
 def _dead_line(one: DeadTask) -> str:
@@ -91,19 +69,17 @@ def _quarantine_line(one: Quarantined) -> str:
     )
 
 
-async def _requeue(
-    settings: Settings, db: Database, task_ids: Sequence[UUID], *, again: bool
-) -> int:
+async def _requeue(settings: Settings, db: Database, options: argparse.Namespace) -> int:
     code = 0
     requeued = []
-    for task_id in task_ids:
+    rules, again = settings.budgets, options.again
+    for task_id in options.task:
         try:
-            accepted = await dead_tasks.requeue(db, task_id, again=again)
+            requeued.append(await dead_tasks.requeue(db, task_id, rules, again=again))
         except Refused as error:
-            code = _complain(error)
-            continue
-        requeued.append(accepted)
-        _say(f"{task_id}  requeued as {accepted.task_id}")
+            code = complain(error)
+        else:
+            say(f"{task_id}  requeued as {requeued[-1].task_id}")
     await _announce(settings, requeued)
     return code
 
@@ -115,16 +91,7 @@ async def _announce(settings: Settings, requeued: Sequence[Accepted]) -> None:
             await Publisher(redis).events_of_many((one.session_id, one.events) for one in requeued)
             await Hints(settings, redis).send({one.session_id for one in requeued})
         except QueueUnavailable as error:
-            sys.stderr.write(f"fireside: Redis was not told, workers find it later: {error}\n")
-
-
-def _complain(error: Exception) -> int:
-    sys.stderr.write(f"fireside: {error}\n")
-    return 1
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
+            complain(f"Redis was not told, workers find it later: {error}")
 
 
 if __name__ == "__main__":

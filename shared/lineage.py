@@ -16,11 +16,11 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from shared.command import run_on_database, say
 from shared.encoding import dumps, loads
 from shared.ending import goes_on
 from shared.errors import FiresideError, StoreUnavailable
 from shared.redis_pool import redis_said
-from shared.settings import Settings, get_settings
 from shared.store import lineage
 from shared.store.database import Database, RawConnection
 from shared.store.lineage import Mark, Standing, why_changed
@@ -212,16 +212,15 @@ def _mark(kept: bytes | str) -> Mark | None:
     return None
 
 
-async def _command(settings: Settings, *, lift: bool) -> None:
-    async with Database.opened(settings) as db:
-        standing = await lineage.look(db)
-        if lift:
-            await lineage.begin_lift(db, standing)
-            while (standing := await lineage.look(db)).lifting:
-                if await lineage.lift(db) is None:
-                    await asyncio.sleep(_TURN_SECONDS)
-    shown = asdict(standing).items()
-    sys.stdout.write("".join(f"{name} {value}\n" for name, value in shown))
+async def _show(db: Database, *, lift: bool) -> None:
+    standing = await lineage.look(db)
+    if lift:
+        await lineage.begin_lift(db, standing)
+        while (standing := await lineage.look(db)).lifting:
+            if await lineage.lift(db) is None:
+                await asyncio.sleep(_TURN_SECONDS)
+    for name, value in asdict(standing).items():
+        say(f"{name} {value}")
 
 
 def main() -> int:
@@ -230,12 +229,7 @@ def main() -> int:
     if arguments not in ([], ["lift"]):
         sys.stderr.write("usage: python -m shared.lineage [lift]\n")
         return 2
-    try:
-        asyncio.run(_command(get_settings(), lift=bool(arguments)))
-    except FiresideError as error:
-        sys.stderr.write(f"fireside: {error}\n")
-        return 1
-    return 0
+    return run_on_database(lambda _, db: _show(db, lift=bool(arguments)))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from alembic.util import CommandError
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from shared.errors import FiresideError, StoreUnavailable
+from shared.command import exit_code_of
+from shared.errors import StoreUnavailable
 from shared.schema import MIGRATIONS, is_newer, warn_of_newer_schema
 from shared.settings import get_settings
 from shared.store.database import driver_url
@@ -30,7 +31,8 @@ def migrate(url: str, revision: str = "head") -> None:
     Raises:
         StoreUnavailable: the database can't be reached or refuses the change.
     """
-    config = _config()
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
     engine = create_engine(driver_url(url), connect_args={"connect_timeout": 10})
     try:
         with _alone(engine):
@@ -76,21 +78,10 @@ def _revision(engine: Engine) -> str:
         return MigrationContext.configure(connection).get_current_revision() or ""
 
 
-def _config() -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    return config
-
-
 def main() -> int:
     """Run the command; one clear line on failure."""
     argparse.ArgumentParser(prog="python -m shared.migrate", description=__doc__).parse_args()
-    try:
-        migrate(get_settings().database_url.get_secret_value())
-    except FiresideError as error:
-        sys.stderr.write(f"fireside: {error}\n")
-        return 1
-    return 0
+    return exit_code_of(lambda: migrate(get_settings().database_url.get_secret_value()))
 
 
 if __name__ == "__main__":

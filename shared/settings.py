@@ -8,7 +8,6 @@ from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
 import structlog
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
@@ -17,13 +16,12 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from shared.allowance import BudgetRules, read_budget
 from shared.errors import SettingsError
 from shared.model_limits import read_limits
+from shared.urls import BrokerUrl, HttpUrl, PostgresUrl, RedisUrl
 
 Words = Annotated[list[str], NoDecode]
 """A list in one environment variable, separated by commas or blanks."""
 
 log = structlog.get_logger(__name__)
-
-_NO_URL = "is not a URL; are special characters in it percent-encoded?"
 
 _ADDRESS = r"^[A-Za-z0-9_.:\[\]-]*:[0-9]{1,5}$"
 
@@ -51,7 +49,7 @@ class Settings(BaseSettings):
         allow_inf_nan=False,  # no timer takes them
     )
 
-    database_url: SecretStr = Field(
+    database_url: PostgresUrl = Field(
         default=SecretStr("postgresql://localhost/fireside"),
         validation_alias=AliasChoices("DATABASE_URL", "FIRESIDE_DATABASE_URL"),
         description="Postgres 14 or later with pgvector 0.8 or later at hand",
@@ -64,12 +62,12 @@ class Settings(BaseSettings):
         description="`transaction` where `DATABASE_URL` is a pooler in that mode, as pgbouncer; "
         "`transaction_prepared` where it also keeps prepared statements",
     )
-    redis_url: SecretStr = Field(
+    redis_url: RedisUrl = Field(
         default=SecretStr("redis://localhost:6379/0"),
         validation_alias=AliasChoices("REDIS_URL", "FIRESIDE_REDIS_URL"),
         description="Redis 6.2 or later, or Valkey: hints, deltas, tickets, rulings",
     )
-    broker_url: SecretStr | None = Field(
+    broker_url: BrokerUrl | None = Field(
         default=None, description="Celery's broker where it is not the Redis above"
     )
     queue: str = Field(
@@ -139,7 +137,7 @@ class Settings(BaseSettings):
     model: str = Field(
         default="openai/gpt-5-mini", min_length=1, description="model by its litellm name"
     )
-    model_url: str | None = Field(
+    model_url: HttpUrl | None = Field(
         default=None, description="base URL of an OpenAI-compatible endpoint"
     )
     model_path: Literal["litellm", "direct"] = Field(
@@ -154,7 +152,7 @@ class Settings(BaseSettings):
         min_length=1,
         description="model for referee, judge, summaries and small talk; else the model above",
     )
-    model_cheap_url: str | None = Field(
+    model_cheap_url: HttpUrl | None = Field(
         default=None, description="its base URL; that of the model where the provider is the same"
     )
     model_cheap_api_key: SecretStr | None = Field(
@@ -192,7 +190,7 @@ class Settings(BaseSettings):
         description="vectors of memories: `minilm`, `hashing`, or a litellm name as "
         "`openai/text-embedding-3-small`",
     )
-    embeddings_url: str | None = Field(
+    embeddings_url: HttpUrl | None = Field(
         default=None, description="base URL of the embedding model where it is not the provider's"
     )
     embeddings_api_key: SecretStr | None = Field(
@@ -378,36 +376,6 @@ class Settings(BaseSettings):
             raise ValueError(str(error)) from None
         return value
 
-    @field_validator("database_url")
-    @classmethod
-    def _postgres(cls, value: SecretStr) -> SecretStr:
-        if _scheme(value.get_secret_value()) not in {"postgresql", "postgres"}:
-            raise ValueError("must begin with postgresql://")
-        if urlsplit(value.get_secret_value()).netloc.count("@") > 1:
-            raise ValueError(_NO_URL)  # SQLAlchemy takes the password to end at the first
-        return value
-
-    @field_validator("redis_url")
-    @classmethod
-    def _redis(cls, value: SecretStr) -> SecretStr:
-        if _scheme(value.get_secret_value()) not in {"redis", "rediss", "unix"}:
-            raise ValueError("must begin with redis://, rediss:// or unix://")
-        return value
-
-    @field_validator("broker_url")
-    @classmethod
-    def _broker(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and not _scheme(value.get_secret_value()):
-            raise ValueError("must be a URL, as redis://... or amqp://...")
-        return value
-
-    @field_validator("model_url", "model_cheap_url", "embeddings_url")
-    @classmethod
-    def _http(cls, value: str | None) -> str | None:
-        if value is not None and _scheme(value) not in {"http", "https"}:
-            raise ValueError("must begin with http:// or https://")
-        return value
-
     def model_post_init(self, _: object, /) -> None:
         """Refuse combinations that could not work."""
         if self.heartbeat_seconds * 2 > self.lease_seconds:
@@ -431,16 +399,6 @@ class Settings(BaseSettings):
     def story_paths(self) -> list[Path]:
         """The story folders as paths."""
         return [Path(folder) for folder in self.story_folders]
-
-
-def _scheme(value: str) -> str:
-    """The part before `://`, or "" where there is none; urlsplit's own errors quote the URL."""
-    try:
-        parts = urlsplit(value)
-        _ = parts.port
-    except ValueError:
-        raise ValueError(_NO_URL) from None
-    return parts.scheme if "://" in value else ""
 
 
 @lru_cache(maxsize=1)
@@ -487,4 +445,6 @@ def warn_of_unknown_variables() -> None:
 
 def _variable(loc: tuple[int | str, ...]) -> str:
     name = str(loc[0]) if loc else "settings"
-    return name if name.isupper() else f"{_PREFIX}{name.upper()}" if loc else name
+    if name.isupper() and name in {one.upper() for one, value in os.environ.items() if value}:
+        return name
+    return f"{_PREFIX}{name.upper()}" if loc else name

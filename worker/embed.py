@@ -20,6 +20,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from agent_core.recall import date_of, told
+from shared.command import exit_code_of, say
 from shared.embedding import EMBED_CHANNEL, TEXT_CHARACTERS
 from shared.encoding import dumps, loads
 from shared.ending import end_all, goes_on
@@ -285,8 +286,20 @@ async def read_anew(settings: Settings) -> int:
         return count
 
 
-def _leave(signum: int, _frame: object) -> None:
-    sys.exit(128 + signum)
+def _work(asked: argparse.Namespace) -> None:
+    settings = get_settings()
+    set_up_logs(settings)
+    warn_of_unknown_variables()
+    if asked.words:
+        say(f"{asyncio.run(read_anew(settings))} memories have other words now")
+        return
+    embedder = embedder_of(settings)
+    if asked.once or asked.again:
+        count = asyncio.run(catch_up(settings, embedder, again=asked.again))
+        say(f"{count} memories embedded by {embedder.name}")
+        return
+    with contextlib.suppress(KeyboardInterrupt):  # how one ends a server is no failure
+        asyncio.run(serve(settings, embedder))
 
 
 def main() -> int:
@@ -298,27 +311,8 @@ def main() -> int:
     how.add_argument("--words", action="store_true", help="read the words anew, and end")
     asked = parser.parse_args()
     # As a container's first process it would not hear of SIGTERM by itself.
-    signal.signal(signal.SIGTERM, _leave)
-    try:
-        settings = get_settings()
-        set_up_logs(settings)
-        warn_of_unknown_variables()
-        if asked.words:
-            count = asyncio.run(read_anew(settings))
-            sys.stdout.write(f"{count} memories have other words now\n")
-            return 0
-        embedder = embedder_of(settings)
-        if asked.once or asked.again:
-            count = asyncio.run(catch_up(settings, embedder, again=asked.again))
-            sys.stdout.write(f"{count} memories embedded by {embedder.name}\n")
-        else:
-            asyncio.run(serve(settings, embedder))
-    except KeyboardInterrupt:
-        return 0
-    except FiresideError as error:
-        sys.stderr.write(f"fireside: {error}\n")
-        return 1
-    return 0
+    signal.signal(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))
+    return exit_code_of(lambda: _work(asked))
 
 
 if __name__ == "__main__":

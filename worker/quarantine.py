@@ -16,6 +16,7 @@ from uuid import UUID
 
 import structlog
 
+from shared.command import complain
 from shared.errors import FiresideError
 from shared.logs import set_up_logs
 from shared.settings import get_settings
@@ -99,8 +100,7 @@ def main() -> int:
         )
         host.start()
     except FiresideError as error:
-        sys.stderr.write(f"fireside: the quarantine can't start: {error}\n")
-        return 1
+        return complain(f"the quarantine can't start: {error}")
     select.select([sys.stdin, woken], [], [])
     host.drain()
     return 0 if host.failure is None else 1

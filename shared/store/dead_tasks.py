@@ -6,8 +6,9 @@ from uuid import UUID
 
 from sqlalchemy import text
 
+from shared.allowance import NO_RULES, BudgetRules
 from shared.encoding import JsonObject
-from shared.errors import InvalidRequest, NotFound
+from shared.errors import BudgetSpent, InvalidRequest, NotFound
 from shared.records import Accepted, NewAction
 from shared.store.actions import accept_within
 from shared.store.database import Database
@@ -34,7 +35,7 @@ _LOCK_SESSION = text(
 
 _TASK = text(
     """/* dead task */
-    select session_id, user_id, action, status,
+    select session_id, user_id, key_id, action, status,
         (select r.id from tasks r where r.session_id = t.session_id and r.requeue_of = t.id
          order by r.seq desc limit 1) as again
     from tasks t where id = :task
@@ -66,15 +67,19 @@ async def page(db: Database, *, limit: int) -> list[DeadTask]:
     return [DeadTask(*row) for row in await db.rows(_PAGE, {"limit": limit})]
 
 
-async def requeue(db: Database, task_id: UUID, *, again: bool = False) -> Accepted:
+async def requeue(
+    db: Database, task_id: UUID, rules: BudgetRules = NO_RULES, *, again: bool = False
+) -> Accepted:
     """Accept a dead task's action as a new task of its session; the dead one stays as it is.
 
     Args:
+        rules: what may be spent by those who have no budget of their own: it is paid as any is.
         again: also where that was done before.
 
     Raises:
         NotFound: there is no such task.
         InvalidRequest: it is not dead, or it was requeued before.
+        BudgetSpent: nothing is left to pay it from.
     """
     async with db.transaction() as connection:
         # Before the task is read: of two who requeue it at once the second sees the first's.
@@ -86,9 +91,13 @@ async def requeue(db: Database, task_id: UUID, *, again: bool = False) -> Accept
             raise InvalidRequest(f"task {task_id} is not dead but {task.status}")
         if task.again is not None and not again:
             raise InvalidRequest(f"task {task_id} was requeued before, as {task.again}")
-        accepted = await accept_within(
-            connection, task.user_id, task.session_id, NewAction(task.action)
-        )
+        action = NewAction(task.action, key_id=task.key_id)
+        try:
+            accepted = await accept_within(
+                connection, task.user_id, task.session_id, action, rules=rules
+            )
+        except BudgetSpent as error:
+            raise BudgetSpent(f"the budget for task {task_id} is spent") from error
         await connection.execute(_NOTE, {"task": task_id, "again": accepted.task_id})
         return accepted
 

@@ -212,11 +212,13 @@ async def test_a_parameter_without_a_value(db: Database) -> None:
     assert checked_out(db) == 0
 
 
-async def test_a_url_with_a_parameter_that_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DATABASE_URL", "postgresql://me:hunter2@127.0.0.1:1/none?pgbouncer=true")
+async def test_a_url_with_an_encoding_that_the_driver_does_not_know(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", f"{postgres_url}?client_encoding=EUC_TW")
     db = Database.from_settings(load_settings())
 
-    with pytest.raises(StoreUnavailable, match='not available: invalid connection option "pgb'):
+    with pytest.raises(StoreUnavailable, match="not available: codec not available"):
         await db.run(ONE)
     await db.close()
 

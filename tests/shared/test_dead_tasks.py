@@ -3,12 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from decimal import Decimal
 from uuid import UUID, uuid4
 
 import pytest
 from redis.asyncio import Redis
 from sqlalchemy import text
 
+from shared.allowance import Budget
 from shared.dead_tasks import main
 from shared.encoding import loads
 from shared.errors import InvalidRequest, NotFound
@@ -17,7 +19,7 @@ from shared.levels import CHORE
 from shared.queue import hint_of
 from shared.records import NewAction, NewEvent, Outcome
 from shared.settings import Settings, get_settings
-from shared.store import actions, claims, dead_tasks, leases, sessions
+from shared.store import actions, api_keys, budgets, claims, dead_tasks, leases, sessions
 from shared.store.database import Database
 from tests.ports import promised_port
 from tests.shared.invariants import broken
@@ -36,10 +38,10 @@ def _fresh_settings(db: Database, settings: Settings) -> Iterator[None]:
     get_settings.cache_clear()
 
 
-async def dead_task(db: Database, words: str = "poison") -> tuple[UUID, UUID]:
+async def dead_task(db: Database, words: str = "poison", key_id: str = "") -> tuple[UUID, UUID]:
     """A session, and a task of it that was given up."""
     session = await new_session(db, started=True)
-    action = NewAction({"type": "say", "text": words}, client_action_id="key")
+    action = NewAction({"type": "say", "text": words}, client_action_id="key", key_id=key_id)
     task = (await actions.accept(db, ME, session, action)).task_id
     await leases.end(db, await claimed(db, session), DEAD)
     return session, task
@@ -83,6 +85,34 @@ async def test_a_requeued_task_has_the_same_action_and_leaves_the_dead_one_as_it
     assert (claim.attempt, claim.attempts) == (1, 1)
     await finish(db, claim)
     assert await broken(db) == []
+
+
+async def test_a_task_is_requeued_only_where_its_budget_pays_for_it(
+    db: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key, _ = await api_keys.create(db, ME)
+    session, task = await dead_task(db, key_id=str(key))
+    await budgets.put(db, ME, Budget(Decimal(0)), key_id=str(key))
+    assert await command("requeue", task) == 1
+    assert capsys.readouterr().err == f"fireside: the budget for task {task} is spent\n"
+
+    await budgets.put(db, ME, Budget(Decimal(2)), key_id=str(key))
+    assert await command("requeue", task) == 0
+
+    claim = await claimed(db, session)
+    assert (claim.key_id, claim.left_usd) == (str(key), Decimal(2))
+    assert await broken(db) == []
+
+
+async def test_what_the_settings_let_a_user_spend_holds_for_a_requeued_task(
+    db: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, task = await dead_task(db)
+    monkeypatch.setenv("FIRESIDE_BUDGET_PER_USER", "0/day")
+    get_settings.cache_clear()
+
+    assert await command("requeue", task) == 1
+    assert "is spent" in capsys.readouterr().err
 
 
 @asynccontextmanager

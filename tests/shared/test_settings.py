@@ -117,6 +117,29 @@ WRONG = [
             ("FIRESIDE_BROKER_URL", f"amqp://u:{SECRET}?@h"),
         ]
     ),
+    *(
+        (name, url, "has no port after the colon of its host")
+        for name in ("DATABASE_URL", "FIRESIDE_DATABASE_URL")
+        for url in (f"postgresql://u:{SECRET}@h:/db", f"postgresql://u:{SECRET}@[::1]:")
+    ),
+    *(
+        (name, url, "has an option after its ? that is unknown or has a wrong value")
+        for name, url in [
+            ("DATABASE_URL", f"postgresql://u:{SECRET}@h/db?plugin=x"),
+            ("DATABASE_URL", f"postgresql://u:{SECRET}@h/db?sslmode=require&pgbouncer=true"),
+            ("DATABASE_URL", f"postgresql://u:{SECRET}@h/db?autocommit=1"),
+            ("DATABASE_URL", f"postgresql://u:{SECRET}@h/db?port=x"),
+            ("DATABASE_URL", f"postgresql://h/db?user=u&password=x&{SECRET}=x"),
+            ("FIRESIDE_DATABASE_URL", f"postgresql://u:{SECRET}@h/db?plugin=x"),
+            ("REDIS_URL", f"redis://u:{SECRET}@h?plugin=x"),
+            ("REDIS_URL", f"redis://u:{SECRET}@h?db={SECRET}"),
+            ("REDIS_URL", f"redis://u:{SECRET}@h?ssl_cert_reqs=none"),
+            ("REDIS_URL", f"redis://u:{SECRET}@h?retry=x"),
+            ("REDIS_URL", f"rediss://u:{SECRET}@h?ssl_cert_reqs={SECRET}"),
+            ("REDIS_URL", f"redis://u:{SECRET}@h?connection_class={SECRET}"),
+            ("FIRESIDE_REDIS_URL", f"unix://u:{SECRET}@/r.sock?plugin=x"),
+        ]
+    ),
     ("FIRESIDE_QUEUE", f"{SECRET} ", "String should match pattern '^[A-Za-z0-9_.-]{1,64}$'"),
     (
         "FIRESIDE_WORKER_METRICS",
@@ -402,6 +425,24 @@ def test_story_paths(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FIRESIDE_STORY_FOLDERS", "a,b/c  d")
 
     assert load_settings().story_paths == [Path("a"), Path("b/c"), Path("d")]
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("DATABASE_URL", "postgresql://"),
+        ("DATABASE_URL", "postgresql:///db?host=/run/postgresql&user=me&password=p%20w"),
+        ("DATABASE_URL", "postgresql://me@/db?host=a:1&host=b:2&target_session_attrs=any"),
+        ("DATABASE_URL", "postgres://me:p%40w@[::1]:5432/db?sslmode=require&options=-c%20a=1"),
+        ("REDIS_URL", "redis://:p%40w@h:/0?protocol=3&socket_timeout=2"),
+        ("REDIS_URL", "rediss://h/1?ssl_cert_reqs=none&health_check_interval=5&timeout=1"),
+        ("REDIS_URL", "unix://u:p@/run/r.sock?db=4"),
+    ],
+)
+def test_a_url_that_will_do(monkeypatch: pytest.MonkeyPatch, name: str, url: str) -> None:
+    monkeypatch.setenv(name, url)
+
+    assert shown(load_settings())[name.lower()] == url
 
 
 @pytest.mark.parametrize(("name", "value", "message"), WRONG)

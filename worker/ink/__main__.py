@@ -72,4 +72,7 @@ def _print_counts(title: str, counts: Mapping[str, int]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
