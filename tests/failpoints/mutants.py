@@ -344,8 +344,8 @@ MUTANTS: list[Mutant] = [
         (
             Change(
                 "worker/holding.py",
-                "now - sure > self._lease_seconds",
-                "now - sure > 1e9",
+                "now - max(held.renewed_at, sure) > self._lease_seconds",
+                "now - max(held.renewed_at, sure) > 1e9",
             ),
         ),
         ("tests/worker/test_host.py longer_than_patience",),
