@@ -8,24 +8,24 @@ from api.problems import Problem
 from shared.encoding import JsonObject
 from shared.errors import BudgetSpent
 from shared.store import budgets
-from shared.store.budgets import Standing
+from shared.store.budgets import Balance
 
 
-async def of_caller(parts: Gateway, user_id: str, key_id: str) -> list[Standing]:
+async def of_caller(parts: Gateway, user_id: str, key_id: str) -> list[Balance]:
     """The budgets that a caller's actions are paid from."""
-    return await budgets.standings(parts.db, user_id, parts.budgeting.settled, key_id=key_id)
+    return await budgets.balances(parts.db, user_id, parts.budgeting.settled, key_id=key_id)
 
 
-def body(standing: Standing) -> JsonObject:
+def body(balance: Balance) -> JsonObject:
     """A budget as JSON."""
     return {
-        "of": "key" if standing.key_id else "user",
-        "period": standing.period,
-        "limit_usd": float(standing.usd),
-        "spent_usd": float(standing.spent),
-        "reserved_usd": float(standing.reserved),
-        "left_usd": float(standing.left),
-        "renews_at": standing.renews_at,
+        "of": "key" if balance.key_id else "user",
+        "period": balance.period,
+        "limit_usd": float(balance.usd),
+        "spent_usd": float(balance.spent),
+        "reserved_usd": float(balance.reserved),
+        "left_usd": float(balance.left),
+        "renews_at": balance.renews_at,
     }
 
 

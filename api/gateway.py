@@ -21,7 +21,7 @@ from api.identity import Identity
 from api.keyed import ASK_SECONDS, KeyedStreams
 from api.lag import watch_for_ever
 from api.metrics import FromThread, Metrics
-from api.slots import Slots
+from api.slots import StreamSlots
 from api.stopping import Stopping
 from shared.erasure import clear_for_ever
 from shared.errors import FiresideError
@@ -62,7 +62,7 @@ class Gateway:
     follower: Follower
     catalog: Catalog
     identity: Identity | None
-    slots: Slots
+    slots: StreamSlots
     keyed: KeyedStreams
     backlog: Backlog
     budgeting: Budgeting
@@ -82,7 +82,7 @@ class Gateway:
         follower = Follower(redis, on_keys_gone=identity.forget_keys if identity else None)
         announcer = Announcer(hints, Publisher(redis))
         per_user = settings.max_sockets_per_user if guarded else settings.max_sockets
-        slots = Slots(settings.max_sockets, per_user)
+        slots = StreamSlots(settings.max_sockets, per_user)
 
         def wake_all() -> None:
             for session_id in follower.sessions:

@@ -8,7 +8,7 @@ FULL = "rate_limited"
 """The code of the problem that no place is free."""
 
 
-class Slots:
+class StreamSlots:
     """Counts open WebSockets and event streams against their limits."""
 
     def __init__(self, limit: int, limit_per_user: int) -> None:
@@ -63,7 +63,7 @@ class Place:
 
     __slots__ = ("_slots", "_user_id")
 
-    def __init__(self, slots: Slots, user_id: str | None) -> None:
+    def __init__(self, slots: StreamSlots, user_id: str | None) -> None:
         self._slots = slots
         self._user_id = user_id
 

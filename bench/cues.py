@@ -64,7 +64,7 @@ async def run(url: str, embedder: Embedder) -> dict[str, Any]:
         for pair, vector in zip(data["pairs"], vectors, strict=True):
             assert not is_question(pair["cue"]), pair
             cue = Cue(replayed.user, replayed.character, pair["cue"])
-            found = rows_of((await recall(db, cue, vector)).standings)
+            found = rows_of((await recall(db, cue, vector)).matches)
             for way, ranking in WAYS.items():
                 texts = [one.text for one in ranking(pair["cue"], found)]
                 for k in FIRST:

@@ -47,7 +47,7 @@ from bench.locomo import (
 )
 from bench.programs import own_folder
 from deploy.local.postgres import NOT_DURABLE, EmbeddedPostgres
-from shared.memories import Standings
+from shared.memories import MemoryMatches
 from shared.migrate import migrate
 from shared.records import NewEvent, NewSession, Outcome
 from shared.settings import Settings
@@ -169,7 +169,7 @@ async def ask(db: Database, replayed: Replayed, question: Question, vector: Vect
     """Find what bears on a question; the time is that of statement and ranking."""
     began = time.perf_counter()
     cue = Cue(replayed.user, replayed.character, question.text, replayed.language)
-    found = (await recall(db, cue, vector)).standings
+    found = (await recall(db, cue, vector)).matches
     best_of(found, question.text, len(found.hits))
     seconds = time.perf_counter() - began
     rows = rows_of(found)
@@ -181,7 +181,7 @@ async def ask(db: Database, replayed: Replayed, question: Question, vector: Vect
     return Asked(question, rows, turn_of, seconds)
 
 
-def rows_of(found: Standings) -> list[Candidate]:
+def rows_of(found: MemoryMatches) -> list[Candidate]:
     """What the store has found for a cue, each memory by itself."""
     candidates = candidates_of(found.memories)
     return [

@@ -182,7 +182,7 @@ async def recalls(db: Database, users: Sequence[int], count: int) -> Spent:
             user, said, numbers = asked.pop()
             cue = Cue(f"user-{user}", UUID(f"{user:032x}"), said)
             began = time.perf_counter()
-            found = (await recall(db, cue, Vector(MODEL, DIMENSION, numbers))).standings
+            found = (await recall(db, cue, Vector(MODEL, DIMENSION, numbers))).matches
             best_of(found, cue.text, MOST_RECALLED)
             taken.append(time.perf_counter() - began)
 

@@ -10,7 +10,7 @@ from shared.encoding import dumps_text
 from shared.errors import InvalidRequest
 from shared.settings import Settings
 from shared.store import api_keys, budgets
-from shared.store.budgets import SetBudget, Standing
+from shared.store.budgets import Balance, SetBudget
 from shared.store.database import Database
 
 
@@ -48,9 +48,9 @@ async def _run(settings: Settings, db: Database, options: argparse.Namespace) ->
             if not await budgets.clear(db, options.user, key_id=key_id):
                 raise InvalidRequest("no budget was set there")
         case _:
-            found = await budgets.standings(db, options.user, settings.budgets, key_id=key_id)
-            for standing in found:
-                say(_json(standing) if options.json else _line(standing))
+            found = await budgets.balances(db, options.user, settings.budgets, key_id=key_id)
+            for balance in found:
+                say(_json(balance) if options.json else _line(balance))
 
 
 async def _key_id(db: Database, user_id: str, key: UUID | None) -> str:
@@ -66,7 +66,7 @@ def _whose(key_id: str) -> str:
     return f"key {key_id}" if key_id else "user"
 
 
-def _line(one: Standing) -> str:
+def _line(one: Balance) -> str:
     renews = "" if one.renews_at is None else f"  renews {one.renews_at:%Y-%m-%d %H:%M} UTC"
     return (
         f"{_whose(one.key_id)}  {one.usd:f} {one.period}  spent {one.spent:f}  "
@@ -74,7 +74,7 @@ def _line(one: Standing) -> str:
     )
 
 
-def _json(one: Standing) -> str:
+def _json(one: Balance) -> str:
     return dumps_text(
         {
             "key": one.key_id or None,

@@ -35,7 +35,7 @@ class Said:
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class KnownMemory:
     """Something that the character knows already."""
 
     id: UUID
@@ -47,7 +47,7 @@ class Known:
 class Remembered:
     """What was known when a model was asked: it changes meanwhile, and the answer is about it."""
 
-    known: Sequence[Known]
+    known: Sequence[KnownMemory]
     summary: str
     summary_upto: int
 
@@ -59,7 +59,7 @@ class Remembered:
     @classmethod
     def of_json(cls, kept: JsonObject) -> Self:
         """What `as_json` gave."""
-        known = [Known(UUID(one["id"]), one["kind"], one["text"]) for one in kept["known"]]
+        known = [KnownMemory(UUID(one["id"]), one["kind"], one["text"]) for one in kept["known"]]
         return cls(known, kept["summary"], kept["summary_upto"])
 
 
@@ -71,7 +71,7 @@ class Material:
     """
 
     said: Sequence[Said]
-    known: Sequence[Known]
+    known: Sequence[KnownMemory]
     summary: str
     summary_upto: int
     character: JsonObject

@@ -106,8 +106,8 @@ class Memory:
     created_at: datetime
 
 
-class Standing(NamedTuple):
-    """How a memory stands to a cue.
+class MemoryMatch(NamedTuple):
+    """How a memory matches a cue.
 
     `hits` are those of the cue's words, as their stems, that it has; `length` is how many different
     ones it has in all. `likeness` is the cosine of its vector and the cue's, None where either is
@@ -134,7 +134,7 @@ class MemoryColumns:
     """What of memories is the same for each cue, by column: a character has thousands, and hardly
     one of them is looked at by itself. One object from cue to cue as long as they are the same.
 
-    The columns are the fields of `Standing`; a key is the 16 bytes of an id.
+    The columns are the fields of `MemoryMatch`; a key is the 16 bytes of an id.
     """
 
     keys: Sequence[bytes] = ()
@@ -150,29 +150,31 @@ class MemoryColumns:
     lengths: Sequence[int] = ()
 
 
-class Standings(NamedTuple):
-    """How memories stand to a cue, by column."""
+class MemoryMatches(NamedTuple):
+    """How memories match a cue, by column."""
 
     memories: MemoryColumns
     hits: Sequence[Sequence[str]]
     likeness: Sequence[float | None]
 
     @classmethod
-    def of(cls, rows: Sequence[Standing]) -> "Standings":
+    def of(cls, rows: Sequence[MemoryMatch]) -> "MemoryMatches":
         """Put rows into columns."""
         if not rows:
             return cls(MemoryColumns(), (), ())
         ids, *others, hits, likeness = zip(*rows, strict=True)
         return cls(MemoryColumns([one.bytes for one in ids], *others), hits, likeness)
 
-    def rows(self) -> list[Standing]:
+    def rows(self) -> list[MemoryMatch]:
         """Each memory by itself."""
         keys, *others = (getattr(self.memories, field.name) for field in fields(MemoryColumns))
         ids = [UUID(bytes=key) for key in keys]
-        return list(map(Standing._make, zip(ids, *others, self.hits, self.likeness, strict=True)))
+        return list(
+            map(MemoryMatch._make, zip(ids, *others, self.hits, self.likeness, strict=True))
+        )
 
 
-NOTHING_RECALLED = Standings.of(())
+NOTHING_RECALLED = MemoryMatches.of(())
 
 
 def passages(text: str) -> list[str]:

@@ -260,7 +260,7 @@ class Joined:
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class KnownBranch:
     """How much of a session's transcript a caller holds: the branch up to the message `head`.
 
     `generation` is that of the claim it is from: after a restore the same number may be of another

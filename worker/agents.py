@@ -22,7 +22,7 @@ from agent_core import (
 from shared.consolidation import Material
 from shared.encoding import JsonObject
 from shared.errors import FiresideError, SettingsError
-from shared.memories import Standings
+from shared.memories import MemoryMatches
 from shared.records import NOTHING_LASTING, CatalogEntry, Lasting
 from shared.settings import Settings
 from shared.store.batches import Answered
@@ -56,7 +56,7 @@ ReadStory: TypeAlias = Callable[[str], Awaitable[str]]
 """Gives the compiled JSON of a story's version by its hash; raises NotFound."""
 
 
-Recollect: TypeAlias = Callable[[Cue], Awaitable[Standings]]
+Recollect: TypeAlias = Callable[[Cue], Awaitable[MemoryMatches]]
 """Gives the memories that may bear on a cue; raises StoreUnavailable."""
 
 

@@ -15,7 +15,7 @@ from worker.deadlines import Deadlines
 from worker.metering import Meter
 from worker.task_log import TaskLog
 from worker.task_store import AttemptLostError
-from worker.transcript import claimed
+from worker.transcript import transcript_of
 
 log = structlog.get_logger(__name__)
 
@@ -69,7 +69,7 @@ async def run_attempt(
         resources = resources.for_user(claim.user_id, deadlines.stopped, meter)
         async with deadlines.within(task_seconds):
             if history is None:
-                history = claimed(claim, None).history
+                history = transcript_of(claim, None).history
             task = _running_task(claim, history, task_log, resources, signal, deadlines)
             answer = await _answer(claim.agent, agents, task)
             view: JsonObject = {"state": answer.public, "choices": list(answer.choices)}

@@ -17,7 +17,7 @@ from agent_core.context_budget import ContextBudget, ContextOverflowError
 from agent_core.context_builder import BuiltContext, ContextBuilder, ContextParts
 from agent_core.context_notes import RecalledMemory, Summary, newest_note, note_of, noted
 from shared.errors import StoreUnavailable
-from shared.memories import NOTHING_RECALLED, MemoryColumns, Standings, language_of, said_in
+from shared.memories import NOTHING_RECALLED, MemoryColumns, MemoryMatches, language_of, said_in
 from shared.store.recall import Cue
 from worker.agents import RunningTask, TaskFailed
 from worker.memories import best_of, without_marks, zone_of
@@ -76,10 +76,10 @@ async def context_of(
             built = builder.compose(known, parts)
         else:
             shown = len(past) - builder.shown(past)[0]
-            standings = await _recalled(task, said, shown)
-            own = _own_summaries(task, standings.memories)
-            parts = replace(parts, summaries=[_summary(standings.memories, at) for at in own])
-            memories = _ranked(task, said, shown, standings, own) if with_memories else ()
+            matches = await _recalled(task, said, shown)
+            own = _own_summaries(task, matches.memories)
+            parts = replace(parts, summaries=[_summary(matches.memories, at) for at in own])
+            memories = _ranked(task, said, shown, matches, own) if with_memories else ()
             built = _with_tier(task, builder.build(said, parts, memories), past, usual)
     except ContextOverflowError as error:
         raise TaskFailed("context_overflow", str(error)) from error
@@ -106,7 +106,7 @@ def _with_tier(
     return replace(built, note=note, said=noted(built.said, note))
 
 
-async def _recalled(task: RunningTask, said: UserMessage, shown: int) -> Standings:
+async def _recalled(task: RunningTask, said: UserMessage, shown: int) -> MemoryMatches:
     """What may bear on a message, without what the window shows; nothing where nothing is kept, or
     the store is away."""
     recollect = task.resources.recollect
@@ -146,7 +146,7 @@ def _summary(found: MemoryColumns, at: int) -> Summary:
 
 
 def _ranked(
-    task: RunningTask, said: UserMessage, shown: int, found: Standings, own: Sequence[int]
+    task: RunningTask, said: UserMessage, shown: int, found: MemoryMatches, own: Sequence[int]
 ) -> list[RecalledMemory]:
     """The memories that bear on a message most, the best first."""
     past = task.history[len(task.history) - shown :]

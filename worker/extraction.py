@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard, get_args
 
-from shared.consolidation import Finding, FindingKind, Known, Material, Said, Summary, upto_of
+from shared.consolidation import Finding, FindingKind, KnownMemory, Material, Said, Summary, upto_of
 from shared.encoding import JsonObject, dumps_text, well_formed
 from shared.letters import MARKS
 from shared.unsegmented import pairs, spelled
@@ -102,7 +102,7 @@ class Extraction:
 
 
 def extracted(
-    output: str, material: Material, first: int, last: int, *, since: Sequence[Known] = ()
+    output: str, material: Material, first: int, last: int, *, since: Sequence[KnownMemory] = ()
 ) -> Extraction:
     """What of a model's answer is kept.
 
@@ -145,7 +145,9 @@ def _summary(raw: object, material: Material, last: int) -> Summary | None:
 class _Gate:
     """Lets through what the user bore out and what is not known, once."""
 
-    def __init__(self, material: Material, first: int, last: int, since: Sequence[Known]) -> None:
+    def __init__(
+        self, material: Material, first: int, last: int, since: Sequence[KnownMemory]
+    ) -> None:
         self._said = {one.no: one for one in material.said if first <= one.no <= last}
         self._known = material.known
         self._have = [_words(one.text) for one in (*material.known, *since)]

@@ -153,7 +153,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Reply:
     """What Redis said.
 
     Without `known` nothing was done: this process must say everything that it knows. `granted`
@@ -205,7 +205,7 @@ class FleetLimits:
         whole: bool,
         shut: float,
         parts: int,
-    ) -> Answer:
+    ) -> Reply:
         """Tell what has changed, and ask for calls; raises what redis-py raises.
 
         Args:
@@ -230,10 +230,10 @@ class FleetLimits:
             "bookings": [[b.id, _ms(now - b.at), b.tokens, b.state] for b in bookings],
             "wanted": [[one.id, one.tokens] for one in wanted],
         }
-        answer = await self._script(self._keys, [dumps(said)])
-        known, granted, wait, closed, processes, fresh = answer
+        reply = await self._script(self._keys, [dumps(said)])
+        known, granted, wait, closed, processes, fresh = reply
         seconds = (wait / 1000, closed / 1000)
-        return Answer(bool(known), granted, *seconds, processes, bool(fresh))
+        return Reply(bool(known), granted, *seconds, processes, bool(fresh))
 
 
 def _ms(seconds: float) -> int:

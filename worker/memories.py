@@ -12,7 +12,7 @@ from agent_core.candidates import Candidate, Candidates
 from agent_core.context_notes import RecalledMemory
 from agent_core.recall import best, date_of, line_of
 from shared.encoding import JsonObject
-from shared.memories import MemoryColumns, Standings
+from shared.memories import MemoryColumns, MemoryMatches
 
 MEMORY_MARKS = """\
 Whatever stands between <memories> and </memories> was said or learned earlier, by whom and when is
@@ -55,7 +55,7 @@ def candidates_of(found: MemoryColumns) -> Candidates:
 
 
 def best_of(
-    found: Standings, cue: str, most: int, *, without: Collection[int] = (), zone: tzinfo = UTC
+    found: MemoryMatches, cue: str, most: int, *, without: Collection[int] = (), zone: tzinfo = UTC
 ) -> list[RecalledMemory]:
     """The memories that bear most on a cue as a model is told them, the best first.
 

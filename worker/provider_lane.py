@@ -18,7 +18,7 @@ from agent_core.round_robin import RoundRobin
 from agent_core.streaming import LONGEST_WAIT, FinalEvent
 from shared.ending import end_all
 from shared.model_limits import ModelLimits
-from worker.fleet_limits import LEASE_SECONDS, Answer, Booking, FleetLimits, Wanted
+from worker.fleet_limits import LEASE_SECONDS, Booking, FleetLimits, Reply, Wanted
 
 log = structlog.get_logger(__name__)
 
@@ -233,12 +233,12 @@ class Lane:
         """Ask for those who wait and tell what has changed; the seconds until the next time."""
         asking = self._turns.first(max(0, self._room()))
         wanted = [Wanted(self._new_id(), waiter.tokens) for waiter in asking]
-        answer = await self._ask(wanted)
-        shared = answer is not None and not answer.fresh
-        if answer is None or answer.fresh:
+        reply = await self._ask(wanted)
+        shared = reply is not None and not reply.fresh
+        if reply is None or reply.fresh:
             granted, pause = self._granted_here(wanted), _LOCAL_POLL_SECONDS
         else:
-            granted, pause = answer.granted, answer.wait
+            granted, pause = reply.granted, reply.wait
         now = time.monotonic()
         for waiter, one in zip(asking[:granted], wanted, strict=False):
             self._let_in(waiter, one, now, told=shared)
@@ -262,45 +262,45 @@ class Lane:
 
     # -- with Redis ---------------------------------------------------------------------------
 
-    async def _ask(self, wanted: Sequence[Wanted]) -> Answer | None:
+    async def _ask(self, wanted: Sequence[Wanted]) -> Reply | None:
         """What Redis says, or None where it says nothing."""
         if time.monotonic() < self._away_until:
             return None
         try:
             async with asyncio.timeout(ASK_SECONDS):
-                answer = await self._exchange(wanted, whole=not self._known)
-                if not answer.known:  # it has lost what it knew
-                    answer = await self._exchange(wanted, whole=True)
+                reply = await self._exchange(wanted, whole=not self._known)
+                if not reply.known:  # it has lost what it knew
+                    reply = await self._exchange(wanted, whole=True)
         except (RedisError, OSError, TimeoutError) as error:
             self._note_absence(error, wanted)
             return None
-        self._note_presence(answer)
-        return answer
+        self._note_presence(reply)
+        return reply
 
-    async def _exchange(self, wanted: Sequence[Wanted], *, whole: bool) -> Answer:
+    async def _exchange(self, wanted: Sequence[Wanted], *, whole: bool) -> Reply:
         now, shut_until = time.monotonic(), self._shut_until
         # Of a refusal that could not be told at once what is left, or nothing.
         shut = (self._closed_until if whole else shut_until) - now
         news = [b for b in self._bookings.values() if whole or _is_news(b, now)]
         said = [(b.tokens, b.state) for b in news]
-        answer = await self._fleet.exchange(
+        reply = await self._fleet.exchange(
             now, news, wanted, whole=whole, shut=shut, parts=self._processes
         )
-        if answer.known:
+        if reply.known:
             for booking, told in zip(news, said, strict=True):
                 booking.told, booking.told_at = told, now
             if self._shut_until == shut_until:
                 self._shut_until = 0.0
-        return answer
+        return reply
 
-    def _note_presence(self, answer: Answer) -> None:
+    def _note_presence(self, reply: Reply) -> None:
         if self._is_away:
             log.info("limits are shared again", model=self._model)
         self._is_away, self._known = False, True
-        self._processes = max(answer.processes, self._processes if answer.fresh else 1)
-        if answer.closed:
+        self._processes = max(reply.processes, self._processes if reply.fresh else 1)
+        if reply.closed:
             self._be_careful()
-            self._closed_until = max(self._closed_until, time.monotonic() + answer.closed)
+            self._closed_until = max(self._closed_until, time.monotonic() + reply.closed)
 
     def _note_absence(self, error: Exception, wanted: Sequence[Wanted]) -> None:
         now = time.monotonic()

@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 
 from shared.embedding import Embeddings
 from shared.errors import FiresideError
-from shared.memories import Standings
+from shared.memories import MemoryMatches
 from shared.store import vectors
 from shared.store.database import Database
 from shared.store.recall import Cue, recall
@@ -28,7 +28,7 @@ class Recollection:
         self._grown: dict[UUID, str] = {}
         self._has_grown = asyncio.Event()
 
-    async def recall(self, cue: Cue) -> Standings:
+    async def recall(self, cue: Cue) -> MemoryMatches:
         """The memories that may bear on a cue; raises StoreUnavailable."""
         vector = await self._embeddings.of(cue.text)
         held = self._cache.take_memories(cue.character_id)
@@ -37,7 +37,7 @@ class Recollection:
         if recalled.grown:
             self._grown[cue.character_id] = cue.user_id
             self._has_grown.set()
-        return recalled.standings
+        return recalled.matches
 
     async def hear_for_ever(self) -> None:
         """Hear the embedding process until cancelled."""

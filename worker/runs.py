@@ -26,7 +26,7 @@ from worker.outlived import OutlivedAttempts
 from worker.postgres_tasks import PostgresTasks
 from worker.task_log import TaskLog
 from worker.task_store import AttemptLostError
-from worker.transcript import Transcript, claimed
+from worker.transcript import Transcript, transcript_of
 
 log = structlog.get_logger(__name__)
 
@@ -97,7 +97,23 @@ class Runs:
         if claim.head_message is not None:
             self._cache.count(kept, after=claim.after, read=len(claim.messages))
         self._work.began(claim.attempt)
-        transcript = claimed(claim, kept)
+        transcript = transcript_of(claim, kept)
+        held = self._held(claim, began)
+        run = await self._attempt(held, transcript)
+        if run.cancelled() or run.exception() is not None:
+            await self._lost(held, run)
+            return False
+        self._pace.ended()
+        task_log = held.task_log
+        if task_log.status is not None:
+            # A session may name an agent that this worker does not have.
+            agent = claim.agent if claim.agent in self._agents else "other"
+            self._work.ended(agent, task_log.status)
+        if task_log.committed is not None:
+            self._cache.keep(claim.fence.session_id, transcript.ended(claim, task_log.committed))
+        return run.result().open_tasks > 0
+
+    def _held(self, claim: Claim, began: float) -> Held:
         signal = AbortSignal()
         if claim.cancel_requested:
             signal.set()
@@ -108,36 +124,30 @@ class Runs:
             on_late=self._late_usage.add,
         )
         held = Held(claim, task_log, signal, began)
+        return held
+
+    async def _attempt(self, held: Held, transcript: Transcript) -> asyncio.Task[Written]:
+        """Run the agent, and hold its session meanwhile; what ran, however it ended."""
         self._holding.add(held)
         try:
             held.run = asyncio.ensure_future(
                 run_attempt(
-                    claim,
-                    task_log,
+                    held.claim,
+                    held.task_log,
                     self._agents,
                     resources=self._resources,
-                    signal=signal,
+                    signal=held.signal,
                     task_seconds=self._settings.task_seconds,
                     max_attempts=self._settings.max_attempts,
                     history=transcript.history,
                 )
             )
             await asyncio.wait({held.run})
-            await task_log.close()
+            await held.task_log.close()
         finally:
             self._holding.remove(held)
-            self._store.forget(claim.fence)
-        if held.run.cancelled() or held.run.exception() is not None:
-            await self._lost(held, held.run)
-            return False
-        self._pace.ended()
-        if task_log.status is not None:
-            # A session may name an agent that this worker does not have.
-            agent = claim.agent if claim.agent in self._agents else "other"
-            self._work.ended(agent, task_log.status)
-        if task_log.committed is not None:
-            self._cache.keep(claim.fence.session_id, transcript.ended(claim, task_log.committed))
-        return held.run.result().open_tasks > 0
+            self._store.forget(held.claim.fence)
+        return held.run
 
     def _is_for_others(self, claim: Claim) -> bool:
         """Whether it takes another worker to run a claim; any can end what is cancelled or dead."""

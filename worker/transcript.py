@@ -11,7 +11,7 @@ from typing import overload
 
 from agent_core import Message, message_from_dict
 from shared.encoding import JsonObject, dumps, loads
-from shared.records import Claim, Known
+from shared.records import Claim, KnownBranch
 
 HISTORY_MESSAGES = 200
 """How many messages of a session an attempt starts with at the most."""
@@ -21,7 +21,7 @@ HISTORY_MESSAGES = 200
 class Transcript:
     """The branch of a session up to `known`, or of one that has no message yet; frozen for ever."""
 
-    known: Known | None
+    known: KnownBranch | None
     messages: tuple[bytes, ...] = ()
 
     @property
@@ -37,7 +37,7 @@ class Transcript:
         return _newest(claim, head, (*self.messages, *_encoded(committed)))
 
 
-def claimed(claim: Claim, held: Transcript | None) -> Transcript:
+def transcript_of(claim: Claim, held: Transcript | None) -> Transcript:
     """The transcript that a claim found: what it read, behind what was held where that is its
     beginning."""
     read = _encoded(claim.messages)
@@ -47,7 +47,7 @@ def claimed(claim: Claim, held: Transcript | None) -> Transcript:
 
 
 def _newest(claim: Claim, head: int | None, messages: tuple[bytes, ...]) -> Transcript:
-    known = None if head is None else Known(claim.generation, head)
+    known = None if head is None else KnownBranch(claim.generation, head)
     return Transcript(known, messages[-HISTORY_MESSAGES:])
 
 

@@ -222,7 +222,7 @@ _PRUNE = [
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class BatchLine:
     """A range that is or was in a batch.
 
     `waits` says that its answer is still to come, within `seconds` at the most; `on_branch` that
@@ -276,11 +276,11 @@ class Answered:
 
 async def of_range(
     connection: AsyncConnection, user_id: str, session_id: UUID, first: int
-) -> Line | None:
+) -> BatchLine | None:
     """The line of the range that begins there, under the session's lock."""
     range_ = {"user": user_id, "session": session_id, "first": first}
     row = (await connection.execute(_OF_RANGE, range_)).first()
-    return None if row is None else Line(*row)
+    return None if row is None else BatchLine(*row)
 
 
 async def put(

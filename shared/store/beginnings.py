@@ -4,8 +4,6 @@ Each statement begins with its name, as operators see it in pg_stat_activity.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -20,9 +18,10 @@ from shared.records import (
     Event,
     Fence,
     Joined,
+    KnownBranch,
     Step,
 )
-from shared.store.database import AnyRow, Parameters
+from shared.store.database import AnyRow
 
 _PATH = text(
     """/* claim path */
@@ -99,47 +98,66 @@ MAX_COLLECTED = 100
 
 
 async def read(
-    connection: AsyncConnection, lease: AnyRow, task: AnyRow, of_session: Parameters
+    connection: AsyncConnection,
+    lease: AnyRow,
+    task: AnyRow,
+    *,
+    history: int,
+    known: KnownBranch | None,
 ) -> Claim:
     """All that a run starts from, of a session and a task that were just taken.
+
+    Args:
+        history, known: as `shared.store.claims.claim` takes them.
 
     Raises:
         NewerRelease: an earlier attempt was of a newer release; nothing of the claim may stay.
     """
+    branch = {
+        "session": lease.id,
+        "head": lease.head_message,
+        "known": _held(lease, known),
+        "limit": history,
+    }
+    path = (await connection.execute(_PATH, branch)).all()
+    return claim_of(
+        lease,
+        task,
+        [row.message for row in path],
+        path[0].parent if path else None,
+        known,
+        joined=await _joined(connection, lease, task) if lease.open_tasks > 1 else (),
+        earlier=await _earlier(connection, lease, task) if task.claims > 1 else ((), ()),
+    )
+
+
+async def _joined(connection: AsyncConnection, lease: AnyRow, task: AnyRow) -> list[Joined]:
+    """The tasks that are answered with this one; its first attempt collects what waits."""
+    of_task = {"session": lease.id, "task": task.task_id, "task_seq": task.seq}
+    if task.claims == 1 and task.action.get("type") == "say":
+        room = MAX_SAY - len(task.action["text"])
+        collecting = {**of_task, "limit": MAX_COLLECTED, "characters": room}
+        await connection.execute(_COLLECT, collecting)
+    return [Joined(*row) for row in await connection.execute(_JOINED, of_task)]
+
+
+async def _earlier(
+    connection: AsyncConnection, lease: AnyRow, task: AnyRow
+) -> tuple[list[Step], list[Event]]:
+    """What earlier attempts of the task have written."""
     of_task = {
         "session": lease.id,
         "task": task.task_id,
         "task_seq": task.seq,
         "queued_seq": task.queued_seq,
-        "head": lease.head_message,
-        "limit": of_session["limit"],
-        "known": _held(lease, of_session),
     }
-    path = (await connection.execute(_PATH, of_task)).all()
-    steps: list[Step] = []
-    events: list[Event] = []
-    joined: Sequence[Joined] = ()
-    if lease.open_tasks > 1:
-        if task.claims == 1 and task.action.get("type") == "say":
-            await connection.execute(_COLLECT, _collecting(of_task, task.action))
-        joined = [Joined(*row) for row in await connection.execute(_JOINED, of_task)]
-    if task.claims > 1:
-        await _check_versions(connection, of_task)
-        steps = [Step(*row) for row in await connection.execute(_STEPS_OF_TASK, of_task)]
-        events = [Event(*row) for row in await connection.execute(_EVENTS_OF_TASK, of_task)]
-    return replace(
-        claim_of(
-            lease,
-            task,
-            [row.message for row in path],
-            path[0].parent if path else None,
-            of_session,
-        ),
-        action=_with_collected(task.action, joined),
-        steps=steps,
-        events=events,
-        joined=joined,
-    )
+    found = (await connection.execute(_VERSIONS_OF_TASK, of_task)).one()
+    if found.steps > STEP_VERSION or found.events > EVENT_VERSION:
+        # The transaction's end undoes the claim, lease and count included.
+        raise NewerRelease(f"task {task.task_id} was begun by a newer release")
+    steps = [Step(*row) for row in await connection.execute(_STEPS_OF_TASK, of_task)]
+    events = [Event(*row) for row in await connection.execute(_EVENTS_OF_TASK, of_task)]
+    return steps, events
 
 
 def claim_of(
@@ -147,11 +165,22 @@ def claim_of(
     task: AnyRow,
     messages: Sequence[JsonObject],
     root: int | None,
-    of_session: Parameters,
+    known: KnownBranch | None,
+    *,
+    joined: Sequence[Joined] = (),
+    earlier: tuple[Sequence[Step], Sequence[Event]] = ((), ()),
 ) -> Claim:
-    """The record of a claim; `root` is the number of the message that the first one follows."""
-    held = _held(lease, of_session)
+    """The record of a claim.
+
+    Args:
+        lease, task: the rows that the claim has written; they may be one.
+        root: the number of the message that the first of `messages` follows.
+        known: what the caller holds of the transcript.
+        earlier: the steps and events of earlier attempts.
+    """
+    held = _held(lease, known)
     before = root if messages else lease.head_message
+    steps, events = earlier
     return Claim(
         fence=Fence(lease.id, lease.epoch, lease.lease_token),
         user_id=lease.user_id,
@@ -166,13 +195,14 @@ def claim_of(
         head_message=lease.head_message,
         task_id=task.task_id,
         task_seq=task.seq,
-        action=task.action,
+        action=_with_collected(task.action, joined) if joined else task.action,
         attempt=task.claims,
         attempts=task.attempts,
         cancel_requested=task.cancel_requested_at is not None,
         messages=messages,
-        steps=[],
-        events=[],
+        steps=steps,
+        events=events,
+        joined=joined,
         open_tasks=lease.open_tasks,
         generation=lease.generation,
         after=held if held is not None and held == before else None,
@@ -180,15 +210,9 @@ def claim_of(
     )
 
 
-def _held(lease: AnyRow, of_session: Parameters) -> int | None:
+def _held(lease: AnyRow, known: KnownBranch | None) -> int | None:
     """The number of the last message that the caller holds, where it is of this lineage."""
-    same = of_session["known"] is not None and of_session["generation"] == lease.generation
-    return of_session["known"] if same else None
-
-
-def _collecting(of_task: dict[str, Any], action: JsonObject) -> dict[str, Any]:
-    room = MAX_SAY - len(action["text"])
-    return of_task | {"limit": MAX_COLLECTED, "characters": room}
+    return known.head if known is not None and known.generation == lease.generation else None
 
 
 def _with_collected(action: JsonObject, joined: Sequence[Joined]) -> JsonObject:
@@ -196,10 +220,3 @@ def _with_collected(action: JsonObject, joined: Sequence[Joined]) -> JsonObject:
     if not collected:
         return action
     return action | {"text": "\n\n".join([action["text"], *collected])}
-
-
-async def _check_versions(connection: AsyncConnection, of_task: Parameters) -> None:
-    """Undo the claim, lease and count included, of a task whose rows can't be read here."""
-    found = (await connection.execute(_VERSIONS_OF_TASK, of_task)).one()
-    if found.steps > STEP_VERSION or found.events > EVENT_VERSION:
-        raise NewerRelease(f"task {of_task['task']} was begun by a newer release")

@@ -47,8 +47,8 @@ def wallets(user: str, key: str) -> str:
 
 
 # What open tasks will cost counts as spent.
-_STANDINGS = text(
-    f"""/* budgets standings */
+_BALANCES = text(
+    f"""/* budgets balances */
     select w.key_id, w.usd, w.period, w.spent, (
         select coalesce(sum(t.reserved), 0) from tasks t
         where t.user_id = :user and t.status in ('queued', 'running')
@@ -92,7 +92,7 @@ _PAGE = text(
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class Balance:
     """A budget, and how much of it is left: dollars as they are billed.
 
     `key_id` is the API key's id, '' for what all that the user does is paid from. `reserved` is for
@@ -141,12 +141,12 @@ def parameters(rules: BudgetRules) -> dict[str, Any]:
     }
 
 
-async def standings(
+async def balances(
     db: Database, user_id: str, rules: BudgetRules, *, key_id: str = ""
-) -> list[Standing]:
+) -> list[Balance]:
     """The budgets that a user's actions are paid from; those of an API key with it."""
-    rows = await db.rows(_STANDINGS, {"user": user_id, "key_id": key_id, **parameters(rules)})
-    return [Standing(*row) for row in rows]
+    rows = await db.rows(_BALANCES, {"user": user_id, "key_id": key_id, **parameters(rules)})
+    return [Balance(*row) for row in rows]
 
 
 async def purse(db: Database, user_id: str, key_id: str, rules: BudgetRules) -> Purse:

@@ -4,13 +4,14 @@ Each statement begins with its name, as operators see it in pg_stat_activity.
 """
 
 from dataclasses import replace
+from typing import NamedTuple
 from uuid import UUID, uuid4
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.allowance import NO_RULES, BudgetRules
-from shared.records import Claim, Known
+from shared.records import Claim, KnownBranch
 from shared.store import beginnings, budgets
 from shared.store.database import AnyRow, Database, Parameters
 from shared.store.exchange import kept
@@ -35,6 +36,8 @@ _LEASED = """s.id, s.epoch, s.lease_token, s.open_tasks, s.user_id, s.agent, s.s
          from characters c
          left join souls o on o.character_id = c.id and o.version = s.soul_version
          where c.id = s.character_id and c.user_id = s.user_id) as character"""
+
+_TASK = "t.id as task_id, seq, action, claims, attempts, cancel_requested_at, key_id, reserved"
 
 _HEAD_OF_LINE = """select seq from tasks
             where session_id = :session and status in ('queued', 'running')
@@ -68,8 +71,7 @@ _CLAIM = kept(
         from lease
         where session_id = :session and seq = (
             {_HEAD_OF_LINE})
-        returning t.id as task_id, seq, action, claims, attempts, cancel_requested_at, key_id,
-            reserved
+        returning {_TASK}
     ), path as (
         select m.no, m.parent, m.message, 1 as depth, known.head
         from lease
@@ -108,10 +110,9 @@ _LEASE_MADE = text(
 )
 
 _TASK_MADE = text(
-    """/* claim made task */
-    select id as task_id, seq, action, claims, attempts, cancel_requested_at, queued_seq, key_id,
-        reserved
-    from tasks where session_id = :session and status = 'running'
+    f"""/* claim made task */
+    select {_TASK}, queued_seq from tasks t
+    where session_id = :session and status = 'running'
     """
 )
 
@@ -148,7 +149,7 @@ _TAKE_TASK = text(
         where session_id = :session and status = 'done' and task_seq = (
             select seq from tasks where session_id = :session and status = 'running')
     ), task as (
-        update tasks set
+        update tasks t set
             status = 'running',
             epoch = :epoch,
             claims = claims + 1,
@@ -158,8 +159,7 @@ _TAKE_TASK = text(
         from done
         where session_id = :session and seq = (
             {_HEAD_OF_LINE})
-        returning id as task_id, seq, action, claims, attempts, cancel_requested_at, queued_seq,
-            key_id, reserved
+        returning {_TASK}, queued_seq
     ), next_attempt as (
         update sessions set ready_at = lease_until
             + make_interval(secs => least(:back_off * power(2, task.attempts - 3), :longest))
@@ -186,6 +186,22 @@ _QUARANTINE = text(
 )
 
 
+class _Terms(NamedTuple):
+    """On what a session is claimed; the arguments of `claim` say what each is."""
+
+    token: UUID
+    lease_seconds: float
+    history: int
+    back_off: float
+    rules: BudgetRules
+    known: KnownBranch | None = None
+    quarantine_after: int | None = None
+
+    def lease(self, session_id: UUID) -> Parameters:
+        """What a statement that takes or finds the lease needs."""
+        return {"session": session_id, "token": self.token, "lease_seconds": self.lease_seconds}
+
+
 async def claim(
     db: Database,
     session_id: UUID,
@@ -194,7 +210,7 @@ async def claim(
     history: int,
     back_off: float = 0.0,
     quarantine_after: int | None = None,
-    known: Known | None = None,
+    known: KnownBranch | None = None,
     rules: BudgetRules = NO_RULES,
     token: UUID | None = None,
     again: bool = False,
@@ -218,57 +234,54 @@ async def claim(
     Raises:
         NewerRelease: an earlier attempt was of a newer release; a worker of that one takes it.
     """
-    of_session = {
+    terms = _Terms(
+        token or uuid4(), lease_seconds, history, back_off, rules, known, quarantine_after
+    )
+    if again and (made := await _made(db, session_id, terms)) is not None:
+        return made
+    parameters = {
         "session": session_id,
+        "token": terms.token,
         "lease_seconds": lease_seconds,
         "limit": history,
         "generation": known.generation if known is not None else None,
         "known": known.head if known is not None else None,
-        "token": token or uuid4(),
     }
-    if again and (made := await _made(db, of_session, rules)) is not None:
-        return made
-    _, answer = await db.together((_LOCK, of_session), (_CLAIM, of_session))
+    _, answer = await db.together((_LOCK, parameters), (_CLAIM, parameters))
     if (row := answer.first) is None:
         return None
     if row.more is None:
         raise _no_task(session_id)
     if row.more:
-        return await _take_over(db, of_session, back_off, quarantine_after, rules)
-    claimed = beginnings.claim_of(row, row, row.messages or [], row.root, of_session)
+        return await _take_over(db, session_id, terms)
+    claimed = beginnings.claim_of(row, row, row.messages or [], row.root, known)
     return await _with_budget(db, claimed, row, rules)
 
 
-async def _made(db: Database, of_session: Parameters, rules: BudgetRules) -> Claim | None:
+async def _made(db: Database, session_id: UUID, terms: _Terms) -> Claim | None:
     """The claim that was made under the token, its lease renewed; None where there is none."""
     async with db.transaction() as connection:
-        lease = (await connection.execute(_LEASE_MADE, of_session)).first()
+        lease = (await connection.execute(_LEASE_MADE, terms.lease(session_id))).first()
         if lease is None:
             return None
-        task = (await connection.execute(_TASK_MADE, of_session)).one()
-        made = await beginnings.read(connection, lease, task, of_session)
-    return await _with_budget(db, made, task, rules)
+        task = (await connection.execute(_TASK_MADE, {"session": session_id})).one()
+        made = await _read(connection, lease, task, terms)
+    return await _with_budget(db, made, task, terms.rules)
 
 
-async def _take_over(
-    db: Database,
-    of_session: Parameters,
-    back_off: float,
-    quarantine_after: int | None,
-    rules: BudgetRules,
-) -> Claim | None:
+async def _take_over(db: Database, session_id: UUID, terms: _Terms) -> Claim | None:
     """Claim a session in several steps, since what is to be done depends on what is found."""
     async with db.transaction() as connection:
-        lease = (await connection.execute(_TAKE_LEASE, of_session)).first()
+        lease = (await connection.execute(_TAKE_LEASE, terms.lease(session_id))).first()
         if lease is None:
             return None
-        task = await _take_task(connection, lease, back_off)
-        suspect = quarantine_after is not None and task.attempts > quarantine_after
+        task = await _take_task(connection, lease, terms.back_off)
+        suspect = terms.quarantine_after is not None and task.attempts > terms.quarantine_after
         if suspect and task.cancel_requested_at is None:
             await connection.execute(_QUARANTINE, {"session": lease.id, "task_seq": task.seq})
             return None
-        claimed = await beginnings.read(connection, lease, task, of_session)
-    return await _with_budget(db, claimed, task, rules)
+        claimed = await _read(connection, lease, task, terms)
+    return await _with_budget(db, claimed, task, terms.rules)
 
 
 async def claim_quarantined(
@@ -285,14 +298,10 @@ async def claim_quarantined(
 
     The arguments are those of `claim`.
     """
-    parameters = {
-        "lease_seconds": lease_seconds,
-        "limit": history,
-        "known": None,
-        "token": token or uuid4(),
-    }
+    terms = _Terms(token or uuid4(), lease_seconds, history, back_off, rules)
+    parameters = {"token": terms.token, "lease_seconds": lease_seconds}
     if again and (made := await db.row(_QUARANTINED_MADE, parameters)) is not None:
-        return await _made(db, parameters | {"session": made.id}, rules)
+        return await _made(db, made.id, terms)
     async with db.transaction() as connection:
         locked = await connection.execute(_LOCK_QUARANTINE, {"lock": QUARANTINE_LOCK})
         if not locked.scalar():
@@ -301,8 +310,12 @@ async def claim_quarantined(
         if lease is None:
             return None
         task = await _take_task(connection, lease, back_off)
-        claimed = await beginnings.read(connection, lease, task, parameters)
+        claimed = await _read(connection, lease, task, terms)
     return await _with_budget(db, claimed, task, rules)
+
+
+async def _read(connection: AsyncConnection, lease: AnyRow, task: AnyRow, terms: _Terms) -> Claim:
+    return await beginnings.read(connection, lease, task, history=terms.history, known=terms.known)
 
 
 async def _with_budget(db: Database, claim: Claim, task: AnyRow, rules: BudgetRules) -> Claim:

@@ -22,7 +22,7 @@ from shared.consolidation import (
     MOST_KNOWN,
     MOST_MESSAGES,
     Consolidated,
-    Known,
+    KnownMemory,
     Material,
     Said,
     upto_of,
@@ -352,7 +352,7 @@ async def read(
             for one in said
             if (words := said_in(one.message).strip())
         ],
-        known=[Known(*one) for one in known],
+        known=[KnownMemory(*one) for one in known],
         summary=summary["text"],
         summary_upto=summary["upto"],
         character=row.character,

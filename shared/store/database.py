@@ -26,7 +26,7 @@ from shared.store.connection import (
     connect,
     connect_pooled,
 )
-from shared.store.exchange import Answer, Row, exchange
+from shared.store.exchange import Result, Row, exchange
 from shared.store.lending import Lending, Lent
 
 Parameters = Mapping[str, Any]
@@ -157,7 +157,7 @@ class Database:
 
     async def together(
         self, *statements: tuple[TextClause, Parameters], binary: bool = False
-    ) -> Sequence[Answer]:
+    ) -> Sequence[Result]:
         """Run statements as one transaction, in one round trip; what each of them gave.
 
         Each sees what was committed until it begins. None can depend on what the client makes of
@@ -170,12 +170,12 @@ class Database:
 
     async def _one(
         self, statement: TextClause, parameters: Parameters | None, *, binary: bool = False
-    ) -> Answer:
+    ) -> Result:
         return (await self._exchange([(statement.text, parameters or {})], binary=binary))[0]
 
     async def _exchange(
         self, statements: Sequence[tuple[str, Parameters]], *, binary: bool = False
-    ) -> list[Answer]:
+    ) -> list[Result]:
         async with self._lent() as lent:
             try:
                 return await exchange(lent.driver, statements, binary=binary)

@@ -47,7 +47,7 @@ class Row(tuple[Any, ...]):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Result:
     """What a statement gave: its rows, and how many rows it touched."""
 
     rows: Sequence[Row]
@@ -79,7 +79,7 @@ async def exchange(
     statements: Sequence[tuple[str, Mapping[str, Any]]],
     *,
     binary: bool = False,
-) -> list[Answer]:
+) -> list[Result]:
     """Carry statements out in one transaction and one round trip; none is open on the connection.
 
     Args:
@@ -103,7 +103,7 @@ async def exchange(
         groups = await connection.wait(_talk(pgconn, requests))
     finally:
         _leave(pgconn)
-    return _answers(connection, transformer, requests, groups)[first:]
+    return _results(connection, transformer, requests, groups)[first:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,12 +194,12 @@ def _leave(pgconn: PGconn) -> None:
         pgconn.finish()
 
 
-def _answers(
+def _results(
     connection: Connection,
     transformer: abc.Transformer,
     requests: Sequence[_Request],
     groups: Sequence[list[PGresult]],
-) -> list[Answer]:
+) -> list[Result]:
     _note_prepared(connection, requests, groups)
     for group in groups:
         if group[-1].status == ExecStatus.FATAL_ERROR:
@@ -207,7 +207,7 @@ def _answers(
         if group[-1].status not in _GOOD:
             raise psycopg.InternalError(f"unexpected answer: {group[-1].status}")
     results = iter(groups)
-    return [_answer(transformer, request, results) for request in requests]
+    return [_result(transformer, request, results) for request in requests]
 
 
 def _note_prepared(
@@ -222,18 +222,18 @@ def _note_prepared(
         next(results, None)
 
 
-def _answer(
+def _result(
     transformer: abc.Transformer, request: _Request, results: Iterator[list[PGresult]]
-) -> Answer:
+) -> Result:
     if request.new:
         next(results)
     result = next(results)[-1]
     touched = result.command_tuples or 0
     if result.status != ExecStatus.TUPLES_OK:
-        return Answer((), touched)
+        return Result((), touched)
     columns = tuple((result.fname(number) or b"").decode() for number in range(result.nfields))
     transformer.set_pgresult(result)
-    return Answer(transformer.load_rows(0, result.ntuples, _row_type(columns)), touched)
+    return Result(transformer.load_rows(0, result.ntuples, _row_type(columns)), touched)
 
 
 @functools.lru_cache(maxsize=1000)

@@ -11,7 +11,7 @@ from itertools import count
 from sys import getsizeof, intern
 from typing import Any
 
-from shared.memories import MemoryColumns, Standings
+from shared.memories import MemoryColumns, MemoryMatches
 from shared.store.columns import split_keys
 
 MOST = 2_500
@@ -101,7 +101,7 @@ class HeldMemories:
 
     def stand(
         self, keys: bytes, words: Sequence[str], likeness: Sequence[float | None] | None
-    ) -> Standings | None:
+    ) -> MemoryMatches | None:
         """How the memories with these keys, 16 bytes each, stand to a cue with these words; None
         where one is not held. They come in the order in which they were read.
 
@@ -119,7 +119,7 @@ class HeldMemories:
             likeness = [None] * len(self._last_places)
         elif self._last_order is not None:
             likeness = [likeness[at] for at in self._last_order]
-        return Standings(self._last, self._hits(self._last_places, words), likeness)
+        return MemoryMatches(self._last, self._hits(self._last_places, words), likeness)
 
     def _see(self, places: Sequence[int]) -> None:
         """Make columns of the memories at these places, if they are not there already: statements

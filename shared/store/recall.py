@@ -13,7 +13,7 @@ from uuid import UUID
 from sqlalchemy import TextClause, text
 
 from shared.encoding import well_formed
-from shared.memories import DEFAULT_LANGUAGE, NOTHING_RECALLED, Standings
+from shared.memories import DEFAULT_LANGUAGE, NOTHING_RECALLED, MemoryMatches
 from shared.store.columns import (
     Column,
     doubles,
@@ -260,7 +260,7 @@ class Recalled:
     (`shared.store.vectors.tend`).
     """
 
-    standings: Standings
+    matches: MemoryMatches
     grown: bool
 
 
@@ -289,8 +289,8 @@ async def recall(
         "vector": None if vector is None else vector.text,
     }
     of_cue = _RECALLED if vector is None else _LIKE
-    standings = None
-    while standings is None:
+    matches = None
+    while matches is None:
         known = {"until": held.until, "held_since": held.since}
         holds = held.since is not None
         statement = (_RECALLS_NEW if holds else _RECALLS)[vector is not None]
@@ -304,11 +304,11 @@ async def recall(
             return await _recalled_of_crowd(db, cue, vector, parameters)
         held.take(since, until, unpacked(_OWN, found[len(of_cue) :]))
         # What was written earlier and committed later than the newest of those is missing.
-        standings = _standings(words, found[: len(of_cue)], held)
-        if standings is None:
+        matches = _matches(words, found[: len(of_cue)], held)
+        if matches is None:
             held.drop()
     # Of the newest that were read, not all may be recalled.
-    return Recalled(standings, grown=len(standings.hits) > CROWD * 3 // 4)
+    return Recalled(matches, grown=len(matches.hits) > CROWD * 3 // 4)
 
 
 async def _recalled_of_crowd(
@@ -327,12 +327,14 @@ async def _recalled_of_crowd(
     ((keyless, words, *found),) = answer.rows
     found_now = HeldMemories()
     found_now.take(None, None, unpacked(_OWN, found[len(_LIKE) :]))
-    standings = _standings(words, found[: len(_LIKE)], found_now)
-    assert standings is not None  # what was found was read
-    return Recalled(standings, grown=keyless > NEWEST // 2)
+    matches = _matches(words, found[: len(_LIKE)], found_now)
+    assert matches is not None  # what was found was read
+    return Recalled(matches, grown=keyless > NEWEST // 2)
 
 
-def _standings(words: Sequence[str], of_cue: Sequence[Any], held: HeldMemories) -> Standings | None:
+def _matches(
+    words: Sequence[str], of_cue: Sequence[Any], held: HeldMemories
+) -> MemoryMatches | None:
     """How memories that are held stand to a cue; None where one is not held."""
     keys, *of_vector = of_cue
     if keys is None:

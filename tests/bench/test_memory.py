@@ -315,7 +315,7 @@ async def test_a_replay_asks_by_the_words_that_the_store_asks_by(
             replayed = await replay(db, one)
             for cue in texts_of([one])[1]:
                 asked = Cue(replayed.user, replayed.character, cue, one.language)
-                stored = (await recall(db, asked, None)).standings
+                stored = (await recall(db, asked, None)).matches
                 assert {row.text: (set(row.hits or ()), row.length) for row in stored.rows()} == {
                     turn.text: _read(reader[cue], reader[worded(turn)])
                     for turn in one.turns

@@ -14,7 +14,7 @@ RUNS = "worker/runs.py"
 CACHE_TESTS = "tests/worker/test_agent_cache.py"
 WARM_TESTS = "tests/worker/test_warm_sessions.py"
 
-_LOST = """            await self._lost(held, held.run)
+_LOST = """            await self._lost(held, run)
             return False
 """
 
@@ -69,7 +69,7 @@ OF_WARM_SESSIONS = [
             Change(
                 RUNS,
                 _LOST,
-                "            told = transcript.ended(claim, task_log.told)\n"
+                "            told = transcript.ended(claim, held.task_log.told)\n"
                 "            self._cache.keep(claim.fence.session_id, told)\n" + _LOST,
             ),
         ),

@@ -25,7 +25,7 @@ from worker.ink.errors import (
     StoryInvalidError,
     VariableInvalidError,
 )
-from worker.ink.machine import Budget, InkValue, Line
+from worker.ink.machine import Budget, InkLine, InkValue
 
 DOORS = """
 # title: Two Doors
@@ -60,7 +60,7 @@ def test_a_turn_is_all_that_a_player_and_a_client_need(story: Play) -> None:
     turn = engine.advance()
 
     head = ("title: Two Doors", "Author: Nobody", "public: coins, secret, courage")
-    assert turn.lines == (Line("A hall.", (*head, "place: hall")),)
+    assert turn.lines == (InkLine("A hall.", (*head, "place: hall")),)
     assert turn.text == "A hall."
     assert turn.choices == (
         Choice("hall.0.c-0", 0, "Left", ("dc:12", "stat:wits")),

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import text
 
 from shared.allowance import NO_RULES, Budget, BudgetRules
-from shared.consolidation import MESSAGES, Consolidated, Known, Remembered
+from shared.consolidation import MESSAGES, Consolidated, KnownMemory, Remembered
 from shared.records import Accepted, Claim, Lasting, LedgerEntry
 from shared.store import batches, claims, consolidation, leases, sessions
 from shared.store.batches import Batch
@@ -194,7 +194,7 @@ async def test_an_answer_becomes_a_task_and_is_paid_once(db: Database) -> None:
     batch = await made(db)
     (line,) = await batches.lines(db, batch)
     assert (line.first, line.last, line.known) == (1, 2, None)
-    known = Remembered([Known(uuid4(), "fact", "The user sails.")], "They met.", 0)
+    known = Remembered([KnownMemory(uuid4(), "fact", "The user sails.")], "They met.", 0)
     assert await batches.know(db, line, known, 9)
 
     await asyncio.gather(

@@ -78,20 +78,20 @@ async def test_open_tasks_are_reserved_for_and_then_settled(db: Database) -> Non
 
     with pytest.raises(BudgetSpent):
         await actions.accept(db, ME, session, SAY, rules=ONE)
-    (standing,) = await budgets.standings(db, ME, ONE)
-    assert standing == budgets.Standing("", Decimal(1), "total", Decimal(0), Decimal(1), None)
-    assert standing.left == 0
+    (balance,) = await budgets.balances(db, ME, ONE)
+    assert balance == budgets.Balance("", Decimal(1), "total", Decimal(0), Decimal(1), None)
+    assert balance.left == 0
     claim = await claimed(db, session)
     assert claim.left_usd == 1
     await pay(db, claim, "0.05")
     await finish(db, claim)
-    (standing,) = await budgets.standings(db, ME, ONE)
+    (balance,) = await budgets.balances(db, ME, ONE)
 
-    assert (standing.spent, standing.reserved) == (Decimal("0.05"), Decimal("0.75"))
+    assert (balance.spent, balance.reserved) == (Decimal("0.05"), Decimal("0.75"))
     accepted = await actions.accept(db, ME, session, SAY, rules=ONE)
     assert accepted.fresh
-    (standing,) = await budgets.standings(db, ME, ONE)
-    assert standing.reserved == Decimal("0.80")  # what the user's tasks cost, as far as is known
+    (balance,) = await budgets.balances(db, ME, ONE)
+    assert balance.reserved == Decimal("0.80")  # what the user's tasks cost, as far as is known
 
 
 async def test_a_cancelled_task_gives_its_reservation_back(db: Database) -> None:
@@ -99,9 +99,9 @@ async def test_a_cancelled_task_gives_its_reservation_back(db: Database) -> None
     accepted = await actions.accept(db, ME, session, SAY, rules=ONE)
     await cancels.cancel_task(db, ME, accepted.task_id)
 
-    (standing,) = await budgets.standings(db, ME, ONE)
+    (balance,) = await budgets.balances(db, ME, ONE)
 
-    assert standing.left == 1
+    assert balance.left == 1
 
 
 async def test_what_was_accepted_before_is_found_though_nothing_is_left(db: Database) -> None:
@@ -154,7 +154,7 @@ async def test_a_key_has_a_budget_of_its_own_beside_its_users(db: Database) -> N
     with pytest.raises(BudgetSpent):
         await actions.accept(db, ME, session, with_key, rules=rules)
     assert (await actions.accept(db, ME, session, SAY, rules=rules)).fresh
-    user, key = await budgets.standings(db, ME, rules, key_id=KEY)
+    user, key = await budgets.balances(db, ME, rules, key_id=KEY)
     assert (user.spent, user.renews_at) == (Decimal("0.2"), None)
     assert (key.key_id, key.spent, key.period) == (KEY, Decimal("0.2"), "day")
     assert key.renews_at is not None
@@ -193,5 +193,5 @@ async def test_sessions_of_one_user_that_act_at_once_do_not_wait_for_each_other(
         *(actions.accept(db, ME, session, SAY, rules=rules) for session in made for _ in range(3))
     )
 
-    (standing,) = await budgets.standings(db, ME, rules)
-    assert standing.reserved == 24 * Decimal("0.25")
+    (balance,) = await budgets.balances(db, ME, rules)
+    assert balance.reserved == 24 * Decimal("0.25")

@@ -12,7 +12,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
-from shared.memories import NewMemory, Standing
+from shared.memories import MemoryMatch, NewMemory
 from shared.store import characters, held_memories, memories, memory_pages, vectors
 from shared.store.database import Database
 from shared.store.held_memories import HeldMemories
@@ -24,11 +24,11 @@ CUES = ("Where is the old lamp?", "the keeper and the sea", "a letter", "nothing
 WORDS = ("lamp", "keeper", "letter", "sea", "harbour", "door", "wind", "stairs", "storm", "book")
 
 
-async def standing(
+async def matching(
     db: Database, cue: Cue, vector: Vector | None = None, held: HeldMemories | None = None
-) -> list[Standing]:
+) -> list[MemoryMatch]:
     found = await recall(db, cue, vector, held)
-    return sorted(found.standings.rows(), key=lambda one: one.id)
+    return sorted(found.matches.rows(), key=lambda one: one.id)
 
 
 async def fact(db: Database, character: UUID, words: str, **fields: Any) -> UUID:
@@ -67,15 +67,15 @@ async def test_what_is_held_is_not_read_again(db: Database, counting: Counting) 
     await exchange(db, session, user("The lamp is out."), answer("The keeper sleeps."))
     held, cue = HeldMemories(), Cue(ME, character, CUES[0], session_id=session, shown_from=99)
 
-    first = await standing(db, cue, held=held)
-    again = await standing(db, cue, held=held)
+    first = await matching(db, cue, held=held)
+    again = await matching(db, cue, held=held)
     await exchange(db, session, user("Now it burns."))
-    after = await standing(db, cue, held=held)
+    after = await matching(db, cue, held=held)
 
     assert counting.taken == [2, 0, 1]
     assert first == again
     assert [one.text for one in first] != [one.text for one in after]
-    assert after == await standing(db, cue)
+    assert after == await matching(db, cue)
 
 
 async def test_columns_are_the_same_ones_as_long_as_nothing_else_may_be_recalled(
@@ -86,10 +86,10 @@ async def test_columns_are_the_same_ones_as_long_as_nothing_else_may_be_recalled
         await exchange(db, session, user("The lamp is out."), answer("The keeper sleeps."))
     held, cue = HeldMemories(), Cue(ME, character, CUES[0], session_id=session, shown_from=9)
 
-    read = (await recall(db, cue, None, held)).standings
+    read = (await recall(db, cue, None, held)).matches
     await exchange(db, session, user("Now it burns."))
-    again = (await recall(db, cue, Vector("m", 2, "[1,0]"), held)).standings
-    cut = (await recall(db, replace(cue, shown_from=11), None, held)).standings
+    again = (await recall(db, cue, Vector("m", 2, "[1,0]"), held)).matches
+    cut = (await recall(db, replace(cue, shown_from=11), None, held)).matches
 
     assert len(read.hits) == 8
     assert again.memories is read.memories
@@ -103,11 +103,11 @@ async def test_what_leaves_the_window_later_is_held_already(
     await exchange(db, session, user("The lamp is out."), answer("The keeper sleeps."))
     held = HeldMemories()
 
-    shown = await standing(db, Cue(ME, character, "lamp", session_id=session), held=held)
+    shown = await matching(db, Cue(ME, character, "lamp", session_id=session), held=held)
     left = Cue(ME, character, "lamp", session_id=session, shown_from=2)
 
     assert shown == []
-    assert [one.text for one in await standing(db, left, held=held)] == ["The lamp is out."]
+    assert [one.text for one in await matching(db, left, held=held)] == ["The lamp is out."]
     assert counting.taken == [2, 0]
 
 
@@ -115,18 +115,18 @@ async def test_changed_words_are_told_from_then_on(db: Database) -> None:
     _, character = await chat(db)
     memory = await fact(db, character, "My number is 123.")
     held, cue = HeldMemories(), Cue(ME, character, "What is my number?")
-    await standing(db, cue, held=held)
+    await matching(db, cue, held=held)
 
     await memory_pages.change(db, ME, memory, words="My number is nobody's business.")
-    (found,) = await standing(db, cue, held=held)
+    (found,) = await matching(db, cue, held=held)
     assert found.text == "My number is nobody's business."
 
     await memory_pages.change(db, ME, memory, importance=0.75)
-    (found,) = await standing(db, cue, held=held)
+    (found,) = await matching(db, cue, held=held)
     assert found.importance == 0.75
 
     await memory_pages.delete(db, ME, memory)
-    assert await standing(db, cue, held=held) == []
+    assert await matching(db, cue, held=held) == []
 
 
 async def test_what_was_committed_later_than_it_was_created_is_not_missed(
@@ -135,11 +135,11 @@ async def test_what_was_committed_later_than_it_was_created_is_not_missed(
     _, character = await chat(db)
     await fact(db, character, "one lamp")
     held, cue = HeldMemories(), Cue(ME, character, "lamp")
-    await standing(db, cue, held=held)
+    await matching(db, cue, held=held)
 
     late = await fact(db, character, "two lamps")
     await created_at(db, late, datetime.now(UTC) - timedelta(hours=1))
-    found = await standing(db, cue, held=held)
+    found = await matching(db, cue, held=held)
 
     assert sorted(one.text for one in found) == ["one lamp", "two lamps"]
     assert counting.taken == [1, 0, 2], "without what is missing, then all"
@@ -149,9 +149,9 @@ async def test_nothing_is_held_of_another_user(db: Database) -> None:
     _, character = await chat(db)
     await fact(db, character, "one lamp")
     held = HeldMemories()
-    await standing(db, Cue(ME, character, "lamp"), held=held)
+    await matching(db, Cue(ME, character, "lamp"), held=held)
 
-    assert await standing(db, Cue("other", character, "lamp"), held=held) == []
+    assert await matching(db, Cue("other", character, "lamp"), held=held) == []
     assert held.bytes == 0
 
 
@@ -159,14 +159,14 @@ async def test_a_crowded_character_is_not_held(db: Database) -> None:
     _, character = await chat(db)
     await fact(db, character, "one lamp")
     held, cue = HeldMemories(), Cue(ME, character, "lamp")
-    await standing(db, cue, held=held)
+    await matching(db, cue, held=held)
     assert held.bytes > 0
 
     await db.run(
         text("insert into crowds (character_id, user_id) values (:character, :user)"),
         {"character": character, "user": ME},
     )
-    assert [one.text for one in await standing(db, cue, held=held)] == ["one lamp"]
+    assert [one.text for one in await matching(db, cue, held=held)] == ["one lamp"]
     assert (held.bytes, held.since) == (0, None)
 
 
@@ -175,13 +175,13 @@ async def test_no_more_is_held_than_may_be(db: Database, monkeypatch: pytest.Mon
     _, character = await chat(db)
     held, cue = HeldMemories(), Cue(ME, character, "lamp")
     gone = [await fact(db, character, f"lamp {number}") for number in range(3)]
-    await standing(db, cue, held=held)
+    await matching(db, cue, held=held)
     full = held.bytes
     for memory in gone[1:]:
         await memory_pages.delete(db, ME, memory)
 
-    assert [one.text for one in await standing(db, cue, held=held)] == ["lamp 0"]
-    assert [one.text for one in await standing(db, cue, held=held)] == ["lamp 0"]
+    assert [one.text for one in await matching(db, cue, held=held)] == ["lamp 0"]
+    assert [one.text for one in await matching(db, cue, held=held)] == ["lamp 0"]
     assert 0 < held.bytes < full
 
 
@@ -266,7 +266,7 @@ async def test_whatever_happens_what_is_held_says_the_same(db: Database, seed: i
             shown_from=chance.randrange(1, 20),
         )
         vector = chance.choice([None, Vector("m", 2, "[1,0]")])
-        assert await standing(db, cue, vector, held) == await standing(db, cue, vector)
+        assert await matching(db, cue, vector, held) == await matching(db, cue, vector)
 
 
 async def test_the_garbage_collector_has_little_to_look_at(db: Database) -> None:

@@ -17,7 +17,7 @@ from shared.records import (
     Claim,
     Event,
     Fence,
-    Known,
+    KnownBranch,
     Message,
     NewAction,
     NewEvent,
@@ -108,8 +108,6 @@ async def test_what_a_first_claim_finds(db: Database) -> None:
         attempts=1,
         cancel_requested=False,
         messages=[],
-        steps=[],
-        events=[],
     )
     left = await seconds_left(db, session.id)
     assert left is not None
@@ -382,17 +380,17 @@ async def with_messages(db: Database, *counts: int) -> UUID:
     ("known", "history", "found", "after"),
     [
         (None, 9, 5, None),
-        (Known(1, 5), 9, 0, 5),
-        (Known(1, 3), 9, 2, 3),
-        (Known(1, 3), 2, 2, 3),
-        (Known(1, 2), 2, 2, None),
-        (Known(1, 9), 9, 5, None),
-        (Known(2, 5), 9, 5, None),
-        (Known(1, 5), 0, 0, 5),
+        (KnownBranch(1, 5), 9, 0, 5),
+        (KnownBranch(1, 3), 9, 2, 3),
+        (KnownBranch(1, 3), 2, 2, 3),
+        (KnownBranch(1, 2), 2, 2, None),
+        (KnownBranch(1, 9), 9, 5, None),
+        (KnownBranch(2, 5), 9, 5, None),
+        (KnownBranch(1, 5), 0, 0, 5),
     ],
 )
 async def test_a_claim_reads_only_what_the_caller_does_not_know(
-    db: Database, known: Known | None, history: int, found: int, after: int | None
+    db: Database, known: KnownBranch | None, history: int, found: int, after: int | None
 ) -> None:
     session = await with_messages(db, 3, 2)
 
@@ -409,7 +407,7 @@ async def test_a_caller_that_knows_another_branch_is_given_this_one(db: Database
         text("update messages set parent = 2 where no = 4 and session_id = :s"), {"s": session}
     )
 
-    known = Known(1, 3)
+    known = KnownBranch(1, 3)
     claim = await claims.claim(db, session, lease_seconds=9, history=9, known=known)
 
     assert claim is not None
@@ -419,7 +417,7 @@ async def test_a_caller_that_knows_another_branch_is_given_this_one(db: Database
 async def test_a_session_without_messages_is_no_branch_of_what_is_known(db: Database) -> None:
     session = await new_session(db)
 
-    claim = await claims.claim(db, session, lease_seconds=9, history=9, known=Known(1, 1))
+    claim = await claims.claim(db, session, lease_seconds=9, history=9, known=KnownBranch(1, 1))
 
     assert claim is not None
     assert (claim.messages, claim.after) == ([], None)

@@ -17,8 +17,8 @@ from shared.errors import LeaseLost
 from shared.memories import (
     MOST_PASSAGES,
     PASSAGE_CHARACTERS,
+    MemoryMatch,
     NewMemory,
-    Standing,
     language_of,
     passages,
     said_in,
@@ -71,17 +71,17 @@ async def exchange(db: Database, session: UUID, *messages: JsonObject, owner: st
 
 async def recalled(
     db: Database, character: UUID, cue: str, vector: Vector | None = None, **asked: Any
-) -> list[Standing]:
+) -> list[MemoryMatch]:
     owner = asked.pop("owner", ME)
-    found = (await recall(db, Cue(owner, character, cue, **asked), vector)).standings
+    found = (await recall(db, Cue(owner, character, cue, **asked), vector)).matches
     return sorted(found.rows(), key=lambda one: (one.said_at, one.no or 0, one.part))
 
 
-def texts(found: Sequence[Standing]) -> list[str]:
+def texts(found: Sequence[MemoryMatch]) -> list[str]:
     return [one.text for one in found]
 
 
-def hits(found: Sequence[Standing]) -> list[str]:
+def hits(found: Sequence[MemoryMatch]) -> list[str]:
     return [one.text for one in found if one.hits]
 
 
@@ -575,8 +575,8 @@ async def test_of_a_long_cue_each_word_is_told(db: Database) -> None:
         }
 
 
-def told(recalled: Recalled) -> tuple[list[Standing], bool]:
-    return recalled.standings.rows(), recalled.grown
+def told(recalled: Recalled) -> tuple[list[MemoryMatch], bool]:
+    return recalled.matches.rows(), recalled.grown
 
 
 async def plan_of(db: Database, name: str, asked: JsonObject) -> str:

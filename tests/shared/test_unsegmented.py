@@ -83,7 +83,7 @@ async def character(db: Database, *said: str, language: str = "simple") -> UUID:
 async def found(db: Database, who: UUID, cue: str, language: str) -> list[set[str]]:
     """What a search finds, and what a recall by words."""
     searched = await memory_pages.search(db, ME, Wanted(who), cue, limit=9, language=language)
-    called_up = (await recall(db, Cue(ME, who, cue, language=language), None)).standings
+    called_up = (await recall(db, Cue(ME, who, cue, language=language), None)).matches
     return [{one.text for one in searched}, {one.text for one in called_up.rows() if one.hits}]
 
 
@@ -147,7 +147,7 @@ async def test_a_search_in_another_language_finds_names_in_texts_without_stems(
 async def test_a_word_counts_once(db: Database) -> None:
     who = await character(db, "狗和강아")
 
-    (one,) = ((await recall(db, Cue(ME, who, "狗 강아"), None)).standings).rows()
+    (one,) = ((await recall(db, Cue(ME, who, "狗 강아"), None)).matches).rows()
 
     assert sorted(one.hits) == sorted({"狗", "강아", "강", "아"})
 
@@ -224,8 +224,8 @@ async def test_whoever_holds_a_memory_is_told_its_new_words(db: Database) -> Non
     assert await rewording.read_anew(db, read) == 1
 
     for cue, one in zip(cues, held, strict=True):
-        fresh = (await recall(db, cue, None)).standings
-        assert (await recall(db, cue, None, one)).standings.rows() == fresh.rows()
+        fresh = (await recall(db, cue, None)).matches
+        assert (await recall(db, cue, None, one)).matches.rows() == fresh.rows()
         assert any(fresh.hits)
     assert held[1].since == before
 

@@ -397,7 +397,7 @@ async def test_a_task_that_ends_leaves_no_reservation(db: Database) -> None:
     task = await actions.get_task(db, ME, claim.task_id)
 
     assert task.status == "completed"
-    assert await budgets.standings(db, ME, NO_RULES) == []
+    assert await budgets.balances(db, ME, NO_RULES) == []
 
 
 def test_slots_are_all_used() -> None:

@@ -10,10 +10,10 @@ from agent_core.context_notes import ContextNote, note_of
 from agent_core.messages import message_from_dict
 from agent_core.testing import SCRIPTED_MODEL
 from shared.encoding import JsonObject
-from shared.memories import Standings
+from shared.memories import MemoryMatches
 from tests.agent_core.agents import text_of
 from tests.story.playing import Table, begun, ruling, scene_of, verdict
-from tests.worker.test_recall import CHARACTER, HOSTILE, Kept, standing, task_with
+from tests.worker.test_recall import CHARACTER, HOSTILE, Kept, matching, task_with
 from worker.agents import Resources
 from worker.in_process import InProcess
 from worker.story import StoryAgent
@@ -37,7 +37,7 @@ def notes(messages: list[JsonObject]) -> list[ContextNote]:
 
 
 async def test_the_narrator_alone_is_told_memories() -> None:
-    kept = Kept(standing(1, "I owe the guard a lantern.", hits=["lantern"]))
+    kept = Kept(matching(1, "I owe the guard a lantern.", hits=["lantern"]))
     table = await remembering(kept)
 
     await table.say("Have I brought the lantern?", ruling(None), "You have.", verdict())
@@ -53,7 +53,7 @@ async def test_the_narrator_alone_is_told_memories() -> None:
 
 
 async def test_a_memory_can_not_speak_for_the_player_or_the_story() -> None:
-    table = await remembering(Kept(standing(1, HOSTILE, hits=["fine"])))
+    table = await remembering(Kept(matching(1, HOSTILE, hits=["fine"])))
 
     await table.say("Was it fine?", ruling(None), "It was.", verdict())
 
@@ -67,7 +67,7 @@ async def test_a_memory_can_not_speak_for_the_player_or_the_story() -> None:
 
 async def test_a_choice_of_the_story_recalls_nothing() -> None:
     rules = (await scene_of()).rules
-    task = task_with(Kept(standing(1, "The guard took my lantern.")))
+    task = task_with(Kept(matching(1, "The guard took my lantern.")))
 
     chosen = await context_for(task, rules, "Greet the guard", with_memories=False)
     said = await context_for(task, rules, "Where is my lantern?")
@@ -78,10 +78,10 @@ async def test_a_choice_of_the_story_recalls_nothing() -> None:
 
 async def test_who_takes_over_tells_the_narrator_the_same() -> None:
     rules = (await scene_of()).rules
-    kept = Kept(standing(1, "The guard took my lantern."))
+    kept = Kept(matching(1, "The guard took my lantern."))
     task = task_with(kept)
     first = await context_for(task, rules, "Where is my lantern?")
-    kept.found = Standings.of([standing(2, "A lantern is lit.", likeness=0.9)])
+    kept.found = MemoryMatches.of([matching(2, "A lantern is lit.", likeness=0.9)])
 
     later = replace(task, told=[first.built.said])
     again = await context_for(later, rules, "Where is my lantern?")

@@ -12,11 +12,11 @@ import pytest
 
 from agent_core import AssistantMessage, MalformedDataError, TextContent, UserMessage
 from shared.encoding import JsonObject
-from shared.records import Claim, Known
+from shared.records import Claim, KnownBranch
 from shared.store.held_memories import HeldMemories
 from tests.worker import attempts
 from worker.agent_cache import AgentCache, size_of
-from worker.transcript import HISTORY_MESSAGES, History, Transcript, claimed
+from worker.transcript import HISTORY_MESSAGES, History, Transcript, transcript_of
 
 
 def said(text: str) -> JsonObject:
@@ -45,7 +45,7 @@ def texts(transcript: Transcript) -> list[object]:
 
 
 def transcript(head: int, characters: int = 10) -> Transcript:
-    return Transcript(Known(1, head), (b"x" * characters,))
+    return Transcript(KnownBranch(1, head), (b"x" * characters,))
 
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -71,49 +71,51 @@ ONE, TWO, THREE = (UUID(int=number) for number in (1, 2, 3))
 
 
 def test_what_a_task_committed_stands_behind_what_it_was_given() -> None:
-    first = claimed(claim(head=None), None)
+    first = transcript_of(claim(head=None), None)
     assert first == Transcript(None, ())
 
     second = first.ended(claim(head=None), [said("a"), said("b")])
-    assert second.known == Known(1, 2)
-    third = claimed(claim(head=2, after=2), second).ended(claim(head=2), [said("c")])
+    assert second.known == KnownBranch(1, 2)
+    third = transcript_of(claim(head=2, after=2), second).ended(claim(head=2), [said("c")])
 
-    assert (third.known, texts(third)) == (Known(1, 3), ["a", "b", "c"])
-    assert third == claimed(claim(said("a"), said("b"), said("c"), head=3), None)
+    assert (third.known, texts(third)) == (KnownBranch(1, 3), ["a", "b", "c"])
+    assert third == transcript_of(claim(said("a"), said("b"), said("c"), head=3), None)
 
 
 def test_a_task_that_says_nothing_leaves_what_was_there() -> None:
-    held = claimed(claim(said("a"), head=1), None)
+    held = transcript_of(claim(said("a"), head=1), None)
 
     assert held.ended(claim(head=1), []) is held
 
 
 @pytest.mark.parametrize("after", [None, 1])
 def test_what_is_held_counts_only_where_the_claim_went_on_from_it(after: int | None) -> None:
-    held = claimed(claim(said("old"), head=2), None)
+    held = transcript_of(claim(said("old"), head=2), None)
 
-    assert texts(claimed(claim(said("new"), head=4, after=after), held)) == ["new"]
-    assert texts(claimed(claim(said("new"), head=4, after=2), held)) == ["old", "new"]
+    assert texts(transcript_of(claim(said("new"), head=4, after=after), held)) == ["new"]
+    assert texts(transcript_of(claim(said("new"), head=4, after=2), held)) == ["old", "new"]
 
 
 def test_no_more_is_held_than_a_claim_would_read() -> None:
     many = [said(str(number)) for number in range(HISTORY_MESSAGES + 5)]
     head = len(many)
-    held = claimed(claim(*many[:-1], head=head - 1), None).ended(claim(head=head - 1), many[-1:])
+    held = transcript_of(claim(*many[:-1], head=head - 1), None).ended(
+        claim(head=head - 1), many[-1:]
+    )
 
-    assert held == claimed(claim(*many[-HISTORY_MESSAGES:], head=head), None)
+    assert held == transcript_of(claim(*many[-HISTORY_MESSAGES:], head=head), None)
 
 
 def test_equal_messages_are_equal_bytes() -> None:
     """However their members come: Postgres gives them in an order of its own."""
-    one = claimed(claim({"role": "note", "details": {"b": 1, "a": 2}}, head=1), None)
-    other = claimed(claim({"details": {"a": 2, "b": 1}, "role": "note"}, head=1), None)
+    one = transcript_of(claim({"role": "note", "details": {"b": 1, "a": 2}}, head=1), None)
+    other = transcript_of(claim({"details": {"a": 2, "b": 1}, "role": "note"}, head=1), None)
 
     assert one == other
 
 
 def test_a_task_that_changes_its_history_changes_nobody_elses() -> None:
-    held = claimed(claim(said("a"), answered("b"), head=2), None)
+    held = transcript_of(claim(said("a"), answered("b"), head=2), None)
     mine = held.history
     asked, answer = mine
     assert isinstance(asked, UserMessage)
@@ -129,7 +131,7 @@ def test_a_task_that_changes_its_history_changes_nobody_elses() -> None:
 
 
 def test_a_history_is_a_sequence() -> None:
-    history = claimed(claim(*(said(str(n)) for n in range(5)), head=5), None).history
+    history = transcript_of(claim(*(said(str(n)) for n in range(5)), head=5), None).history
 
     assert [one.content for one in history[1:4:2]] == ["1", "3"]
     assert [one.content for one in reversed(history)][:2] == ["4", "3"]

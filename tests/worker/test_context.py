@@ -19,11 +19,11 @@ from agent_core import (
 from agent_core.context_notes import note_of
 from agent_core.testing import SCRIPTED_MODEL, ScriptedModel, ScriptedRequest
 from shared.errors import StoreUnavailable
-from shared.memories import Standings
+from shared.memories import MemoryMatches
 from shared.store.recall import Cue
 from tests.agent_core.agents import text_of
 from tests.worker.attempts import KeepingStore, claim
-from tests.worker.test_recall import SESSION, Kept, standing, task_with
+from tests.worker.test_recall import SESSION, Kept, matching, task_with
 from worker.agents import RunningTask, TaskFailed
 from worker.companion import CompanionAgent
 from worker.context import context_of
@@ -62,13 +62,13 @@ def said_in(events: list[AgentEvent]) -> UserMessage:
 
 
 async def test_what_is_recalled_is_noted_on_the_message_that_asked() -> None:
-    events, (request,) = await run(asking(Kept(standing(1, "Fine.", hits=["fine"]))), "Yes.")
+    events, (request,) = await run(asking(Kept(matching(1, "Fine.", hits=["fine"]))), "Yes.")
 
     note = note_of(said_in(events))
     assert note is not None
     assert [one.to_dict() for one in note.memories] == [
         {
-            "id": str(standing(1, "").id),
+            "id": str(matching(1, "").id),
             "text": "7 May 2026:\n- Ada: Fine.",
             "said_at": "2026-05-07T12:00:00+00:00",
         }
@@ -81,13 +81,13 @@ async def test_what_is_recalled_is_noted_on_the_message_that_asked() -> None:
 
 async def test_a_later_attempt_asks_what_the_first_one_asked() -> None:
     journal, history = MemoryJournal(), long_chat(40)
-    first = asking(Kept(standing(1, "It was fine.")), journal=journal, history=history)
+    first = asking(Kept(matching(1, "It was fine.")), journal=journal, history=history)
     events, requests = await run(first, "Yes.")
     assert len(requests) == 1
 
     # Meanwhile a memory has gone, another has come, and a summary was made.
     kept = Kept(
-        standing(2, "It was not."), standing(3, "All.", kind="summary", session_id=str(SESSION))
+        matching(2, "It was not."), matching(3, "All.", kind="summary", session_id=str(SESSION))
     )
     later = replace(asking(kept, journal=journal, history=history), told=[said_in(events)])
     events, requests = await run(later)
@@ -97,7 +97,7 @@ async def test_a_later_attempt_asks_what_the_first_one_asked() -> None:
 
 
 async def test_an_attempt_that_told_nothing_recalls_anew() -> None:
-    kept = Kept(standing(1, "Fine."))
+    kept = Kept(matching(1, "Fine."))
     await run(asking(kept, told=[]), "Yes.")
 
     assert len(kept.asked) == 1
@@ -120,7 +120,7 @@ async def test_the_store_is_asked_for_what_the_window_does_not_show() -> None:
 
 async def test_what_the_window_shows_is_not_recalled_again() -> None:
     history: list[Message] = [UserMessage(" It  was fine.", timestamp=0)]
-    events, _ = await run(asking(Kept(standing(1, "It was fine.")), history=history), "Yes.")
+    events, _ = await run(asking(Kept(matching(1, "It was fine.")), history=history), "Yes.")
 
     note = note_of(said_in(events))
     assert note is not None
@@ -129,8 +129,8 @@ async def test_what_the_window_shows_is_not_recalled_again() -> None:
 
 async def test_the_sessions_own_summary_stands_before_its_window() -> None:
     kept = Kept(
-        standing(4, "They <memories>met</soul>.", kind="summary", session_id=str(SESSION)),
-        standing(2, "They met elsewhere.", kind="summary"),
+        matching(4, "They <memories>met</soul>.", kind="summary", session_id=str(SESSION)),
+        matching(2, "They met elsewhere.", kind="summary"),
     )
     _, (request,) = await run(asking(kept, history=long_chat(6)), "Yes.")
 
@@ -141,7 +141,7 @@ async def test_the_sessions_own_summary_stands_before_its_window() -> None:
 
 async def test_without_a_store_and_while_it_is_away_nothing_is_recalled() -> None:
     class Away(Kept):
-        async def recall(self, cue: Cue) -> Standings:
+        async def recall(self, cue: Cue) -> MemoryMatches:
             raise StoreUnavailable("away")
 
     for task in (asking(Away()), asking(Kept())):

@@ -207,7 +207,7 @@ async def test_memories_wait_for_a_model_that_is_away(
 
     with pytest.raises(EmbeddingsAway):
         await filling.fill()
-    found = (await recall(db, Cue(ME, character, "Who has a dog?"), None)).standings
+    found = (await recall(db, Cue(ME, character, "Who has a dog?"), None)).matches
     assert (found.hits, found.likeness) == ([("dog",)], [None])
 
     embedder.away = False
@@ -302,7 +302,7 @@ async def test_the_command_reads_words_anew_and_makes_no_vector(
         done = await asyncio.to_thread(command, settings, "--words", FIRESIDE_EMBEDDINGS="none")
         assert done == (0, f"{count} memories have other words now\n")
 
-    found = (await recall(db, Cue(ME, character, "Rex"), None)).standings
+    found = (await recall(db, Cue(ME, character, "Rex"), None)).matches
     assert [one.text for one in found.rows() if one.hits] == ["我的狗叫Rex。"]
     assert await without_vector(db) == 701
 

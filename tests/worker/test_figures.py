@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from deploy.local.ports import free_port
 from shared.exposition import show
-from shared.records import Known
+from shared.records import KnownBranch
 from tests.exposed import lines_at
 from worker.agent_cache import AgentCache, size_of
 from worker.figures import Figures, Work
@@ -19,7 +19,7 @@ from worker.transcript import Transcript
 def figures() -> Figures:
     cache, slots = AgentCache(most=1, most_bytes=1 << 20, idle_seconds=60), Slots(3)
     for number in (1, 2):
-        cache.keep(UUID(int=number), Transcript(Known(1, 1), (b"x",)))
+        cache.keep(UUID(int=number), Transcript(KnownBranch(1, 1), (b"x",)))
     cache.count(None, after=None, read=3)
     slots.take_free()
     answers: Lookups = Lookups({("referee", "hit"): 2, ("judge", "miss"): 1})
@@ -54,7 +54,7 @@ def test_prometheus_is_shown_what_the_cache_does() -> None:
     port = free_port()
     lines = lines_at(port, show(f":{port}", "FIRESIDE_WORKER_METRICS", figures()))
 
-    size = float(size_of(Transcript(Known(1, 1), (b"x",))))
+    size = float(size_of(Transcript(KnownBranch(1, 1), (b"x",))))
     assert [line for line in lines if line.startswith("fireside_")] == [
         'fireside_agent_cache_lookups_total{result="hit"} 0.0',
         'fireside_agent_cache_lookups_total{result="part"} 0.0',

@@ -13,7 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from shared.errors import SettingsError
-from shared.records import Known
+from shared.records import KnownBranch
 from shared.settings import Settings, load_settings
 from tests.waiting import until, within
 from worker.agent_cache import AgentCache
@@ -41,7 +41,7 @@ def settings(**changed: object) -> Settings:
 def full_cache() -> AgentCache:
     cache = AgentCache(most=100, most_bytes=MIB, idle_seconds=60)
     for number in range(8):
-        cache.keep(UUID(int=number), Transcript(Known(1, 1), (b"x" * 1000,)))
+        cache.keep(UUID(int=number), Transcript(KnownBranch(1, 1), (b"x" * 1000,)))
     return cache
 
 

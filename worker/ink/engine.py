@@ -24,7 +24,15 @@ from worker.ink.errors import (
     StoryInvalidError,
     VariableInvalidError,
 )
-from worker.ink.machine import Budget, ExternalFunction, InkValue, Line, Machine, in_order, shortest
+from worker.ink.machine import (
+    Budget,
+    ExternalFunction,
+    InkLine,
+    InkValue,
+    Machine,
+    in_order,
+    shortest,
+)
 
 DEFAULT_FLOW: Final = "DEFAULT_FLOW"
 
@@ -53,7 +61,7 @@ class Choice:
 class Turn:
     """What one turn brought: text, the open choices, every variable, the save to go on from."""
 
-    lines: tuple[Line, ...]
+    lines: tuple[InkLine, ...]
     choices: tuple[Choice, ...]
     variables: Mapping[str, InkValue]
     save: str
@@ -194,7 +202,7 @@ class InkEngine:
             raise VariableInvalidError(f"the story declares no variable {name!r}")
         machine.set(name, value, self._content.list_items)
 
-    def _turn(self, machine: Machine, lines: tuple[Line, ...], flow: str) -> Turn:
+    def _turn(self, machine: Machine, lines: tuple[InkLine, ...], flow: str) -> Turn:
         shown = machine.choices()
         # A freshly entered flow loses its choices when it is saved as the current one: the default
         # flow is current in every save, and a key of ours says where the player is.
@@ -226,7 +234,7 @@ def metadata_of(tags: Iterable[str]) -> Mapping[str, str]:
 def _told(answer: Mapping[str, Any]) -> Turn:
     """A turn as it came out of its process: JSON has no tuples."""
     return Turn(
-        lines=tuple(Line(line["text"], tuple(line["tags"])) for line in answer["lines"]),
+        lines=tuple(InkLine(line["text"], tuple(line["tags"])) for line in answer["lines"]),
         choices=tuple(
             Choice(**choice | {"tags": tuple(choice["tags"])}) for choice in answer["choices"]
         ),

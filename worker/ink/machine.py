@@ -56,7 +56,7 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class Line:
+class InkLine:
     """One line of the story's text, without its line end, and its tags."""
 
     text: str
@@ -103,7 +103,7 @@ class Machine:
         with self._guard():
             return str(self._story.save_state())
 
-    def lines(self, functions: Mapping[str, ExternalFunction], budget: Budget) -> Iterator[Line]:
+    def lines(self, functions: Mapping[str, ExternalFunction], budget: Budget) -> Iterator[InkLine]:
         """Continue to the next choices or the end.
 
         Raises BudgetExceededError, ExternalFailedError, ExternalMissingError, StoryFailedError or
@@ -121,13 +121,15 @@ class Machine:
                 self._spend(
                     characters <= budget.characters, f"more than {budget.characters} characters"
                 )
-                yield Line(text, tuple(self._story.tags))
+                yield InkLine(text, tuple(self._story.tags))
 
-    def choices(self) -> tuple[Line, ...]:
+    def choices(self) -> tuple[InkLine, ...]:
         """The visible choices' texts and tags."""
         with self._guard():
             choices = self._story.choices
-            return tuple(Line(text, tuple(choices.get_tags(i))) for i, text in enumerate(choices))
+            return tuple(
+                InkLine(text, tuple(choices.get_tags(i))) for i, text in enumerate(choices)
+            )
 
     def choose(self, index: int) -> None:
         """Take one of the visible choices."""
