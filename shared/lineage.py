@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 from shared.command import run_on_database, say
 from shared.encoding import dumps, loads
 from shared.ending import goes_on
-from shared.errors import FiresideError, StoreUnavailable
+from shared.errors import StoreUnavailable
 from shared.redis_pool import redis_said
 from shared.store import lineage
 from shared.store.database import Database, RawConnection
