@@ -10,10 +10,11 @@ from shared.store.database import Database
 
 
 def exit_code_of(work: Callable[[], int | None]) -> int:
-    """Do a command's work, which may give the code; 1 and one clear line for an error of ours."""
+    """Do a command's work, which may give the code; 1 and one clear line for an error of ours, or
+    where the terminal has no letters for what there is to say."""
     try:
         return work() or 0
-    except FiresideError as error:
+    except (FiresideError, UnicodeEncodeError) as error:
         return complain(error)
     except KeyboardInterrupt:
         return 130  # as shells say it

@@ -38,8 +38,12 @@ def _postgres(value: SecretStr) -> SecretStr:
     if netloc.endswith(":"):
         raise ValueError("has no port after the colon of its host")
     try:
+        read = make_url(url)
+    except (ArgumentError, ValueError):
+        raise ValueError(_NO_URL) from None
+    try:
         dialect = PGDialect_psycopg()  # type: ignore[no-untyped-call]
-        _, options = dialect.create_connect_args(make_url(url))  # type: ignore[no-untyped-call]
+        _, options = dialect.create_connect_args(read)  # type: ignore[no-untyped-call]
         make_conninfo(**options)
     except (ArgumentError, psycopg.ProgrammingError, ValueError):
         raise ValueError(_NO_OPTION) from None

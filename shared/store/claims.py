@@ -247,8 +247,8 @@ async def claim(
         "generation": known.generation if known is not None else None,
         "known": known.head if known is not None else None,
     }
-    _, answer = await db.together((_LOCK, parameters), (_CLAIM, parameters))
-    if (row := answer.first) is None:
+    _, result = await db.together((_LOCK, parameters), (_CLAIM, parameters))
+    if (row := result.first) is None:
         return None
     if row.more is None:
         raise _no_task(session_id)

@@ -92,9 +92,10 @@ async def requeue(
         if task.again is not None and not again:
             raise InvalidRequest(f"task {task_id} was requeued before, as {task.again}")
         action = NewAction(task.action, key_id=task.key_id)
+        paid = "line" in task.action  # of a batch: its answer stands in the ledger
         try:
             accepted = await accept_within(
-                connection, task.user_id, task.session_id, action, rules=rules
+                connection, task.user_id, task.session_id, action, rules=rules, paid=paid
             )
         except BudgetSpent as error:
             raise BudgetSpent(f"the budget for task {task_id} is spent") from error

@@ -323,8 +323,8 @@ async def _recalled_of_crowd(
     }
     parameters = {**parameters, **sizes, "character_name": str(cue.character_id)}
     statement = _recall_some(vector.dimension if vector else 0)
-    _, answer = await db.together((_WANDER, {}), (statement, parameters), binary=True)
-    ((keyless, words, *found),) = answer.rows
+    _, result = await db.together((_WANDER, {}), (statement, parameters), binary=True)
+    ((keyless, words, *found),) = result.rows
     found_now = HeldMemories()
     found_now.take(None, None, unpacked(_OWN, found[len(_LIKE) :]))
     matches = _matches(words, found[: len(_LIKE)], found_now)

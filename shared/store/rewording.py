@@ -86,8 +86,8 @@ async def read_anew(db: Database, memories: Sequence[Worded]) -> int:
     if not others:
         return 0
     ids = {"ids": [one["id"] for one in others]}
-    _, answer = await db.together(
+    _, result = await db.together(
         (_LOCK_OWNERS, ids), (_READ_ANEW, {"memories": dumps_text(others)})
     )
-    ((count,),) = answer.rows
+    ((count,),) = result.rows
     return int(count)

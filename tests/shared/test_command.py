@@ -81,3 +81,11 @@ def test_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
 
     assert [exit_code_of(lambda: None), exit_code_of(lambda: 7), exit_code_of(refuse)] == [0, 7, 1]
     assert capsys.readouterr() == ("", "fireside: no such thing\n")
+
+
+def test_what_a_terminal_has_no_letters_for_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    def list_labels() -> None:
+        "\u65e5\u672c".encode("latin-1")
+
+    assert exit_code_of(list_labels) == 1
+    assert "'latin-1' codec can't encode" in capsys.readouterr().err

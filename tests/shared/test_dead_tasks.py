@@ -10,9 +10,9 @@ import pytest
 from redis.asyncio import Redis
 from sqlalchemy import text
 
-from shared.allowance import Budget
+from shared.allowance import NO_RULES, Budget
 from shared.dead_tasks import main
-from shared.encoding import loads
+from shared.encoding import dumps_text, loads
 from shared.errors import InvalidRequest, NotFound
 from shared.events import channel
 from shared.levels import CHORE
@@ -102,6 +102,15 @@ async def test_a_task_is_requeued_only_where_its_budget_pays_for_it(
     claim = await claimed(db, session)
     assert (claim.key_id, claim.left_usd) == (str(key), Decimal(2))
     assert await broken(db) == []
+
+
+async def test_what_a_batch_was_paid_for_is_requeued_by_a_spent_budget(db: Database) -> None:
+    _, task = await dead_task(db)
+    action = dumps_text({"type": "consolidate", "line": uuid4()})
+    await db.run(text("update tasks set action = cast(:action as jsonb)"), {"action": action})
+    await budgets.put(db, ME, Budget(Decimal(0)))
+
+    await dead_tasks.requeue(db, task, NO_RULES)
 
 
 async def test_what_the_settings_let_a_user_spend_holds_for_a_requeued_task(

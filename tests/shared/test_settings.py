@@ -109,6 +109,7 @@ WRONG = [
         for name, url in [
             ("DATABASE_URL", f"postgresql://u:{SECRET}/x@h/db"),
             ("DATABASE_URL", f"postgresql://u:{SECRET}#@h/db"),
+            ("DATABASE_URL", f" postgresql://u:{SECRET}@h/db"),
             ("DATABASE_URL", f"postgresql://u:x@{SECRET}@h/db"),
             ("DATABASE_URL", f"postgresql://u:{SECRET}@h:5432x/db"),
             ("DATABASE_URL", f"postgresql://u:{SECRET}@h:99999/db"),
