@@ -310,7 +310,7 @@ async def test_a_bad_jwt_is_refused(base: str) -> None:
 
 @pytest.mark.parametrize(
     "exp",
-    [1e300, 10**20, 10**400, time.time() + 600.5],
+    [1e300, 10**20, 10**400, 2**33 + 0.5],
     ids=["a large float", "far away", "no float", "a part of a second"],
 )
 async def test_an_odd_time_at_which_a_jwt_runs_out_is_borne(base: str, exp: float) -> None:
