@@ -97,8 +97,11 @@ local function wait_for_tokens(excess)
     return leaves_at(#oldest - 1)
 end
 
-local granted, wait = 0, closed
-while wait == 0 and is_fresh == 0 and granted < #said.wanted do
+local granted, wait, most = 0, closed, #said.wanted
+if is_fresh == 1 then
+    most = math.min(most, said.alone)
+end
+while wait == 0 and granted < most do
     local id, count = said.wanted[granted + 1][1], said.wanted[granted + 1][2]
     local made = redis.call('ZCARD', calls)
     local used = tonumber(redis.call('HGET', tokens, 'sum') or '0')
@@ -160,7 +163,7 @@ class Reply:
     counts the wanted calls that may be made, from the first on; the next one should ask again
     after `wait` seconds. The provider wants no call for `closed` seconds. `processes` have asked
     within the last minute. While it is `fresh` Redis does not yet know what all of them have
-    booked, and grants nothing.
+    booked, and grants no more than each would make alone.
     """
 
     known: bool
@@ -205,6 +208,7 @@ class FleetLimits:
         whole: bool,
         shut: float,
         parts: int,
+        alone: int,
     ) -> Reply:
         """Tell what has changed, and ask for calls; raises what redis-py raises.
 
@@ -213,6 +217,7 @@ class FleetLimits:
             whole: the bookings are all that this process has.
             shut: seconds for which the provider has just refused all calls.
             parts: how many processes there were when Redis answered the last time.
+            alone: how many of the wanted calls this process would make without Redis.
         """
         limits = self._limits
         said = {
@@ -226,6 +231,7 @@ class FleetLimits:
             "whole": whole,
             "shut": _ms(shut),
             "parts": parts,
+            "alone": alone,
             "grace": _ms(_GRACE_SECONDS),
             "bookings": [[b.id, _ms(now - b.at), b.tokens, b.state] for b in bookings],
             "wanted": [[one.id, one.tokens] for one in wanted],

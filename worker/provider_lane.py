@@ -76,6 +76,7 @@ class Lane:
         self._shut_until = 0.0  # what of it Redis has not been told yet
         self._processes = 1
         self._known = False
+        self._is_fresh = False
         self._away_until = 0.0
         self._is_away = False
         self._wake = asyncio.Event()
@@ -234,14 +235,13 @@ class Lane:
         asking = self._turns.first(max(0, self._room()))
         wanted = [Wanted(self._new_id(), waiter.tokens) for waiter in asking]
         reply = await self._ask(wanted)
-        shared = reply is not None and not reply.fresh
-        if reply is None or reply.fresh:
+        if reply is None:
             granted, pause = self._granted_here(wanted), _LOCAL_POLL_SECONDS
         else:
-            granted, pause = reply.granted, reply.wait
+            granted, pause = reply.granted, _LOCAL_POLL_SECONDS if reply.fresh else reply.wait
         now = time.monotonic()
         for waiter, one in zip(asking[:granted], wanted, strict=False):
-            self._let_in(waiter, one, now, told=shared)
+            self._let_in(waiter, one, now, told=reply is not None)
         self._refuse_impatient()
         if not asking:
             return _NEWS_SECONDS
@@ -284,7 +284,13 @@ class Lane:
         news = [b for b in self._bookings.values() if whole or _is_news(b, now)]
         said = [(b.tokens, b.state) for b in news]
         reply = await self._fleet.exchange(
-            now, news, wanted, whole=whole, shut=shut, parts=self._processes
+            now,
+            news,
+            wanted,
+            whole=whole,
+            shut=shut,
+            parts=self._processes,
+            alone=self._granted_here(wanted) if self._is_fresh else 0,
         )
         if reply.known:
             for booking, told in zip(news, said, strict=True):
@@ -296,7 +302,7 @@ class Lane:
     def _note_presence(self, reply: Reply) -> None:
         if self._is_away:
             log.info("limits are shared again", model=self._model)
-        self._is_away, self._known = False, True
+        self._is_away, self._known, self._is_fresh = False, True, reply.fresh
         self._processes = max(reply.processes, self._processes if reply.fresh else 1)
         if reply.closed:
             self._be_careful()

@@ -124,6 +124,15 @@ async def passes(limits: ProviderLimits, user: str = "u") -> float:
         return time.monotonic() - began
 
 
+async def until_they_know_of_each_other(made: list[ProviderLimits]) -> list[Lane]:
+    """Make one call by each; their lanes."""
+    for limits in made:
+        await passes(limits)
+    lanes = [lane for limits in made for lane in limits._lanes.values()]
+    await until(lambda: all(lane._processes == len(made) for lane in lanes))
+    return lanes
+
+
 # -- one limit for all --------------------------------------------------------------------------
 
 
@@ -489,6 +498,19 @@ async def test_a_redis_that_was_wiped_is_told_what_was_booked(fleet: Fleet, redi
     await within(asyncio.gather(*blocked))
 
 
+async def test_what_a_process_makes_before_all_is_told_is_booked(
+    fleet: Fleet, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else what they make by themselves and what is granted next would be more than the limit."""
+    monkeypatch.setattr("worker.fleet_limits._GRACE_SECONDS", LONG)
+    made = [fleet.add(ModelLimits(requests=20), window=LONG) for _ in range(2)]
+    lane, _ = await until_they_know_of_each_other(made)
+    await redis.flushall()
+
+    async with asyncio.timeout(PATIENCE), made[0].admit(call()):
+        assert [booking.told for booking in lane._bookings.values()] == [(0, "over"), (0, "open")]
+
+
 async def test_without_redis_each_process_keeps_to_its_part(
     fleet: Fleet, redis: Redis, valkey_server: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -496,10 +518,7 @@ async def test_without_redis_each_process_keeps_to_its_part(
     # Time for both to say what they know, before either is granted anything.
     monkeypatch.setattr("worker.fleet_limits._GRACE_SECONDS", LONG)
     made = [fleet.add(ModelLimits(requests=20), window=LONG) for _ in range(2)]
-    for limits in made:
-        await passes(limits)
-    lanes = [lane for limits in made for lane in limits._lanes.values()]
-    await until(lambda: all(lane._processes == 2 for lane in lanes))
+    lanes = await until_they_know_of_each_other(made)
     waiting = []
     try:
         with capture_logs() as logs:
