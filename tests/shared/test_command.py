@@ -20,18 +20,31 @@ ROOT = Path(__file__).parents[2]
 
 @contextmanager
 def started(command: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen(
-        [sys.executable, "-m", *command.split()],
-        cwd=ROOT,
-        env=os.environ | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as process:
+    with hearing_ctrl_c():
+        process = subprocess.Popen(
+            [sys.executable, "-m", *command.split()],
+            cwd=ROOT,
+            env=os.environ | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+    with process:
         try:
             yield process
         finally:
             process.kill()
+
+
+@contextmanager
+def hearing_ctrl_c() -> Iterator[None]:
+    """What this process ignores, those that it starts ignore, too: a shell has what it runs in the
+    background ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ class StrictProvider:
         self._tokens = tokens
         self._times: list[float] = []
         self._under_way = 0
-        self._set_out = set_out or {}
+        self._set_out = {} if set_out is None else set_out  # it fills while the calls are made
         self._crowd = crowd
         self._here = 0
         self._judging = asyncio.Event()
