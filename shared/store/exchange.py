@@ -205,7 +205,7 @@ def _results(
         if group[-1].status == ExecStatus.FATAL_ERROR:
             raise error_from_result(group[-1], encoding=connection.info.encoding)
         if group[-1].status not in _GOOD:
-            raise psycopg.InternalError(f"unexpected answer: {group[-1].status}")
+            raise psycopg.InternalError(f"unexpected result: {group[-1].status}")
     results = iter(groups)
     return [_result(transformer, request, results) for request in requests]
 

@@ -99,11 +99,11 @@ class HeldMemories:
         """A thousand memories are told by two speakers, and most weigh the same."""
         return [self._values.setdefault(value, value) for value in values]
 
-    def stand(
+    def match(
         self, keys: bytes, words: Sequence[str], likeness: Sequence[float | None] | None
     ) -> MemoryMatches | None:
-        """How the memories with these keys, 16 bytes each, stand to a cue with these words; None
-        where one is not held. They come in the order in which they were read.
+        """How the memories with these keys, 16 bytes each, match a cue with these words; None where
+        one is not held. They come in the order in which they were read.
 
         Args:
             likeness: that of each, in the order of the keys; None where the cue has no vector.

@@ -335,14 +335,14 @@ async def _recalled_of_crowd(
 def _matches(
     words: Sequence[str], of_cue: Sequence[Any], held: HeldMemories
 ) -> MemoryMatches | None:
-    """How memories that are held stand to a cue; None where one is not held."""
+    """How memories that are held match a cue; None where one is not held."""
     keys, *of_vector = of_cue
     if keys is None:
         return NOTHING_RECALLED
     likeness = None
     if of_vector:
         likeness = [None if isnan(one) else one for one in _LIKENESS.read(of_vector[0])]
-    return held.stand(keys, words, likeness)
+    return held.match(keys, words, likeness)
 
 
 def _recall_some(dimension: int) -> TextClause:
